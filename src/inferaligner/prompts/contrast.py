@@ -1,0 +1,244 @@
+"""The contrast set that ships with the package: harmful requests beside harmless twins of the same form.
+
+A gate fitted on harmful *commands* and harmless *questions* learns sentence form. Here each harmful request
+has a twin that keeps the form, the length and, as far as possible, the domain words; ordinary traffic (benign
+prompts) joins the harmless side, and wrappers (role play, "ignore the rules", but also everyday framings) are
+laid around harmful and harmless contents *alike*, so that a wrapper is no signal either.
+
+The files lie in the folder `contrast/` beside this module, JSON lines: `pairs-<category>.jsonl`,
+`benign-<kind>.jsonl`, `wrappers.jsonl`, `refusals.jsonl`.
+
+The set is split by *content*, never by row: prompts of one topic stay together, and a wrapper is used in one
+part only, so calibration and test meet topics and wrappers that extraction has not seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, cast, get_args
+
+from inferaligner.errors import InputError
+from inferaligner.prompts.similarity import near_duplicate_key
+
+Part = Literal["extraction", "calibration", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+Kind = Literal["plain", "wrapped", "benign"]
+Form = Literal["imperative", "question", "statement"]
+
+# Shares of the topics: what is left after extraction and calibration is the test part.
+_EXTRACTION, _CALIBRATION = 0.6, 0.2
+# Of every part, the share of the pairs and of the benign prompts that come wrapped as well.
+_WRAPPED_PAIRS, _WRAPPED_BENIGN = 1 / 2, 1 / 3
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A harmful request and its harmless twin."""
+
+    topic: str
+    category: str
+    form: Form
+    harmful: str
+    harmless: str
+
+
+@dataclass(frozen=True)
+class Benign:
+    """An ordinary prompt without a twin; `category` is the kind of traffic ("medical", "coding", ...)."""
+
+    category: str
+    prompt: str
+
+    @property
+    def topic(self) -> str:
+        """What rewordings of this prompt share."""
+        return near_duplicate_key(self.prompt)
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A frame around a prompt; `{prompt}` stands exactly once in the template."""
+
+    name: str
+    kind: str
+    template: str
+
+    def wrap(self, prompt: str) -> str:
+        """The template with `prompt` in its place; braces elsewhere are ordinary characters."""
+        before, _, after = self.template.partition("{prompt}")
+        return f"{before}{prompt}{after}"
+
+
+@dataclass(frozen=True)
+class ContrastPrompt:
+    """One prompt of a part, with where it came from.
+
+    `kind` is `plain` (a side of a pair), `wrapped` (a pair's side or a benign prompt inside a wrapper) or
+    `benign`. Both sides of a pair share category and topic.
+    """
+
+    text: str
+    harmful: bool
+    category: str
+    kind: Kind
+    topic: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class ContrastSet:
+    """Pairs, benign prompts, wrappers and model refusals; everything derived from them is deterministic."""
+
+    pairs: tuple[Pair, ...]
+    benign: tuple[Benign, ...]
+    wrappers: tuple[Wrapper, ...]
+    refusal_texts: tuple[tuple[str, str], ...]
+
+    def part(self, name: Part, *, wrapped: bool = True) -> list[ContrastPrompt]:
+        """Every prompt of one part: both sides of its pairs, its benign prompts, and wrapped versions.
+
+        Half of the pairs are wrapped once more, both sides by the same wrapper, and a third of the benign
+        prompts. Which ones, and by which of the part's wrappers, depends on the content alone.
+
+        Raises:
+            InputError: no such part.
+        """
+        if name not in PARTS:
+            raise InputError(f"contrast part {name!r}: expected one of {', '.join(PARTS)}")
+        pairs = [pair for pair in self.pairs if part_of(pair.category, pair.topic) == name]
+        benign = [item for item in self.benign if part_of("benign", item.topic) == name]
+        prompts: list[ContrastPrompt] = []
+
+        def add(kind: Kind, harmful: bool, source: Pair | Benign, text: str) -> None:
+            prompts.append(ContrastPrompt(text, harmful, source.category, kind, source.topic, name))
+
+        for pair in pairs:
+            add("plain", True, pair, pair.harmful)
+            add("plain", False, pair, pair.harmless)
+        for item in benign:
+            add("benign", False, item, item.prompt)
+        wrappers = self.wrappers_of(name)
+        if wrapped and wrappers:
+            chosen_pairs = _sample(pairs, [pair.harmful for pair in pairs], _WRAPPED_PAIRS)
+            for pair, wrapper in _dealt(chosen_pairs, wrappers):
+                add("wrapped", True, pair, wrapper.wrap(pair.harmful))
+                add("wrapped", False, pair, wrapper.wrap(pair.harmless))
+            chosen_benign = _sample(benign, [item.prompt for item in benign], _WRAPPED_BENIGN)
+            for item, wrapper in _dealt(chosen_benign, wrappers):
+                add("wrapped", False, item, wrapper.wrap(item.prompt))
+        return prompts
+
+    def wrappers_of(self, name: Part) -> list[Wrapper]:
+        """The wrappers that only this part uses."""
+        return [wrapper for wrapper in self.wrappers if part_of("wrapper", wrapper.name) == name]
+
+    def refusals(self) -> dict[str, tuple[str, ...]]:
+        """Model refusals by category, in the order of the file; `general` fits any request."""
+        by_category: dict[str, list[str]] = {}
+        for category, text in self.refusal_texts:
+            by_category.setdefault(category, []).append(text)
+        return {category: tuple(texts) for category, texts in by_category.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of the content, in hexadecimal: the same whatever the order of files and rows."""
+        rows = [asdict(item) for group in (self.pairs, self.benign, self.wrappers) for item in group]
+        lines = sorted(json.dumps(row, sort_keys=True) for row in [*rows, *self.refusal_texts])
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def part_of(category: str, topic: str) -> Part:
+    """The part of a topic, by a hash of it alone: adding other content moves nothing."""
+    share = int.from_bytes(_hash(f"part\n{category}\n{topic}")[:8], "big") / 2**64
+    if share < _EXTRACTION:
+        return "extraction"
+    return "calibration" if share < _EXTRACTION + _CALIBRATION else "test"
+
+
+def load_contrast_set(folder: Path | None = None) -> ContrastSet:
+    """The shipped set (read once), or one of the same format in another folder.
+
+    Raises:
+        InputError: a file is missing or a row is not of the format; the message names file and line.
+    """
+    if folder is None:
+        return _shipped()
+    names = sorted(entry.name for entry in folder.glob("*.jsonl"))
+    pairs: list[Pair] = []
+    benign: list[Benign] = []
+    wrappers: list[Wrapper] = []
+    refusals: list[tuple[str, str]] = []
+    for name in names:
+        stem = name.removesuffix(".jsonl")
+        for place, row in _rows(folder / name):
+            if stem.startswith("pairs-"):
+                topic, form, harmful, harmless = _fields(row, ("topic", "form", "harmful", "harmless"), place)
+                if form not in get_args(Form):
+                    raise InputError(f"{place}: form {form!r}; expected one of {', '.join(get_args(Form))}")
+                pairs.append(Pair(topic, stem.removeprefix("pairs-"), cast(Form, form), harmful, harmless))
+            elif stem.startswith("benign-"):
+                benign.append(Benign(stem.removeprefix("benign-"), *_fields(row, ("prompt",), place)))
+            elif stem == "wrappers":
+                wrapper = Wrapper(*_fields(row, ("name", "kind", "template"), place))
+                if wrapper.template.count("{prompt}") != 1:
+                    raise InputError(f"{place}: the template must hold {{prompt}} exactly once")
+                wrappers.append(wrapper)
+            elif stem == "refusals":
+                category, refusal = _fields(row, ("category", "refusal"), place)
+                refusals.append((category, refusal))
+    if not pairs:
+        raise InputError(f"{folder} has no pairs-<category>.jsonl: expected the files of a contrast set")
+    return ContrastSet(tuple(pairs), tuple(benign), tuple(wrappers), tuple(refusals))
+
+
+@functools.cache
+def _shipped() -> ContrastSet:
+    return load_contrast_set(Path(str(importlib.resources.files("inferaligner.prompts") / "contrast")))
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{file.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{place}: broken JSON ({error.msg}, column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: expected a JSON object")
+        yield place, row
+
+
+def _fields(row: Mapping[str, object], names: Sequence[str], place: str) -> list[str]:
+    values: list[str] = []
+    for name in names:
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{place}: expected a text in the field {name!r}")
+        values.append(value)
+    return values
+
+
+def _sample(items: Sequence[_Item], texts: Sequence[str], share: float) -> list[_Item]:
+    """This share of the items, chosen and put in order by the hash of their texts."""
+    order = sorted(range(len(items)), key=lambda index: _hash(f"wrap\n{texts[index]}"))
+    return [items[index] for index in order[: round(share * len(items))]]
+
+
+def _dealt(items: Sequence[_Item], wrappers: Sequence[Wrapper]) -> Iterator[tuple[_Item, Wrapper]]:
+    """Deals the wrappers out in turn, so that each is used as often as any other."""
+    ordered = sorted(wrappers, key=lambda wrapper: _hash(f"deal\n{wrapper.name}"))
+    for index, item in enumerate(items):
+        yield item, ordered[index % len(ordered)]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
