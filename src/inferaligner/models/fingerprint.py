@@ -1,0 +1,215 @@
+"""What a model and a tokenizer must have in common with those an aligner was fitted on.
+
+A model's fingerprint comes from its configuration, so it is the same in every number format, quantised, on
+any device and under a PEFT adapter: it tells whether vectors *fit*, not whether the weights are equal. A
+tokenizer's comes from its vocabulary and its chat template, which decide what the last token of a prompt is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from inferaligner.errors import InputError
+from inferaligner.models.bare import depth_of, text_config, unwrap, width_of
+
+# Everything in a configuration that decides the shape of a decoder's weights. Names that a configuration
+# lacks count as absent; the order and the names are part of the fingerprint's definition.
+_SHAPE_FIELDS = (
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "multi_query",
+    "new_decoder_architecture",
+    "head_dim",
+    "intermediate_size",
+    "ffn_hidden_size",
+    "ffn_dim",
+    "n_inner",
+    "expansion_ratio",
+    "word_embed_proj_dim",
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "n_shared_experts",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "v_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "layer_types",
+    "max_position_embeddings",
+)
+_LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode")
+
+# Parts of a serialised tokenizer that change while it is in use, without changing its tokens.
+_VOLATILE = ("version", "padding", "truncation")
+
+# Not the pad token: it is masked out everywhere, and loaders fill it in as they like.
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+class _Fingerprint(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelFingerprint(_Fingerprint):
+    """What must be equal of two models for vectors of one to fit the other.
+
+    Attributes:
+        architecture: class name of the model.
+        model_type: ``model_type`` of its text configuration.
+        width: size of the residual stream.
+        depth: number of decoder layers.
+        vocab_size: rows of the embedding.
+        heads: attention heads per layer; 0 where the configuration does not tell.
+        shapes_sha256: digest of all settings that decide the decoder's weight shapes.
+    """
+
+    architecture: str
+    model_type: str
+    width: int
+    depth: int
+    vocab_size: int
+    heads: int
+    shapes_sha256: str
+
+
+class TokenizerFingerprint(_Fingerprint):
+    """What must be equal of two tokenizers for a prompt to be the same tokens.
+
+    Attributes:
+        vocabulary_sha256: digest of vocabulary, merges, normaliser and pre-tokeniser.
+        chat_template_sha256: digest of the chat template; None without one.
+        special_tokens: id of each special token that is set, by name (``bos_token`` ...).
+    """
+
+    vocabulary_sha256: str
+    chat_template_sha256: str | None
+    special_tokens: dict[str, int]
+
+
+def fingerprint_model(model: nn.Module) -> ModelFingerprint:
+    """The fingerprint of a model, wrapped or not.
+
+    Raises:
+        UnknownArchitectureError: its configuration does not give depth and width.
+    """
+    inner = unwrap(model)
+    config = text_config(inner)
+    depth, width = depth_of(config) or 0, width_of(config) or 0
+    shapes: dict[str, Any] = {"depth": depth, "width": width}
+    for name in _SHAPE_FIELDS:
+        # A longer context is other weights only where positions are learned.
+        if name == "max_position_embeddings" and config.model_type not in _LEARNED_POSITIONS:
+            continue
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float, str, list, tuple)):
+            shapes[name] = value
+    return ModelFingerprint(
+        architecture=type(inner).__name__,
+        model_type=str(getattr(config, "model_type", "")),
+        width=width,
+        depth=depth,
+        vocab_size=int(getattr(config, "vocab_size", None) or 0),
+        heads=int(getattr(config, "num_attention_heads", None) or 0),
+        shapes_sha256=_digest(shapes),
+    )
+
+
+def fingerprint_tokenizer(tokenizer: Any) -> TokenizerFingerprint:
+    """The fingerprint of a tokenizer, with the chat template that it has now."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and hasattr(backend, "to_str"):
+        vocabulary = json.loads(backend.to_str())
+        for name in _VOLATILE:
+            vocabulary.pop(name, None)
+    else:  # tokenizers written in Python: their vocabulary is all that can be compared
+        vocabulary = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    template = tokenizer.chat_template
+    special = {name: getattr(tokenizer, f"{name}_id", None) for name in _SPECIAL_TOKENS}
+    return TokenizerFingerprint(
+        vocabulary_sha256=_digest(vocabulary),
+        chat_template_sha256=None if template is None else _digest(template),
+        special_tokens={name: int(number) for name, number in special.items() if number is not None},
+    )
+
+
+_WORDS = {
+    "architecture": "architecture",
+    "model_type": "model type",
+    "width": "width of the residual stream",
+    "depth": "number of decoder layers",
+    "vocab_size": "vocabulary size",
+    "heads": "number of attention heads",
+}
+
+
+def differences(
+    found: ModelFingerprint | TokenizerFingerprint, expected: ModelFingerprint | TokenizerFingerprint
+) -> list[str]:
+    """What differs between two fingerprints of the same kind, one plain sentence each; empty if nothing does.
+
+    Args:
+        found: of what is here now.
+        expected: of what an aligner was fitted on.
+    """
+    if isinstance(found, ModelFingerprint) and isinstance(expected, ModelFingerprint):
+        return _model_differences(found, expected)
+    if isinstance(found, TokenizerFingerprint) and isinstance(expected, TokenizerFingerprint):
+        return _tokenizer_differences(found, expected)
+    raise InputError(
+        f"A {type(found).__name__} cannot be compared with a {type(expected).__name__}; expected two of one "
+        "kind."
+    )
+
+
+def _model_differences(found: ModelFingerprint, expected: ModelFingerprint) -> list[str]:
+    lines = [
+        f"the {words} is {getattr(found, name)}, expected {getattr(expected, name)}"
+        for name, words in _WORDS.items()
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    if not lines and found.shapes_sha256 != expected.shapes_sha256:
+        lines.append(
+            "the shapes of the decoder's weights differ (MLP size, key-value heads, experts or layer types)"
+        )
+    return lines
+
+
+def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFingerprint) -> list[str]:
+    lines = []
+    if found.vocabulary_sha256 != expected.vocabulary_sha256:
+        lines.append("the tokenizer splits text differently (its vocabulary, merges or normaliser differ)")
+    if found.chat_template_sha256 != expected.chat_template_sha256:
+        if found.chat_template_sha256 is None:
+            lines.append("the tokenizer has no chat template, and one was used")
+        elif expected.chat_template_sha256 is None:
+            lines.append("the tokenizer has a chat template, and none was used")
+        else:
+            lines.append("the chat template is another one")
+    for name in sorted(found.special_tokens.keys() | expected.special_tokens.keys()):
+        here, there = found.special_tokens.get(name), expected.special_tokens.get(name)
+        if here != there:
+            words = name.replace("_", " ")
+            lines.append(
+                f"the {words} is {'not set' if here is None else here}, "
+                f"expected {'none' if there is None else there}"
+            )
+    return lines
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
