@@ -1,0 +1,174 @@
+"""Residual-stream activations at the end of many prompts, at close to the cost of the bare forward pass.
+
+Prompts are sorted by length and packed into batches by tokens; the LM head is not run, no KV cache is
+kept, and the forward stops after the last layer that is asked for. Only the tokens that are asked for
+leave the layer's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from inferaligner.errors import InputError
+from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device, residual
+
+Advance = Callable[[int], None]
+
+# Tokens per batch to begin with. Larger batches gain nothing on a CPU and waste padding; a GPU is fed more.
+_TOKENS_ON_CPU = 4096
+_TOKENS_ON_ACCELERATOR = 32768
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Recorded activations `values[prompts, layers, offsets, width]` in the model's dtype, on the CPU."""
+
+    values: Tensor
+    layers: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    def at(self, offset: int = 0) -> Tensor:
+        """`[prompts, layers, width]` at one token offset."""
+        return self.values[:, :, self.offsets.index(offset)]
+
+    def take(self, rows: Sequence[int] | Tensor) -> Activations:
+        """The same for some prompts."""
+        return Activations(self.values[torch.as_tensor(rows)], self.layers, self.offsets)
+
+
+class _Enough(Exception):
+    """Raised inside the forward pass once the last layer of interest has been recorded."""
+
+
+class _Recorder:
+    """Forward hooks that copy the wanted tokens of one batch out of each wanted layer."""
+
+    def __init__(self, anatomy: Anatomy, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)
+        self.columns = torch.empty(0)  # [rows, offsets]: token columns of the present batch
+        self.caught: dict[int, Tensor] = {}
+        self._stop_after = max(layers) if max(layers) < anatomy.depth - 1 else None
+        self._handles = [anatomy.layers[layer].register_forward_hook(self._hook(layer)) for layer in layers]
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, object, object], None]:
+        def record(module: nn.Module, inputs: object, output: object) -> None:
+            stream = residual(output)
+            columns = self.columns.to(stream.device)
+            rows = torch.arange(stream.shape[0], device=stream.device)[:, None]
+            self.caught[layer] = stream[rows, columns]
+            if layer == self._stop_after:
+                raise _Enough
+
+        return record
+
+    def collect(self) -> Tensor:
+        """`[rows, layers, offsets, width]` on the CPU; one transfer a batch."""
+        first = self.caught[self.layers[0]]
+        return torch.stack([self.caught[layer].to(first.device) for layer in self.layers], dim=1).cpu()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def record_activations(
+    model: PreTrainedModel,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int] | None = None,
+    offsets: Sequence[int] = (0,),
+    batch_tokens: int | None = None,
+    advance: Advance | None = None,
+) -> Activations:
+    """Activations after the given decoder layers (default: all), at `offsets` tokens before the last one.
+
+    `advance(n)` is called after every batch with the number of prompts it held. The batch size halves by
+    itself when the accelerator's memory runs out.
+    """
+    anatomy = dissect(model)
+    wanted = tuple(range(anatomy.depth)) if layers is None else tuple(sorted(set(layers)))
+    at = tuple(offsets)
+    _check(token_ids, wanted, at, anatomy)
+    budget = batch_tokens or (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_ACCELERATOR)
+
+    order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
+    values: Tensor | None = None
+    recorder = _Recorder(anatomy, wanted)
+    try:
+        done = 0
+        while done < len(order):
+            rows = _next_batch(order[done:], token_ids, budget)
+            try:
+                caught = _run(model, recorder, [token_ids[row] for row in rows], at)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                budget = max(1, budget // 2)
+                torch.cuda.empty_cache()
+                continue
+            if values is None:
+                values = torch.empty((len(order), *caught.shape[1:]), dtype=caught.dtype)
+            values[torch.tensor(rows)] = caught
+            done += len(rows)
+            if advance is not None:
+                advance(len(rows))
+    finally:
+        recorder.remove()
+    assert values is not None  # `_check` refused an empty list
+    return Activations(values, wanted, at)
+
+
+@torch.no_grad()
+def _run(
+    model: PreTrainedModel, recorder: _Recorder, batch: list[Sequence[int]], offsets: tuple[int, ...]
+) -> Tensor:
+    device = input_device(model)
+    lengths = torch.tensor([len(ids) for ids in batch])
+    longest = int(lengths.max())
+    ids = torch.zeros((len(batch), longest), dtype=torch.long)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    recorder.columns = lengths[:, None] - 1 - torch.tensor(offsets)
+    recorder.caught.clear()
+    # Padding stands on the right: causal attention never looks at it, so positions and masks stay those
+    # of the prompt alone. Without padding the mask is left out, which is the faster attention path.
+    mask = None
+    if int(lengths.min()) != longest:
+        mask = (torch.arange(longest) < lengths[:, None]).long().to(device)
+    try:
+        backbone(model)(input_ids=ids.to(device), attention_mask=mask, use_cache=False)
+    except _Enough:
+        pass
+    return recorder.collect()
+
+
+def _next_batch(order: Sequence[int], token_ids: Sequence[Sequence[int]], budget: int) -> list[int]:
+    """As many prompts as fit the budget, padding counted; at least one."""
+    rows: list[int] = []
+    for row in order:
+        if rows and len(token_ids[row]) * (len(rows) + 1) > budget:
+            break
+        rows.append(row)
+    return rows
+
+
+def _check(
+    token_ids: Sequence[Sequence[int]], layers: tuple[int, ...], offsets: tuple[int, ...], anatomy: Anatomy
+) -> None:
+    if not token_ids:
+        raise InputError("No prompts to record activations of; at least one is needed.")
+    if not layers or layers[0] < 0 or layers[-1] >= anatomy.depth:
+        raise InputError(
+            f"Layers {list(layers)} do not exist: the model has layers 0 to {anatomy.depth - 1}."
+        )
+    shortest = min(len(ids) for ids in token_ids)
+    if min(offsets) < 0 or max(offsets) >= shortest:
+        raise InputError(
+            f"Token offsets {list(offsets)} reach before the start of the shortest prompt "
+            f"({shortest} tokens). Use smaller offsets, or drop that prompt."
+        )
