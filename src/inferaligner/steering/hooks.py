@@ -1,0 +1,79 @@
+"""The forward hooks on decoder layers: read the gate, add α·θ_l.
+
+Both leave an output object untouched when there is nothing to do, so a closed prompt sees the bare
+model's own tensors. Rows are told apart by `torch.where`, never by multiplying with zero: a closed row in
+a mixed batch keeps its exact bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from inferaligner.gate import GateRead
+from inferaligner.models.anatomy import residual, with_residual
+
+if TYPE_CHECKING:
+    from inferaligner.steering.guard import Guard
+
+LayerHook = Callable[[nn.Module, object, object], object]
+
+
+class GateHook:
+    """Adds the dot products of one layer's reads to the scope's scores; the last layer latches."""
+
+    def __init__(self, guard: Guard, reads: list[tuple[GateRead, Tensor]], *, last: bool) -> None:
+        self._guard = guard
+        self._reads = reads
+        self._last = last
+        self.ran = False  # reset before every pass, checked after it
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
+        scope, now = self._guard.scope, self._guard.now
+        if scope is None or now is None or not now.reads_gate:
+            return
+        self.ran = True
+        stream = residual(output)
+        rows, ends = scope.ends_on(stream.device)
+        for number, (read, weight) in enumerate(self._reads):
+            if weight.device != stream.device:
+                weight = weight.to(stream.device)
+                self._reads[number] = (read, weight)
+            columns = ends - read.offset - now.start
+            inside = (columns >= 0) & (columns < now.length)
+            picked = stream[rows, columns.clamp(0, now.length - 1)].float()
+            # A sum over the width, not a matrix product: its rounding does not depend on the batch.
+            scope.add_scores(torch.where(inside, (picked * weight).sum(-1), 0.0))
+        if self._last:
+            scope.latch(now)
+
+
+class SteerHook:
+    """x_l = x'_l + α·θ_l on the open rows (equation 4 of the paper)."""
+
+    def __init__(self, guard: Guard, addition: Tensor) -> None:
+        self._guard = guard
+        self._addition = addition
+        self.ran = False
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> object:
+        scope, now = self._guard.scope, self._guard.now
+        if scope is None or now is None:
+            return None
+        self.ran = True
+        if scope.open is None:  # below the gate's layer, in the first prefill: a replay follows if rows open
+            return None
+        if now.settled and not scope.any_open:
+            return None
+        stream = residual(output)
+        if self._addition.device != stream.device or self._addition.dtype != stream.dtype:
+            self._addition = self._addition.to(stream)
+        if now.settled and scope.all_open and now.start > scope.last_end:
+            return with_residual(output, stream + self._addition)
+        first, mask = scope.steered_columns(now, stream.device)
+        tail = stream[:, first:]
+        tail = torch.where(mask, tail + self._addition, tail)
+        return with_residual(output, tail if first == 0 else torch.cat([stream[:, :first], tail], dim=1))

@@ -1,0 +1,46 @@
+"""What an engine needs to know of an aligner, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from inferaligner.errors import SteeringError
+from inferaligner.gate import GuidanceGate
+
+Positions = Literal["from_gate", "all"]
+"""Steered tokens: from the last prompt token onward, or every token of the prompt and the answer."""
+
+Mode = Literal["gate", "always", "never"]
+"""`gate`: the gate decides. `always`: every row is steered (the ungated control). `never`: decide and
+report only (shadow mode)."""
+
+
+@dataclass(frozen=True)
+class SteeringPlan:
+    """The gate, and for each steered decoder layer the vector α·θ_l `[width]` (float32) that is added."""
+
+    gate: GuidanceGate
+    additions: Mapping[int, Tensor]
+    positions: Positions = "from_gate"
+
+    def __post_init__(self) -> None:
+        if not self.additions:
+            raise SteeringError("No decoder layer is steered: an open gate would change nothing.")
+        for layer, vector in self.additions.items():
+            if vector.ndim != 1 or not torch.isfinite(vector).all():
+                raise SteeringError(f"The steering vector of layer {layer} is not a finite vector [width].")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The steered layers, ascending."""
+        return tuple(sorted(self.additions))
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the decision is known by the time the first steered layer writes its output."""
+        return self.gate.last_layer <= self.layers[0]
