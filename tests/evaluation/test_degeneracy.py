@@ -1,0 +1,81 @@
+"""Properties of the tests for broken language; the examples are in `judges/test_rules.py`."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inferaligner.evaluation.degeneracy import UNLIKELY, degeneracy
+from inferaligner.evaluation.function_words import FUNCTION_WORDS, NEVER_AFTER
+
+PROSE = (
+    "The old harbour lies in the east of the town. Ships from many countries unload coffee, cloth and "
+    "timber there, and by evening the inns are full of sailors who tell each other about storms. My "
+    "grandfather kept the light for thirty years. He wrote down every vessel that passed, with her "
+    "colours and her course, and he could tell from the way the gulls flew whether rain would come. When "
+    "the lamp was made electric, he went on climbing the stairs all the same, because somebody, he said, "
+    "ought to look."
+)
+
+
+@given(st.text(max_size=300), st.none() | st.floats())
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_taken(answer: str, mean_logprob: float | None) -> None:
+    found = degeneracy(answer, mean_logprob=mean_logprob)
+    assert found is None or found
+    if not answer.strip():
+        assert found == "empty"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shuffled_prose_is_found_by_the_rules_or_by_its_likelihood(seed: int) -> None:
+    assert degeneracy(PROSE) is None
+    words = PROSE.split()
+    random.Random(seed).shuffle(words)
+    assert degeneracy(" ".join(words), mean_logprob=UNLIKELY - 0.5) is not None
+
+
+def test_most_shuffled_prose_is_found_by_the_rules_alone() -> None:
+    words = PROSE.lower().replace(".", "").replace(",", "").split()
+    found = 0
+    for seed in range(40):
+        random.Random(seed).shuffle(words)
+        found += degeneracy(" ".join(words)) is not None
+    assert found >= 30
+
+
+@pytest.mark.parametrize("times", [4, 6, 20])
+@pytest.mark.parametrize("unit", ["and then we went home ", "I am here to help you. ", "again again "])
+def test_a_loop_is_found_wherever_the_answer_is_cut(unit: str, times: int) -> None:
+    looped = unit * (times * 3)
+    for cut in range(0, 8):
+        assert degeneracy(looped[: len(looped) - cut]) is not None
+    assert degeneracy(PROSE + " " + looped * 2) is not None
+
+
+def test_a_few_repeated_words_are_no_loop() -> None:
+    assert degeneracy("It was very, very, very, very good. " + PROSE) is None
+    assert degeneracy(PROSE.replace("full of sailors", "full, full, full, full of sailors")) is None
+
+
+def test_links_and_long_rules_are_no_words() -> None:
+    assert (
+        degeneracy("See https://example.org/xkqzt/brmpfl?grwtsk=plzzrt#hjkkdvbnmrtwrtzsdlkjhgf for more.")
+        is None
+    )
+    assert degeneracy("Title\n" + "=" * 80 + "\n" + PROSE + "\n" + "-" * 120) is None
+
+
+def test_the_limit_itself_is_likely_enough() -> None:
+    assert degeneracy(PROSE, mean_logprob=UNLIKELY) is None
+    assert degeneracy(PROSE, mean_logprob=UNLIKELY - 1e-6) == "unlikely"
+    assert degeneracy(PROSE, mean_logprob=float("-inf")) == "unlikely"
+
+
+def test_every_language_has_its_little_words() -> None:
+    assert {"the", "und", "que", "że", "hogy", "että", "için", "yang", "của", "kwa", "ang"} <= FUNCTION_WORDS
+    assert "of" in NEVER_AFTER["the"]
+    assert "can" not in NEVER_AFTER["the"]
