@@ -1,0 +1,1 @@
+"""Recipes that train and measure what the paper and this package report."""

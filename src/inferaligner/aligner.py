@@ -1,0 +1,224 @@
+"""The public class: fit an aligner, apply it, save it, load it.
+
+aligner = Aligner.fit(target, tokenizer, aligned=aligned, benign=my_prompts, max_false_open=0.01)
+with aligner.apply(target) as guard:
+    out = target.generate(**inputs)
+guard.decisions
+aligner.save_pretrained("my-aligner")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from inferaligner.activations import record_activations
+from inferaligner.artifact import AlignerArtifact
+from inferaligner.calibration.fit import FitOptions, Side, fit_artifact
+from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
+from inferaligner.calibration.stages import Stages
+from inferaligner.errors import ArtifactError, InputError, MismatchError
+from inferaligner.evaluation.judges.rules import judge
+from inferaligner.gate import Decision
+from inferaligner.model_card import model_card
+from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
+from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.steering.guard import Guard
+from inferaligner.steering.plan import Mode, Positions, SteeringPlan
+
+Source = Literal["aligned", "target"]
+
+
+class Aligner:
+    """A guidance gate with steering vectors, fitted for one target model."""
+
+    def __init__(self, artifact: AlignerArtifact) -> None:
+        self.artifact = artifact
+
+    # -- fit -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        target: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        aligned: PreTrainedModel,
+        aligned_tokenizer: PreTrainedTokenizerBase | None = None,
+        harmful: Sequence[str] | None = None,
+        harmless: Sequence[str] | None = None,
+        benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        max_false_open: float = 0.01,
+        gate_layer: int | None = None,
+        steer_layers: Sequence[int] | None = None,
+        strength: float | None = None,
+        positions: Positions | None = None,
+        paper: bool = False,
+        system: str | None = None,
+        target_name: str | None = None,
+        aligned_name: str | None = None,
+        sources: Sequence[str] = ("harmful prompts", "harmless prompts"),
+        stages: Stages | None = None,
+    ) -> Aligner:
+        """Extracts, calibrates and returns an aligner; nothing about either model is changed.
+
+        Args:
+            target: the fine-tuned model, exactly as it will be served.
+            aligned: a sibling that declines harmful requests (same width and depth).
+            harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
+            benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open` of
+                each opens the gate.
+            gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
+            paper: the paper's own choices for whatever is not fixed.
+            system: the system prompt that the model is served with, if any.
+
+        Raises:
+            CalibrationError: the models do not fit each other, or the data allow no choice.
+            InputError: an unusable prompt or option.
+        """
+        options = FitOptions(
+            max_false_open=max_false_open,
+            gate_layer=gate_layer,
+            steer_layers=None if steer_layers is None else tuple(sorted(set(steer_layers))),
+            strength=strength,
+            positions=positions,
+            paper=paper,
+            system=system,
+        )
+        traffic = (
+            {} if benign is None else dict(benign) if isinstance(benign, Mapping) else {"benign": benign}
+        )
+        artifact = fit_artifact(
+            Side(target, tokenizer, target_name or _name(target)),
+            Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
+            _samples(harmful, harmless, sources),
+            benign=traffic,
+            options=options,
+            outcome=lambda answer: judge(answer).outcome,
+            stages=stages,
+        )
+        return cls(artifact)
+
+    # -- apply ---------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        mode: Mode = "gate",
+        source: Source = "aligned",
+    ) -> Guard:
+        """A context that gates and steers `model` while it is open; the model is left as it was.
+
+        Raises `MismatchError` if the model (or the tokenizer, where given) is not the one the aligner was
+        fitted on. `mode` and `source` are for controls: always-on steering, shadow mode, the target's own
+        vectors.
+        """
+        self.check(model, tokenizer)
+        return Guard(model, self.plan(source), mode)
+
+    def plan(self, source: Source = "aligned") -> SteeringPlan:
+        """What an engine needs: the gate and α·θ_l per layer."""
+        steering = self.artifact.steering
+        return SteeringPlan(self.artifact.gate, self.artifact.additions(source), steering.positions)
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""
+        expected = self.artifact.provenance.target
+        found = differences(fingerprint_model(model), expected.model)
+        if tokenizer is not None:
+            found += differences(fingerprint_tokenizer(tokenizer), expected.tokenizer)
+        if found:
+            raise MismatchError(
+                f"This aligner was fitted on {expected.spec}, and the model here is another one: "
+                + "; ".join(found)
+                + ". Use the model it was fitted on, or fit an aligner for this one."
+            )
+
+    def score(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str],
+        *,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Decision]:
+        """The gate's decision on each prompt, without generating: the forward stops at the gate's last layer."""
+        self.check(model, tokenizer)
+        gate = self.artifact.gate
+        ids = encode_chats(
+            tokenizer,
+            prompts,
+            system=self.artifact.provenance.system_prompt,
+            max_length=context_length(model.config),
+        )
+        recorded = record_activations(model, ids, layers=gate.layers, offsets=gate.offsets, advance=advance)
+        return gate.decide(gate.scores(recorded.values, recorded.layers, recorded.offsets))
+
+    # -- keep ----------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes the artifact with its model card, atomically; replaces an aligner that is there."""
+        return self.artifact.write(folder, model_card(self.artifact))
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path) -> Aligner:
+        """Loads and verifies an artifact from a folder, or from the hub (`owner/name`)."""
+        folder = Path(place)
+        if not folder.exists() and _looks_like_hub_id(str(place)):
+            folder = _download(str(place))
+        return cls(AlignerArtifact.read(folder))
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Uploads the artifact and its card; returns the address of the commit."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "aligner")
+            info = api.upload_folder(
+                folder_path=str(folder), repo_id=repository, commit_message="Upload an InferAligner aligner"
+            )
+        return str(info.commit_url)
+
+
+def _samples(
+    harmful: Sequence[str] | None, harmless: Sequence[str] | None, sources: Sequence[str]
+) -> Samples:
+    if harmful is None and harmless is None:
+        return samples_from_contrast(load_contrast_set())
+    if harmful is None or harmless is None:
+        raise InputError(
+            "Harmful and harmless prompts belong together: give both, or neither for the shipped contrast set."
+        )
+    return samples_from_lists(harmful, harmless, sources)
+
+
+def _name(model: PreTrainedModel) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+
+
+def _looks_like_hub_id(place: str) -> bool:
+    return place.count("/") == 1 and not place.startswith((".", "/", "~"))
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(
+            snapshot_download(repository, allow_patterns=["aligner.json", "vectors.safetensors", "README.md"])
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{repository} is neither a folder here nor an aligner that the hub could deliver: {error}"
+        ) from None

@@ -1,0 +1,236 @@
+"""The artifact: gate, vectors, settings and provenance in one folder.
+
+    aligner.json          settings, fingerprints, calibration figures; checked against its own checksum
+    vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32)
+    README.md             the model card
+
+Saving is atomic, loading verifies everything, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from inferaligner.errors import ArtifactError, InputError
+from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.vectors import unit
+
+SCHEMA_VERSION = 1
+SETTINGS_FILE, VECTORS_FILE, CARD_FILE = "aligner.json", "vectors.safetensors", "README.md"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(_Record):
+    """Which model, by what the user called it and by what it is."""
+
+    spec: str
+    model: ModelFingerprint
+    tokenizer: TokenizerFingerprint
+
+
+class SteeringSettings(_Record):
+    """x_l = x'_l + α·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one."""
+
+    layers: tuple[int, ...] = Field(min_length=1)
+    strength: float
+    norm: Literal["difference", "unit"] = "difference"
+    positions: Literal["from_gate", "all"] = "from_gate"
+
+
+class Provenance(_Record):
+    """Where the numbers come from."""
+
+    target: ModelRecord
+    aligned: ModelRecord
+    prompts: dict[str, Any]  # sources, counts and the digest of the contrast set
+    versions: dict[str, str]
+    created: str
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class AlignerArtifact:
+    """Everything that `fit` found out, and all that an engine needs. Tensors are float32 on the CPU."""
+
+    gate: GuidanceGate
+    steering: SteeringSettings
+    srv: Tensor  # [layers, width], mean difference of the target model
+    ssv: Tensor  # [layers, width], mean difference of the aligned model
+    provenance: Provenance
+    calibration: dict[str, Any]  # figures and tables of the fit, plain JSON
+
+    def __post_init__(self) -> None:
+        depth, width = self.srv.shape
+        if self.ssv.shape != self.srv.shape:
+            raise ArtifactError(
+                f"SRV {tuple(self.srv.shape)} and SSV {tuple(self.ssv.shape)} differ in [layers, width]; "
+                "the aligned model must have the target's width and depth."
+            )
+        if not (torch.isfinite(self.srv).all() and torch.isfinite(self.ssv).all()):
+            raise ArtifactError("The vectors hold NaN or infinity. The artifact is damaged: fit it again.")
+        if self.gate.weights.shape[1] != width or self.gate.last_layer >= depth:
+            raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
+        if min(self.steering.layers) < 0 or max(self.steering.layers) >= depth:
+            raise ArtifactError(
+                f"Steered layers {list(self.steering.layers)} do not exist: there are layers 0 to {depth - 1}."
+            )
+
+    def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
+        """θ for every layer `[layers, width]` in the settings' norm, from the SSV or (as control) the SRV."""
+        vectors = self.ssv if source == "aligned" else self.srv
+        return unit(vectors) if self.steering.norm == "unit" else vectors
+
+    def additions(self, source: Literal["aligned", "target"] = "aligned") -> dict[int, Tensor]:
+        """α·θ_l `[width]` for each steered layer."""
+        directions = self.directions(source)
+        return {layer: self.steering.strength * directions[layer] for layer in sorted(self.steering.layers)}
+
+    def with_steering(self, **changes: Any) -> AlignerArtifact:
+        """The same with other steering settings."""
+        return replace(self, steering=SteeringSettings(**{**self.steering.model_dump(), **changes}))
+
+    # -- saving and loading --------------------------------------------------------------------------
+
+    def write(self, folder: str | Path, card: str) -> Path:
+        """Writes the artifact with its model card; an existing artifact there is replaced in one step."""
+        place = Path(folder)
+        if place.exists() and (
+            not place.is_dir() or (any(place.iterdir()) and not (place / SETTINGS_FILE).exists())
+        ):
+            raise InputError(f"{place} exists and is not an aligner; choose another output folder.")
+        tensors = {"gate.weights": self.gate.weights, "srv": self.srv, "ssv": self.ssv}
+        vectors = save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
+        settings = json.dumps(
+            self._settings(hashlib.sha256(vectors).hexdigest()), indent=2, ensure_ascii=False
+        )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            for name, content in (
+                (VECTORS_FILE, vectors),
+                (SETTINGS_FILE, settings.encode()),
+                (CARD_FILE, card.encode()),
+            ):
+                with (fresh / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            fresh.chmod(0o755)
+            _swap(fresh, place)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return place
+
+    def _settings(self, vectors_sha256: str) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "gate": {
+                "kind": self.gate.kind,
+                "bias": self.gate.bias,
+                "reads": [{"layer": read.layer, "offset": read.offset} for read in self.gate.reads],
+            },
+            "steering": self.steering.model_dump(mode="json"),
+            "provenance": self.provenance.model_dump(mode="json"),
+            "calibration": self.calibration,
+            "vectors_sha256": vectors_sha256,
+        }
+        return {**settings, "checksum": _checksum(settings)}
+
+    @classmethod
+    def read(cls, folder: str | Path) -> AlignerArtifact:
+        """Reads and verifies an artifact; any damage is an `ArtifactError` that says what is wrong."""
+        place = Path(folder)
+        settings = _read_settings(place)
+        try:
+            data = (place / VECTORS_FILE).read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{place / VECTORS_FILE} cannot be read ({error.strerror}). Copy the whole folder again."
+            ) from None
+        if hashlib.sha256(data).hexdigest() != settings["vectors_sha256"]:
+            raise ArtifactError(
+                f"{VECTORS_FILE} is not the file that {SETTINGS_FILE} was written with (checksums differ): "
+                "truncated, altered or mixed up. Copy the folder again or fit it again."
+            )
+        try:
+            tensors = load_tensors(data)
+            reads = tuple(GateRead(**read) for read in settings["gate"]["reads"])
+            return cls(
+                gate=GuidanceGate(
+                    settings["gate"]["kind"], reads, tensors["gate.weights"], float(settings["gate"]["bias"])
+                ),
+                steering=SteeringSettings(**settings["steering"]),
+                srv=tensors["srv"],
+                ssv=tensors["ssv"],
+                provenance=Provenance(**settings["provenance"]),
+                calibration=settings["calibration"],
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
+            raise ArtifactError(f"{place} does not hold a usable aligner: {error}. Fit it again.") from None
+
+
+def _read_settings(place: Path) -> dict[str, Any]:
+    file = place / SETTINGS_FILE
+    if not place.is_dir() or not file.is_file():
+        raise ArtifactError(
+            f"{place} is not an aligner: there is no {SETTINGS_FILE}. Give the folder that `inferaligner fit` wrote."
+        )
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{file} is not readable JSON ({error}): truncated or altered. Copy it again."
+        ) from None
+    if not isinstance(settings, dict) or settings.get("schema_version") != SCHEMA_VERSION:
+        found = settings.get("schema_version") if isinstance(settings, dict) else None
+        raise ArtifactError(
+            f"{file} has schema version {found}; this version of inferaligner reads {SCHEMA_VERSION}. "
+            "Install the matching version, or fit the aligner again."
+        )
+    if settings.pop("checksum", None) != _checksum(settings):
+        raise ArtifactError(
+            f"{file} was altered after it was written (its checksum does not match). "
+            "Change settings with the command line or the library, not by hand."
+        )
+    return settings
+
+
+def _checksum(settings: dict[str, Any]) -> str:
+    canonical = json.dumps(
+        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    """Puts a finished folder in place; a reader sees the old artifact or the new one, never a mixture."""
+    if not place.exists():
+        fresh.rename(place)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+    place.rename(old / place.name)
+    try:
+        fresh.rename(place)
+    except OSError:
+        (old / place.name).rename(place)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,315 @@
+"""The whole fit: activations, gate, vectors, steered layers and strength, held-out figures.
+
+1. target activations of the labelled prompts -> gate, chosen by cross-validation; bias at the operating point
+2. mean differences of the pairs' activations -> SRV (target), SSV (aligned model)
+3. the aligned model's own answers -> layers and strength
+4. the test part of the prompts -> figures
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from inferaligner.activations import Activations, record_activations
+from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance, SteeringSettings
+from inferaligner.calibration.gate_choice import (
+    build_gate,
+    choose_gate,
+    gate_layers,
+    number_of_trials,
+    paper_gate,
+)
+from inferaligner.calibration.held_out import held_out_figures
+from inferaligner.calibration.operating_point import threshold_for
+from inferaligner.calibration.samples import Samples
+from inferaligner.calibration.stages import Silent, Stages
+from inferaligner.calibration.strength import Outcome, Search, search_strength
+from inferaligner.errors import CalibrationError, InputError
+from inferaligner.gate import GuidanceGate
+from inferaligner.generation import generate_answers
+from inferaligner.models.anatomy import dissect
+from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
+from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
+from inferaligner.steering.plan import Positions
+from inferaligner.vectors import mean_difference
+from inferaligner.version import __version__
+
+PAPER_STRENGTH = 4.0
+_SCORED, _GENERATED = 16, 32  # harmful prompts for the strength search: teacher-forced, generated
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model with its tokenizer, and what the user called it."""
+
+    model: Any
+    tokenizer: Any
+    spec: str
+
+    def record(self) -> ModelRecord:
+        return ModelRecord(
+            spec=self.spec,
+            model=fingerprint_model(self.model),
+            tokenizer=fingerprint_tokenizer(self.tokenizer),
+        )
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What the user fixed; None is chosen from data. `paper` takes the paper's own choices for the rest."""
+
+    max_false_open: float = 0.01
+    gate_layer: int | None = None
+    steer_layers: tuple[int, ...] | None = None
+    strength: float | None = None
+    positions: Positions | None = None
+    paper: bool = False
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_false_open < 1:
+            raise InputError(
+                f"--max-false-open is {self.max_false_open}; expected a share between 0 and 1, such as 0.01."
+            )
+        if self.strength is not None and self.strength <= 0:
+            raise InputError(f"--strength is {self.strength}; expected a positive number.")
+
+
+def fit_artifact(
+    target: Side,
+    aligned: Side,
+    samples: Samples,
+    *,
+    benign: Mapping[str, Sequence[str]],
+    options: FitOptions,
+    outcome: Outcome,
+    stages: Stages | None = None,
+) -> AlignerArtifact:
+    """Fits an aligner. `benign` are the user's own prompts by name: never fitted on, always kept below
+    `max_false_open`. `outcome` judges answers while the strength is searched."""
+    tell: Stages = stages or Silent()
+    _check(target, aligned, options)
+    records = target.record(), aligned.record()
+    gate, gate_table, held_out = _fit_gate(target, samples, benign, options, tell)
+    srv, ssv = _vectors(target, aligned, samples, options, tell)
+    steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
+    calibration = {
+        "max_false_open": options.max_false_open,
+        "paper": options.paper,
+        "gates": gate_table,
+        "held_out": held_out,
+        "search": search,
+    }
+    provenance = Provenance(
+        target=records[0],
+        aligned=records[1],
+        prompts={**samples.described, "benign": {name: len(rows) for name, rows in benign.items()}},
+        versions={
+            "inferaligner": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "target dtype": str(target.model.dtype).removeprefix("torch."),
+        },
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        system_prompt=options.system,
+    )
+    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration)
+
+
+# -- 1. the gate ---------------------------------------------------------------------------------------
+
+
+def _fit_gate(
+    target: Side, samples: Samples, benign: Mapping[str, Sequence[str]], options: FitOptions, tell: Stages
+) -> tuple[GuidanceGate, list[dict[str, object]], dict[str, Any]]:
+    depth = dissect(target.model).depth
+    suffix = len(template_suffix(target.tokenizer))
+    # The last token, the one that closes the user's turn, and one between; see `gate_choice`.
+    offsets = (0,) if options.paper else tuple(sorted({0, suffix // 2, suffix - 1}))
+    if options.gate_layer is not None:
+        layers: tuple[int, ...] = (options.gate_layer,)
+    else:
+        layers = tuple(range(depth)) if options.paper else gate_layers(depth)
+
+    def record(texts: Sequence[str], what: str) -> Activations:
+        return _record(target, texts, options, tell, what, layers=layers, offsets=offsets)
+
+    fitting = record([s.text for s in samples.fitting], "target: gate activations")
+    if options.paper:
+        pairs = [s for s in samples.fitting if s.group == "pairs" and not s.wrapped]
+        rows = [row for row, s in enumerate(samples.fitting) if s.group == "pairs" and not s.wrapped]
+        gate, table = paper_gate(fitting.take(rows), pairs, options.gate_layer), []
+    else:
+        with tell.stage("gates compared", number_of_trials(fitting, options.gate_layer)) as advance:
+            chosen, tried = choose_gate(
+                fitting,
+                samples.fitting,
+                max_false_open=options.max_false_open,
+                layer=options.gate_layer,
+                advance=advance,
+            )
+        gate = build_gate(chosen, fitting, samples.fitting)
+        table = [trial.row() for trial in tried]
+    del fitting
+
+    def score(texts: Sequence[str], what: str) -> list[float]:
+        recorded = record(texts, what)
+        return [float(s) for s in gate.scores(recorded.values, recorded.layers, recorded.offsets)]
+
+    own = {name: score(prompts, f"benign: {name}") for name, prompts in benign.items()}
+    if own and not options.paper:
+        # The threshold is 0 by now; the user's traffic may only raise it.
+        raised = max(0.0, threshold_for(own, options.max_false_open))
+        gate = gate.with_bias(gate.bias - raised)
+        own = {name: [value - raised for value in values] for name, values in own.items()}
+    tested = score([s.text for s in samples.test], "held-out prompts") if samples.test else []
+    return gate, table, held_out_figures(tested, samples.test, own)
+
+
+# -- 2. the vectors ------------------------------------------------------------------------------------
+
+
+def _vectors(
+    target: Side, aligned: Side, samples: Samples, options: FitOptions, tell: Stages
+) -> tuple[Tensor, Tensor]:
+    harmful, harmless = samples.plain_pairs()
+    rows = [*harmful, *harmless]
+    texts = [samples.fitting[row].text for row in rows]
+    found = []
+    for side, name in ((target, "target: SRV"), (aligned, "aligned model: SSV")):
+        activations = _record(side, texts, options, tell, name).at(0)
+        found.append(mean_difference(activations[: len(harmful)], activations[len(harmful) :]))
+    return found[0], found[1]
+
+
+# -- 3. layers and strength ----------------------------------------------------------------------------
+
+
+def _steering(
+    target: Side,
+    aligned: Side,
+    samples: Samples,
+    gate: GuidanceGate,
+    srv: Tensor,
+    ssv: Tensor,
+    options: FitOptions,
+    outcome: Outcome,
+    tell: Stages,
+) -> tuple[SteeringSettings, dict[str, Any]]:
+    if options.paper:
+        settings = SteeringSettings(
+            layers=options.steer_layers or _paper_layers(gate, len(srv)),
+            strength=options.strength or PAPER_STRENGTH,
+            norm="unit",
+            positions=options.positions or "all",
+        )
+        return settings, {}
+    positions = options.positions or "from_gate"
+    scored, answers, held_out = _validation(aligned, samples, options, outcome, tell)
+    with tell.stage("layers and strength") as advance:
+
+        def tried(what: str) -> None:
+            advance(1)
+
+        search = search_strength(
+            target.model,
+            target.tokenizer,
+            ssv,
+            gate,
+            prompts=scored,
+            answers=answers,
+            held_out=held_out,
+            outcome=outcome,
+            positions=positions,
+            layers=options.steer_layers,
+            strength=options.strength,
+            system=options.system,
+            advance=tried,
+        )
+    chosen = search.chosen
+    tell.note(
+        f"steering layers {chosen.layers[0]}-{chosen.layers[-1]} × {chosen.strength:.3g}: "
+        f"{chosen.refusal or 0:.0%} fluent refusals of {search.generated}"
+    )
+    return (
+        SteeringSettings(
+            layers=chosen.layers, strength=chosen.strength, norm="difference", positions=positions
+        ),
+        _search_table(search),
+    )
+
+
+def _validation(
+    aligned: Side, samples: Samples, options: FitOptions, outcome: Outcome, tell: Stages
+) -> tuple[list[str], list[str], list[str]]:
+    """Harmful prompts that the aligned model declines, its answers to them, and others to generate on."""
+    rows = [s for s in samples.fitting if s.harmful and not s.wrapped]
+    rows.sort(key=lambda s: (s.fold(97), s.content))  # a fixed shuffle by content
+    pool = [s.text for s in rows[: 2 * (_SCORED + _GENERATED)]]
+    asked, held_out = pool[: 2 * _SCORED], pool[2 * _SCORED : 2 * _SCORED + _GENERATED]
+    answers = [""] * len(asked)
+    with tell.stage("aligned model: its own answers", len(asked)) as advance:
+        for answer in generate_answers(
+            aligned.model, aligned.tokenizer, asked, max_new_tokens=40, system=options.system
+        ):
+            answers[answer.row] = answer.text
+            advance(1)
+    declined = [(p, a) for p, a in zip(asked, answers, strict=True) if outcome(a) == "refusal"][:_SCORED]
+    if not declined:
+        raise CalibrationError(
+            f"The aligned model {aligned.spec} declined none of {len(asked)} harmful prompts, so it cannot guide. "
+            "Give a model that declines harmful requests with --aligned."
+        )
+    return [p for p, _ in declined], [a for _, a in declined], held_out or asked[-_GENERATED:]
+
+
+def _paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+    # The paper names no numbers; it steers the layers where intent is told well, which are those from
+    # the gate's upward, up to three quarters of the depth.
+    return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
+
+
+def _search_table(search: Search) -> dict[str, Any]:
+    return {
+        "unsteered_cross_entropy": search.unsteered,
+        "chosen": asdict(search.chosen),
+        "trials": [asdict(trial) for trial in search.trials],
+        "prompts": search.prompts,
+        "generated": search.generated,
+    }
+
+
+# -- shared --------------------------------------------------------------------------------------------
+
+
+def _record(
+    side: Side, texts: Sequence[str], options: FitOptions, tell: Stages, what: str, **places: Any
+) -> Activations:
+    ids = encode_chats(
+        side.tokenizer, texts, system=options.system, max_length=context_length(side.model.config)
+    )
+    with tell.stage(what, len(ids)) as advance:
+        return record_activations(side.model, ids, advance=advance, **places)
+
+
+def _check(target: Side, aligned: Side, options: FitOptions) -> None:
+    ours, theirs = dissect(target.model), dissect(aligned.model)
+    if (ours.width, ours.depth) != (theirs.width, theirs.depth):
+        raise CalibrationError(
+            f"The target {target.spec} has {ours.depth} layers of width {ours.width}, the aligned model "
+            f"{aligned.spec} {theirs.depth} of width {theirs.width}. Its vectors do not fit; give an aligned "
+            "sibling of the same base model."
+        )
+    asked = [*(options.steer_layers or ()), *([options.gate_layer] if options.gate_layer is not None else [])]
+    outside = [layer for layer in asked if not 0 <= layer < ours.depth]
+    if outside:
+        raise InputError(f"Layers {outside} do not exist: the model has layers 0 to {ours.depth - 1}.")

@@ -1,0 +1,116 @@
+"""The labelled prompts that a fit works on, with what is needed to hold some of them out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferaligner.errors import CalibrationError, InputError
+from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet
+
+MINIMUM_PER_CLASS = 8
+"""Fewer prompts of a class make neither a direction nor a held-out figure."""
+
+TRICKY = "lookalike"
+"""Benign prompts that are meant to look dangerous: hard negatives, not traffic."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt. `content` is shared by prompts that must not be split between fitting and holding out."""
+
+    text: str
+    harmful: bool
+    content: str
+    group: str  # "pairs", or the kind of ordinary traffic it stands for
+    wrapped: bool = False
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether it counts as benign traffic, for which the false-open rate is promised."""
+        return not self.harmful and self.group not in ("pairs", TRICKY)
+
+    def fold(self, folds: int) -> int:
+        """A stable fold by content."""
+        return hashlib.sha256(self.content.encode()).digest()[0] % folds
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`fitting` is used to fit (and cross-validate) everything, `test` only for the figures reported."""
+
+    fitting: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    described: dict[str, Any]
+
+    def plain_pairs(self) -> tuple[list[int], list[int]]:
+        """Rows of `fitting` that the SRV and SSV are taken from: harmful and harmless twins, unwrapped."""
+        rows = [
+            row for row, sample in enumerate(self.fitting) if sample.group == "pairs" and not sample.wrapped
+        ]
+        return (
+            [row for row in rows if self.fitting[row].harmful],
+            [row for row in rows if not self.fitting[row].harmful],
+        )
+
+
+def samples_from_contrast(contrast: ContrastSet) -> Samples:
+    """The shipped contrast set: extraction and calibration parts to fit, the test part to report."""
+    fitting = [*contrast.part("extraction"), *contrast.part("calibration")]
+    test = contrast.part("test")
+    return Samples(
+        tuple(map(_sample, fitting)),
+        tuple(map(_sample, test)),
+        {
+            "source": "contrast set",
+            "digest": contrast.digest(),
+            "harmful": sum(p.harmful for p in fitting),
+            "harmless": sum(not p.harmful for p in fitting),
+            "held out": len(test),
+        },
+    )
+
+
+def samples_from_lists(harmful: Sequence[str], harmless: Sequence[str], sources: Sequence[str]) -> Samples:
+    """The user's own prompts; a fifth of each class, by content, is held out for the report."""
+    for name, prompts in (("harmful", harmful), ("harmless", harmless)):
+        if len(set(prompts)) < MINIMUM_PER_CLASS:
+            raise CalibrationError(
+                f"{len(set(prompts))} different {name} prompts were given; at least {MINIMUM_PER_CLASS} are "
+                "needed, and some hundreds are better."
+            )
+    both = set(harmful) & set(harmless)
+    if both:
+        raise InputError(
+            f"{len(both)} prompts are in both the harmful and the harmless file, the first is "
+            f"{sorted(both)[0][:60]!r}. Remove them from one side."
+        )
+    samples = [
+        Sample(text, is_harmful, text, "pairs")
+        for texts, is_harmful in ((harmful, True), (harmless, False))
+        for text in dict.fromkeys(texts)
+    ]
+    held_out = [sample for sample in samples if sample.fold(5) == 0]
+    fitting = [sample for sample in samples if sample.fold(5) != 0]
+    described = {
+        "source": " against ".join(sources),
+        "digest": hashlib.sha256("\n".join(s.text for s in samples).encode()).hexdigest(),
+        "harmful": sum(s.harmful for s in fitting),
+        "harmless": sum(not s.harmful for s in fitting),
+        "held out": len(held_out),
+    }
+    return Samples(tuple(fitting), tuple(held_out), described)
+
+
+def _sample(prompt: ContrastPrompt) -> Sample:
+    group = "pairs" if prompt.kind == "plain" else prompt.category
+    if prompt.kind == "wrapped" and prompt.category not in _KINDS_OF_TRAFFIC:
+        group = "pairs"
+    return Sample(
+        prompt.text, prompt.harmful, f"{prompt.category}/{prompt.topic}", group, prompt.kind == "wrapped"
+    )
+
+
+_KINDS_OF_TRAFFIC = ("everyday", "coding", "medical", "financial", "math", TRICKY)

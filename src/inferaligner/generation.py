@@ -1,0 +1,73 @@
+"""Answers to many prompts: batched, sorted by length, in the caller's order, yielded as they are done.
+
+This is a loop around the model's own `generate`; whatever hooks are on the model act as they would for
+any other caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from inferaligner.gate import Decision
+from inferaligner.prompts.chat import context_length, encode_chats
+
+DecisionsOf = Callable[[], list[Decision]]
+
+# Padded prompt tokens per batch; decoding is bound by memory traffic, so wide batches pay off.
+_TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer; `row` is the prompt's index in the caller's list."""
+
+    row: int
+    text: str
+    tokens: tuple[int, ...]
+    decision: Decision | None = None
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+    system: str | None = None,
+    decisions: DecisionsOf | None = None,
+    **options: object,
+) -> Iterator[Answer]:
+    """Yields one answer per prompt, batch by batch (so not in order; sort by `row` where that matters).
+
+    Greedy unless `options` (passed to `generate`) say otherwise. With `decisions` (a guard's), each
+    answer carries the gate's decision. Raises `PromptTooLongError` before any work is done.
+    """
+    limit = context_length(model.config)
+    # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
+    encoded = encode_chats(tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
+    start = 0
+    while start < len(order):
+        rows = order[start : start + batch_size]
+        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > _TOKENS_PER_BATCH:
+            rows = rows[:-1]
+        start += len(rows)
+        batch = tokenizer.pad(
+            {"input_ids": [encoded[row] for row in rows]}, padding_side="left", return_tensors="pt"
+        ).to(model.device)
+        room = max_new_tokens if limit is None else min(max_new_tokens, limit - batch["input_ids"].shape[1])
+        with torch.no_grad():
+            output = model.generate(  # type: ignore[operator]
+                **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
+            )
+        verdicts = decisions() if decisions is not None else [None] * len(rows)
+        for row, sequence, verdict in zip(rows, output, verdicts, strict=True):
+            tokens = sequence[batch["input_ids"].shape[1] :].tolist()
+            text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+            yield Answer(row, text, tuple(tokens), verdict)
