@@ -9,9 +9,10 @@ aligner.save_pretrained("my-aligner")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -80,6 +81,10 @@ class Aligner:
             CalibrationError: the models do not fit each other, or the data allow no choice.
             InputError: an unusable prompt or option.
         """
+        if steer_layers is not None and not steer_layers:
+            raise InputError(
+                "steer_layers is empty; give the layers to steer, or None to choose them from data."
+            )
         options = FitOptions(
             max_false_open=max_false_open,
             gate_layer=gate_layer,
@@ -148,7 +153,8 @@ class Aligner:
         *,
         advance: Callable[[int], None] | None = None,
     ) -> list[Decision]:
-        """The gate's decision on each prompt, without generating: the forward stops at the gate's last layer."""
+        """The gate's decision on each prompt, without generating: the forward stops at the gate's last
+        layer."""
         self.check(model, tokenizer)
         gate = self.artifact.gate
         ids = encode_chats(
@@ -169,8 +175,8 @@ class Aligner:
     @classmethod
     def from_pretrained(cls, place: str | Path) -> Aligner:
         """Loads and verifies an artifact from a folder, or from the hub (`owner/name`)."""
-        folder = Path(place)
-        if not folder.exists() and _looks_like_hub_id(str(place)):
+        folder = Path(place).expanduser()
+        if not os.path.exists(folder) and _looks_like_hub_id(str(place)):
             folder = _download(str(place))
         return cls(AlignerArtifact.read(folder))
 
@@ -197,7 +203,8 @@ def _samples(
         return samples_from_contrast(load_contrast_set())
     if harmful is None or harmless is None:
         raise InputError(
-            "Harmful and harmless prompts belong together: give both, or neither for the shipped contrast set."
+            "Harmful and harmless prompts belong together: give both, or neither for the shipped contrast "
+            "set."
         )
     return samples_from_lists(harmful, harmless, sources)
 
@@ -212,13 +219,14 @@ def _looks_like_hub_id(place: str) -> bool:
 
 def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(
             snapshot_download(repository, allow_patterns=["aligner.json", "vectors.safetensors", "README.md"])
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its own errors, and whatever the HTTP library of the day raises
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ArtifactError(
-            f"{repository} is neither a folder here nor an aligner that the hub could deliver: {error}"
+            f"{repository} is neither a folder here nor an aligner that the hub could deliver ({reason}). "
+            "Check the spelling and the folder you are in."
         ) from None

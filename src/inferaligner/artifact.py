@@ -28,6 +28,7 @@ from torch import Tensor
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.plain_json import dump, plain
 from inferaligner.vectors import unit
 
 SCHEMA_VERSION = 1
@@ -50,7 +51,7 @@ class SteeringSettings(_Record):
     """x_l = x'_l + α·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one."""
 
     layers: tuple[int, ...] = Field(min_length=1)
-    strength: float
+    strength: float = Field(allow_inf_nan=False)
     norm: Literal["difference", "unit"] = "difference"
     positions: Literal["from_gate", "all"] = "from_gate"
 
@@ -90,7 +91,8 @@ class AlignerArtifact:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
         if min(self.steering.layers) < 0 or max(self.steering.layers) >= depth:
             raise ArtifactError(
-                f"Steered layers {list(self.steering.layers)} do not exist: there are layers 0 to {depth - 1}."
+                f"Steered layers {list(self.steering.layers)} do not exist: there are layers 0 to "
+                f"{depth - 1}."
             )
 
     def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
@@ -104,42 +106,53 @@ class AlignerArtifact:
         return {layer: self.steering.strength * directions[layer] for layer in sorted(self.steering.layers)}
 
     def with_steering(self, **changes: Any) -> AlignerArtifact:
-        """The same with other steering settings."""
-        return replace(self, steering=SteeringSettings(**{**self.steering.model_dump(), **changes}))
+        """The same with other steering settings. Raises `InputError` for settings that cannot be."""
+        try:
+            settings = SteeringSettings(**{**self.steering.model_dump(), **changes})
+        except ValidationError as error:
+            raise InputError(f"The steering settings {changes} cannot be used: {error}") from None
+        return replace(self, steering=settings)
 
     # -- saving and loading --------------------------------------------------------------------------
 
     def write(self, folder: str | Path, card: str) -> Path:
         """Writes the artifact with its model card; an existing artifact there is replaced in one step."""
-        place = Path(folder)
-        if place.exists() and (
-            not place.is_dir() or (any(place.iterdir()) and not (place / SETTINGS_FILE).exists())
-        ):
-            raise InputError(f"{place} exists and is not an aligner; choose another output folder.")
-        tensors = {"gate.weights": self.gate.weights, "srv": self.srv, "ssv": self.ssv}
-        vectors = save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
-        settings = json.dumps(
-            self._settings(hashlib.sha256(vectors).hexdigest()), indent=2, ensure_ascii=False
-        )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        check_output_folder(folder)
+        # Resolved: a link is followed to the folder it names, not replaced by one.
+        place = Path(folder).resolve()
+        vectors = self._vectors()
+        contents = {
+            VECTORS_FILE: vectors,
+            SETTINGS_FILE: dump(self._settings(vectors), indent=2, ascii_only=True).encode(),
+            CARD_FILE: card.encode("utf-8", "replace"),
+        }
+        fresh: Path | None = None
         try:
-            for name, content in (
-                (VECTORS_FILE, vectors),
-                (SETTINGS_FILE, settings.encode()),
-                (CARD_FILE, card.encode()),
-            ):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+            for name, content in contents.items():
                 with (fresh / name).open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
             fresh.chmod(0o755)
             _swap(fresh, place)
+        except OSError as error:
+            raise _unwritable(Path(folder), error) from None
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return place
+            if fresh is not None:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return Path(folder)
 
-    def _settings(self, vectors_sha256: str) -> dict[str, Any]:
+    def digest(self) -> str:
+        """SHA-256 of everything in the artifact: the same for a saved one that is read again."""
+        return str(self._settings(self._vectors())["checksum"])
+
+    def _vectors(self) -> bytes:
+        tensors = {"gate.weights": self.gate.weights, "srv": self.srv, "ssv": self.ssv}
+        return save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
+
+    def _settings(self, vectors: bytes) -> dict[str, Any]:
         settings: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "gate": {
@@ -150,8 +163,10 @@ class AlignerArtifact:
             "steering": self.steering.model_dump(mode="json"),
             "provenance": self.provenance.model_dump(mode="json"),
             "calibration": self.calibration,
-            "vectors_sha256": vectors_sha256,
+            "vectors_sha256": hashlib.sha256(vectors).hexdigest(),
         }
+        # As it will be read: a figure that is not finite becomes null, a number that is a key becomes text.
+        settings = plain(settings)
         return {**settings, "checksum": _checksum(settings)}
 
     @classmethod
@@ -165,7 +180,7 @@ class AlignerArtifact:
             raise ArtifactError(
                 f"{place / VECTORS_FILE} cannot be read ({error.strerror}). Copy the whole folder again."
             ) from None
-        if hashlib.sha256(data).hexdigest() != settings["vectors_sha256"]:
+        if hashlib.sha256(data).hexdigest() != settings.get("vectors_sha256"):
             raise ArtifactError(
                 f"{VECTORS_FILE} is not the file that {SETTINGS_FILE} was written with (checksums differ): "
                 "truncated, altered or mixed up. Copy the folder again or fit it again."
@@ -187,15 +202,40 @@ class AlignerArtifact:
             raise ArtifactError(f"{place} does not hold a usable aligner: {error}. Fit it again.") from None
 
 
+def check_output_folder(folder: str | Path) -> None:
+    """Raises `InputError` unless an artifact can be written there; asked before work that would be lost."""
+    place = Path(folder)
+    try:
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{place} is a file; expected a folder for the aligner. Choose another one.")
+        if place.exists() and any(place.iterdir()) and not (place / SETTINGS_FILE).exists():
+            raise InputError(f"{place} exists and is not an aligner; choose another output folder.")
+        parent = place.resolve().parent
+        while not parent.exists():
+            parent = parent.parent
+        # Asking the file system is the only answer that holds for read-only mounts, quotas and root.
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=parent):
+            pass
+    except OSError as error:
+        raise _unwritable(place, error) from None
+
+
+def _unwritable(place: Path, error: OSError) -> InputError:
+    return InputError(
+        f"The aligner cannot be written to {place} ({error.strerror}). Choose another output folder."
+    )
+
+
 def _read_settings(place: Path) -> dict[str, Any]:
     file = place / SETTINGS_FILE
-    if not place.is_dir() or not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, False also for a name that is too long
         raise ArtifactError(
-            f"{place} is not an aligner: there is no {SETTINGS_FILE}. Give the folder that `inferaligner fit` wrote."
+            f"{place} is not an aligner: there is no {SETTINGS_FILE}. "
+            "Give the folder that `inferaligner fit` wrote."
         )
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{file} is not readable JSON ({error}): truncated or altered. Copy it again."
         ) from None
@@ -214,9 +254,8 @@ def _read_settings(place: Path) -> dict[str, Any]:
 
 
 def _checksum(settings: dict[str, Any]) -> str:
-    canonical = json.dumps(
-        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    # Over ASCII, because text may hold what UTF-8 cannot write, such as half of a surrogate pair in a path.
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -226,11 +265,12 @@ def _swap(fresh: Path, place: Path) -> None:
         fresh.rename(place)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    place.rename(old / place.name)
     try:
+        place.rename(old / place.name)
         fresh.rename(place)
-    except OSError:
-        (old / place.name).rename(place)
+    except BaseException:  # an interruption too: the old artifact goes back before anything is thrown away
+        if not place.exists() and (old / place.name).exists():
+            (old / place.name).rename(place)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
