@@ -1,0 +1,94 @@
+"""A file of answers that a run may be interrupted in, and continue later.
+
+    FILE            a JSON line per prompt, in the prompts' order, appended as answers are done
+    FILE.run.json   which run wrote it: aligner, target, settings; without it nothing is continued
+
+A row is finished when its line is: what an interruption left of the last line is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inferaligner.cli.output_file import check_output_file, write_whole
+from inferaligner.errors import InputError
+from inferaligner.plain_json import dump, plain
+
+_ANEW = "Give another file with -o, or start anew with --overwrite."
+
+
+class AnswersFile:
+    """The answers to `prompts`, of which `finished` rows are there already."""
+
+    def __init__(
+        self, file: Path, run: Mapping[str, Any], prompts: Sequence[str], *, overwrite: bool
+    ) -> None:
+        """Raises `InputError` if the file is another run's, or not one of answers at all."""
+        self.file = file
+        self._record = file.with_name(f"{file.name}.run.json")
+        self._run = plain(dict(run))
+        self._size = 0  # bytes of finished rows
+        self.rows: list[dict[str, Any]] = []
+        if not overwrite and file.exists() and file.stat().st_size > 0:
+            self._continue(prompts)
+
+    @property
+    def finished(self) -> int:
+        """How many rows are there."""
+        return len(self.rows)
+
+    def open(self) -> None:
+        """Called once before the first `append`; drops what is not to be kept."""
+        write_whole(self._record, (dump(self._run, indent=2) + "\n").encode())
+        check_output_file(self.file)
+        with self.file.open("ab") as file:
+            file.truncate(self._size)
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Adds finished rows; they are on the disk when this returns."""
+        with self.file.open("ab") as file:
+            file.write("".join(dump(row) + "\n" for row in rows).encode("utf-8", "backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.extend(rows)
+
+    def _continue(self, prompts: Sequence[str]) -> None:
+        self._check_run()
+        finished, _, torn = self.file.read_bytes().rpartition(b"\n")
+        lines = finished.split(b"\n") if finished else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                prompt = row["prompt"]
+            except (ValueError, TypeError, KeyError):
+                raise InputError(
+                    f"{self.file}, line {number} is not an answer of a `generate` run. {_ANEW}"
+                ) from None
+            if number > len(prompts) or prompt != prompts[number - 1]:
+                raise InputError(
+                    f"{self.file}, line {number} answers another prompt than the input has there, so that "
+                    f"run cannot be continued. {_ANEW}"
+                )
+            self.rows.append(row)
+        self._size = self.file.stat().st_size - len(torn)
+
+    def _check_run(self) -> None:
+        try:
+            earlier = json.loads(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{self.file} exists, and there is no readable {self._record.name} beside it that tells "
+                f"which run wrote it. {_ANEW}"
+            ) from None
+        earlier = earlier if isinstance(earlier, dict) else {}
+        differing = [name for name in self._run if self._run[name] != earlier.get(name)]
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"{self.file} was written with another {name} ({earlier.get(name)}, now {self._run[name]}), "
+                f"so that run cannot be continued. {_ANEW}"
+            )

@@ -1,0 +1,191 @@
+"""What is in an artifact, as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from inferaligner.artifact import AlignerArtifact
+from inferaligner.cli.layer_ranges import written
+from inferaligner.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.vectors import cosine
+
+_GATES_SHOWN = 5
+_FINALISTS_SHOWN = 6
+_BAR = 24
+
+
+def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
+    """Everything but the vectors themselves, which are told by their lengths and cosines per layer."""
+    provenance, gate = artifact.provenance, artifact.gate
+    calibration = artifact.calibration
+    return {
+        "target": provenance.target.model_dump(mode="json"),
+        "aligned": provenance.aligned.model_dump(mode="json"),
+        "gate": {
+            "kind": gate.kind,
+            "reads": [{"layer": read.layer, "offset": read.offset} for read in gate.reads],
+            "bias": gate.bias,
+        },
+        "operating_point": {
+            "max_false_open": calibration.get("max_false_open"),
+            "paper": bool(calibration.get("paper")),
+        },
+        "steering": artifact.steering.model_dump(mode="json"),
+        "held_out": calibration.get("held_out") or {},
+        "gates": calibration.get("gates") or [],
+        "search": calibration.get("search") or {},
+        "vectors": {
+            "cosine": cosine(artifact.srv, artifact.ssv).tolist(),
+            "srv_norm": artifact.srv.norm(dim=-1).tolist(),
+            "ssv_norm": artifact.ssv.norm(dim=-1).tolist(),
+        },
+        "prompts": provenance.prompts,
+        "system_prompt": provenance.system_prompt,
+        "versions": provenance.versions,
+        "created": provenance.created,
+        "digest": artifact.digest(),
+    }
+
+
+def tables(artifact: AlignerArtifact) -> list[Table]:
+    """Settings, the gates compared, held-out open rates and the finalists of the strength search."""
+    calibration = artifact.calibration
+    shown = [_settings(artifact)]
+    if calibration.get("gates"):
+        shown.append(_gates(calibration["gates"], calibration.get("max_false_open")))
+    if (calibration.get("held_out") or {}).get("open"):
+        shown.append(_open_rates(calibration["held_out"]))
+    if calibration.get("search"):
+        shown.append(_finalists(calibration["search"]))
+    return shown
+
+
+def layer_chart(artifact: AlignerArtifact) -> Table:
+    """Cosine of SRV and SSV per layer as bars, their lengths, and where the gate reads and steering acts."""
+    table = Table(
+        title="SRV (target) and SSV (aligned model) by layer", title_justify="left", box=None, pad_edge=False
+    )
+    for name in ("layer", "cosine"):
+        table.add_column(name, justify="right")
+    table.add_column("", width=_BAR)
+    for name in ("‖SRV‖", "‖SSV‖"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    lengths = zip(artifact.srv.norm(dim=-1).tolist(), artifact.ssv.norm(dim=-1).tolist(), strict=True)
+    for layer, (value, (srv, ssv)) in enumerate(
+        zip(cosine(artifact.srv, artifact.ssv).tolist(), lengths, strict=True)
+    ):
+        marks = ["gate"] * (layer in artifact.gate.layers) + ["steered"] * (layer in artifact.steering.layers)
+        bar = Text("█" * round(abs(value) * _BAR), style="cyan" if value >= 0 else "red")
+        table.add_row(
+            str(layer), f"{value:.2f}", bar, f"{srv:.3g}", f"{ssv:.3g}", Text(", ".join(marks), style="bold")
+        )
+    return table
+
+
+def _settings(artifact: AlignerArtifact) -> Table:
+    provenance, steering, prompts = artifact.provenance, artifact.steering, artifact.provenance.prompts
+    table = Table(title="Aligner", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, value: str) -> None:
+        # As Text: names, paths and prompts may hold brackets, which rich would take for markup.
+        table.add_row(name, Text(value))
+
+    model = provenance.target.model
+    row("target", f"{provenance.target.spec} ({model.architecture}, {model.depth} layers × {model.width})")
+    row("aligned model", provenance.aligned.spec)
+    row("gate", gate_words(artifact.gate))
+    row("operating point", operating_point(artifact.calibration))
+    unit = "× unit SSV" if steering.norm == "unit" else "× SSV"
+    where = "from the prompt's last token on" if steering.positions == "from_gate" else "all tokens"
+    row("steering", f"layers {written(steering.layers)}, {steering.strength:.3g} {unit}, {where}")
+    counts = f"{prompts.get('harmful', '-')} harmful, {prompts.get('harmless', '-')} harmless"
+    row("prompts", f"{prompts.get('source', '-')}: {counts}")
+    if provenance.system_prompt is not None:
+        row("system prompt", provenance.system_prompt)
+    row("made", f"{provenance.created}, inferaligner {provenance.versions.get('inferaligner', '-')}")
+    return table
+
+
+def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) -> Table:
+    table = Table(
+        title=f"Gates compared by cross-validation (best {min(_GATES_SHOWN, len(trials))} of {len(trials)}; "
+        "the first was taken)",
+        title_justify="left",
+    )
+    table.add_column("gate")
+    table.add_column("reads")
+    limit = f" at {percent(max_false_open)} false" if max_false_open is not None else ""
+    for name in (f"opens{limit}", "AUROC", "AUROC, twins"):
+        table.add_column(name, justify="right")
+    for trial in trials[:_GATES_SHOWN]:
+        table.add_row(
+            str(trial["kind"]),
+            reads_words(trial["reads"]),
+            percent(trial["true_open"]),
+            _three(trial["auroc"]),
+            _three(trial["auroc_twins"]),
+        )
+    return table
+
+
+def _open_rates(held_out: Mapping[str, Any]) -> Table:
+    table = Table(title="Gate on prompts that took no part in fitting it", title_justify="left")
+    table.add_column("prompts")
+    for name in ("open", "95 % interval", "n"):
+        table.add_column(name, justify="right")
+    for name, rate in held_out["open"].items():
+        table.add_row(
+            escape(name),
+            percent(rate["value"]),
+            f"{percent(rate['low'])} to {percent(rate['high'])}",
+            str(rate["n"]),
+        )
+    if held_out.get("auroc"):
+        area = held_out["auroc"]
+        table.add_section()
+        table.add_row(
+            "AUROC", _three(area["value"]), f"{_three(area['low'])} to {_three(area['high'])}", str(area["n"])
+        )
+    return table
+
+
+def _finalists(search: Mapping[str, Any]) -> Table:
+    chosen = (list(search["chosen"]["layers"]), search["chosen"]["strength"])
+
+    def is_chosen(trial: Mapping[str, Any]) -> bool:
+        return (list(trial["layers"]), trial["strength"]) == chosen
+
+    trials = [trial for trial in search["trials"] if trial["refusal"] is not None]
+    trials.sort(key=lambda trial: (is_chosen(trial), trial["refusal"]), reverse=True)
+    table = Table(
+        title=f"Steering, on {search['generated']} harmful prompts with the gate held open "
+        f"({len(search['trials'])} settings scored)",
+        title_justify="left",
+    )
+    for name in ("layers", "strength", "cross-entropy", "refusals", "compliance", "gibberish", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    for trial in trials[:_FINALISTS_SHOWN]:
+        table.add_row(
+            written(trial["layers"]),
+            f"{trial['strength']:.3g}",
+            _three(trial["cross_entropy"]),
+            percent(trial["refusal"]),
+            percent(trial["compliance"]),
+            percent(trial["gibberish"]),
+            "chosen" if is_chosen(trial) else "",
+        )
+    table.add_section()
+    table.add_row("none", "", _three(search["unsteered_cross_entropy"]), "", "", "", "")
+    return table
+
+
+def _three(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,181 @@
+"""`inferaligner chat TARGET --aligner DIR`: a conversation in the terminal, every turn gated afresh."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from inferaligner.cli.answer_panels import gate_mark
+from inferaligner.cli.model_options import (
+    AlignerPlace,
+    ChatTemplate,
+    Device,
+    Dtype,
+    ModelOptions,
+    Quantization,
+    Target,
+    TrustRemoteCode,
+    load_aligner,
+)
+from inferaligner.cli.terminal import fail, note, results
+from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
+
+if TYPE_CHECKING:
+    from inferaligner.aligner import Aligner
+    from inferaligner.models.loading import LoadedModel
+    from inferaligner.steering.guard import Guard
+
+_HELP = "/compare: answer the last turn without the aligner   /reset: start over   /quit: leave"
+
+
+def chat(
+    target: Target,
+    aligner: AlignerPlace,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Talk to TARGET with the gate in place. Within: /compare, /reset, /quit."""
+    fitted = load_aligner(aligner)
+    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
+    options.check(target)
+    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+    fitted.check(loaded.model, loaded.tokenizer)
+    note(f"{_HELP}   /help: this")
+    conversation = Conversation(fitted, loaded, max_new_tokens)
+    while (line := _ask()) is not None:
+        if line.startswith("/"):
+            if not _command(line, conversation):
+                return
+        elif line:
+            try:
+                conversation.say(line)
+            except InferAlignerError as error:
+                fail(str(error))
+            except KeyboardInterrupt:
+                note("\nStopped; that turn is forgotten.")
+
+
+class Conversation:
+    """The turns so far. An answer is kept only when it is finished."""
+
+    def __init__(self, fitted: Aligner, loaded: LoadedModel, max_new_tokens: int) -> None:
+        self._fitted = fitted
+        self._loaded = loaded
+        self._max_new_tokens = max_new_tokens
+        self._turns: list[dict[str, str]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every turn but the system prompt that the aligner was fitted with."""
+        system = self._fitted.artifact.provenance.system_prompt
+        self._turns = [] if system is None else [{"role": "system", "content": system}]
+
+    def say(self, text: str) -> None:
+        """Answers one turn of the user on stdout, as it is generated."""
+        turns = [*self._turns, {"role": "user", "content": text}]
+        with self._fitted.apply(self._loaded.model) as guard:
+            answer = self._answer(turns, guard)
+        self._turns = [*turns, {"role": "assistant", "content": answer}]
+
+    def compare(self) -> None:
+        """Answers the last turn once more, by the bare model; the first answer stays the one that counts."""
+        if not self._turns or self._turns[-1]["role"] != "assistant":
+            raise InputError("There is no turn yet that could be compared; say something first.")
+        self._answer(self._turns[:-1], None)
+
+    def _answer(self, turns: list[dict[str, str]], guard: Guard | None) -> str:
+        import torch
+
+        from inferaligner.models.anatomy import input_device
+        from inferaligner.prompts.chat import context_length
+
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        limit = context_length(model.config)
+        room = self._max_new_tokens if limit is None else min(self._max_new_tokens, limit - ids.shape[1])
+        if room < 1:
+            raise PromptTooLongError(
+                f"The conversation has {ids.shape[1]} tokens, and the model reads at most {limit}. "
+                "Start over with /reset."
+            )
+        ids = ids.to(input_device(model))
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=room,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=tokenizer.pad_token_id,
+                streamer=_streamer(tokenizer, guard),
+            )
+        return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def _streamer(tokenizer: Any, guard: Guard | None) -> Any:
+    """Prints the answer as it comes, after a mark that says what the gate did."""
+    from transformers import TextStreamer
+
+    class MarkedStreamer(TextStreamer):
+        begun = False
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if not self.begun:
+                self.begun = True
+                # By the first token the prompt has passed the gate.
+                if guard is None:
+                    _mark("without the aligner")
+                else:
+                    for decision in guard.decisions:
+                        if decision.open:
+                            _mark(gate_mark(decision.score, decision.open))
+            print(text, flush=True, end="\n" if stream_end else "")
+
+    return MarkedStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _mark(text: str) -> None:
+    results().print(Text(f"[{text}]", style="dim yellow"))
+
+
+def _command(line: str, conversation: Conversation) -> bool:
+    """Does what a line that begins with "/" says; False to leave."""
+    word = line.split()[0].lower()
+    if word in ("/quit", "/exit"):
+        return False
+    if word == "/reset":
+        conversation.reset()
+        note("Started over.")
+    elif word == "/compare":
+        try:
+            conversation.compare()
+        except InferAlignerError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            note("\nStopped.")
+    elif word == "/help":
+        note(_HELP)
+    else:
+        fail(f"There is no command {word}. {_HELP}")
+    return True
+
+
+def _ask() -> str | None:
+    """The user's next line without surrounding blanks; None at the end of the input."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    try:
+        return input("\n› ").strip()
+    except EOFError:
+        return None

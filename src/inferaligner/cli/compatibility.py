@@ -1,0 +1,90 @@
+"""Whether an aligner fits a model that is here now, and whether its gate really acts on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inferaligner.aligner import Aligner
+from inferaligner.cli.environment import Finding
+from inferaligner.models.anatomy import dissect, input_device
+from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
+from inferaligner.models.loading import LoadedModel
+from inferaligner.prompts.chat import encode_chats
+from inferaligner.steering.guard import Guard
+from inferaligner.steering.plan import SteeringPlan
+
+_PROMPT = "Which flour should I take for bread?"
+
+# Far beyond any score, and still a number that float32 can add to.
+_FORCED = 1e30
+
+
+def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
+    """One finding each for model, width, depth, tokenizer and chat template."""
+    expected = aligner.artifact.provenance.target
+    anatomy = dissect(loaded.model)
+    depth, width = aligner.artifact.srv.shape
+    tokenizer = fingerprint_tokenizer(loaded.tokenizer)
+    template = tokenizer.chat_template_sha256 == expected.tokenizer.chat_template_sha256
+    # The template has a line of its own; whatever else differs is the tokenizer.
+    other = differences(
+        tokenizer.model_copy(update={"chat_template_sha256": expected.tokenizer.chat_template_sha256}),
+        expected.tokenizer,
+    )
+    return [
+        _finding("model", differences(fingerprint_model(loaded.model), expected.model), _name(loaded)),
+        _finding("width", _number("width", anatomy.width, width), str(width)),
+        _finding("depth", _number("depth", anatomy.depth, depth), str(depth)),
+        _finding("tokenizer", other, f"{len(loaded.tokenizer)} tokens"),
+        _finding("chat template", [] if template else ["the chat template is another one"], "the same"),
+    ]
+
+
+@torch.no_grad()
+def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
+    """Forces the gate open and closed on one prompt: open must change the logits, closed not one bit."""
+    model: Any = loaded.model
+    plan = aligner.plan()
+    system = aligner.artifact.provenance.system_prompt
+    ids = torch.tensor(encode_chats(loaded.tokenizer, [_PROMPT], system=system)).to(input_device(model))
+
+    def logits(bias: float | None) -> Tensor:
+        if bias is None:
+            return torch.as_tensor(model(input_ids=ids).logits)
+        forced = SteeringPlan(plan.gate.with_bias(bias), plan.additions, plan.positions)
+        with Guard(model, forced):
+            return torch.as_tensor(model(input_ids=ids).logits)
+
+    bare = logits(None)
+    changed = not torch.equal(logits(_FORCED), bare)
+    same = torch.equal(logits(-_FORCED), bare)
+    defect = "please report this, with the model's name"
+    return [
+        Finding("gate forced open", "ok", "the logits change")
+        if changed
+        else Finding(
+            "gate forced open", "differs", "the logits do not change: steering has no effect", defect
+        ),
+        Finding("gate forced closed", "ok", "logits bit-identical to the bare model's")
+        if same
+        else Finding("gate forced closed", "differs", "the logits differ from the bare model's", defect),
+    ]
+
+
+def _finding(name: str, differing: list[str], found: str) -> Finding:
+    if not differing:
+        return Finding(name, "ok", found)
+    return Finding(
+        name, "differs", "; ".join(differing), "use the model the aligner was fitted on, or fit one for this"
+    )
+
+
+def _number(what: str, found: int, expected: int) -> list[str]:
+    return [] if found == expected else [f"the {what} is {found}, expected {expected}"]
+
+
+def _name(loaded: LoadedModel) -> str:
+    return f"{type(loaded.model).__name__} from {loaded.spec}"

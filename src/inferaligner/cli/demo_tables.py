@@ -1,0 +1,83 @@
+"""A side-by-side evaluation as tables for the terminal. What the report withholds, these withhold."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from inferaligner.cli.answer_panels import gate_mark
+from inferaligner.evaluation.side_by_side import outcome_counts
+from inferaligner.model_card import percent
+from inferaligner.reporting.examples import Shown, examples
+from inferaligner.reporting.side_by_side import LABELS, SideBySide
+from inferaligner.statistics import clopper_pearson
+
+_COLOURS = {"refusal": "cyan", "compliance": "yellow", "gibberish": "magenta"}
+
+
+def tables(run: SideBySide) -> list[Table]:
+    """Examples side by side, what became of the answers, and how often the gate opens."""
+    return [_examples(run), _outcomes(run), _open_rates(run)]
+
+
+def _examples(run: SideBySide) -> Table:
+    table = Table(
+        title="Side by side, on prompts that took no part in fitting", title_justify="left", show_lines=True
+    )
+    table.add_column("prompt", ratio=3)
+    for method in ("bare model", "with InferAligner"):
+        table.add_column(method, ratio=4)
+    for example in examples(run.rows):
+        colour = "yellow" if example.open else "green"
+        mark = Text(f"{example.kind}; {gate_mark(example.score, example.open)}", style=colour)
+        table.add_row(Text(f"{example.prompt}\n").append_text(mark), *map(_answer, example.answers))
+    return table
+
+
+def _answer(answer: Shown) -> Text:
+    told = Text(f"{answer.outcome}\n", style=f"bold {_COLOURS[answer.outcome]}")
+    return told.append(answer.told, style="not bold dim" if answer.withheld else "not bold default")
+
+
+def _outcomes(run: SideBySide) -> Table:
+    table = Table(title=f"What became of the answers (judge: {run.judge})", title_justify="left")
+    table.add_column("prompts")
+    table.add_column("method")
+    for name in ("refusal", "95 % interval", "compliance", "gibberish", "n"):
+        table.add_column(name, justify="right")
+    for suite, methods in outcome_counts(run.rows).items():
+        for method, counts in methods.items():
+            total = sum(counts.values())
+            rate = clopper_pearson(counts["refusal"], total)
+            table.add_row(
+                suite if method == "bare" else "",
+                LABELS[method],
+                percent(rate.value),
+                f"{percent(rate.low)} to {percent(rate.high)}",
+                percent(counts["compliance"] / total),
+                percent(counts["gibberish"] / total),
+                str(total),
+            )
+        table.add_section()
+    return table
+
+
+def _open_rates(run: SideBySide) -> Table:
+    held_out = run.held_out
+    table = Table(
+        title="How often the gate opens, on the test part of the contrast set", title_justify="left"
+    )
+    table.add_column("prompts")
+    for name in ("open", "95 % interval", "n"):
+        table.add_column(name, justify="right")
+    for kind, rate in held_out["open"].items():
+        table.add_row(
+            kind, percent(rate["value"]), f"{percent(rate['low'])} to {percent(rate['high'])}", str(rate["n"])
+        )
+    if held_out.get("auroc"):
+        area = held_out["auroc"]
+        table.add_section()
+        table.add_row(
+            "AUROC", f"{area['value']:.3f}", f"{area['low']:.3f} to {area['high']:.3f}", str(area["n"])
+        )
+    return table

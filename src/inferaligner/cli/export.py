@@ -1,0 +1,44 @@
+"""`inferaligner export DIR --to gguf`: a control vector for llama.cpp."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inferaligner.cli.inspect import Place
+from inferaligner.cli.model_options import load_artifact
+from inferaligner.cli.output_file import check_output_file
+from inferaligner.cli.terminal import note, warn
+
+
+class Format(str, Enum):
+    """What an aligner can be exported to."""
+
+    gguf = "gguf"
+
+
+def export(
+    place: Place,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default=False)
+    ],
+    to: Annotated[Format, typer.Option(help="gguf: a control vector for llama.cpp.")] = Format.gguf,
+) -> None:
+    """Export the steering vectors, strength included, as a control vector for llama.cpp.
+
+    No gate goes along: llama.cpp adds it to every token of every prompt.
+    """
+    check_output_file(output)
+    artifact = load_artifact(place)
+
+    from inferaligner.control_vector import write_control_vector
+
+    write_control_vector(artifact, output)
+    warn(
+        "No gate goes along: llama.cpp steers every prompt with it, harmless ones too, at every token. "
+        "Expect refusals and changed answers on benign traffic; where that matters, serve with inferaligner."
+    )
+    note(f"Written to {output}. Use it: llama-server -m MODEL.gguf --control-vector {output}")

@@ -1,0 +1,208 @@
+"""`inferaligner generate TARGET --aligner DIR`: answers, with and without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inferaligner.cli.model_options import (
+    AlignerPlace,
+    ChatTemplate,
+    Device,
+    Dtype,
+    ModelOptions,
+    Quantization,
+    Target,
+    TrustRemoteCode,
+    load_aligner,
+)
+from inferaligner.cli.output_file import check_output_file
+from inferaligner.cli.progress import RichStages
+from inferaligner.cli.terminal import note, print_json_line
+from inferaligner.errors import InputError
+from inferaligner.prompts.reading import read_prompts
+
+if TYPE_CHECKING:
+    from inferaligner.aligner import Aligner
+    from inferaligner.cli.answers_file import AnswersFile
+    from inferaligner.models.loading import LoadedModel
+
+
+def generate(
+    target: Target,
+    aligner: AlignerPlace,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="One prompt.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="SPEC",
+            help="Many prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also answer without the aligner (unaligned_response).")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write JSON lines here as they are done; an interrupted run is continued.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the output file anew.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered at once.")] = 32,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
+    ] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Answer prompts with the gate in place, greedily: JSON lines with prompt, response, score and open.
+
+    The lines are in the input's order. On a terminal, panels are shown instead.
+    """
+    prompts = _read(prompt, source)
+    if output is not None:
+        check_output_file(output, source)
+    fitted = load_aligner(aligner)
+    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
+    answers: AnswersFile | None = None
+    if output is not None:
+        answers = _answers_file(
+            output,
+            prompts,
+            overwrite,
+            {
+                "aligner": fitted.artifact.digest(),
+                "target": target,
+                "max_new_tokens": max_new_tokens,
+                "compare": compare,
+                "dtype": dtype,
+                "quantization": quantization,
+                "chat_template": chat_template,
+            },
+        )
+        if answers.finished == len(prompts):
+            note(f"{output} has all {len(prompts)} answers already; nothing to do.")
+            return
+    options.check(target)
+    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+    show: Callable[[dict[str, Any]], None] = print_json_line
+    if answers is None and not as_json and sys.stdout.isatty():
+        from inferaligner.cli.answer_panels import show
+    first = 0 if answers is None else answers.finished
+    rows = answer_rows(
+        fitted, loaded, prompts[first:], compare=compare, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    if answers is None:
+        for batch in rows:
+            for row in batch:
+                show(row)
+        return
+    if first:
+        note(f"{first} of {len(prompts)} answers are there already; continuing with the next.")
+    answers.open()
+    with RichStages().stage("answers", len(prompts)) as advance:
+        advance(first)
+        for batch in rows:
+            answers.append(batch)
+            advance(len(batch))
+    note(f"{len(prompts)} answers, {sum(row['open'] for row in answers.rows)} with the gate open: {output}")
+
+
+def answer_rows(
+    fitted: Aligner,
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    *,
+    compare: bool,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """Answers, batch by batch in the prompts' order.
+
+    Raises at once, not with the first batch: `MismatchError` if the aligner is not for this model,
+    `PromptTooLongError` for any prompt.
+    """
+    from inferaligner.prompts.chat import context_length, encode_chats
+
+    fitted.check(loaded.model, loaded.tokenizer)
+    system = fitted.artifact.provenance.system_prompt
+    limit = context_length(loaded.model.config)
+    # All of them now, so that the number in the message is the prompt's place in the input.
+    encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size)
+
+
+def _batches(
+    fitted: Aligner,
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    compare: bool,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[list[dict[str, Any]]]:
+    from inferaligner.generation import generate_answers
+
+    def answers(batch: Sequence[str], decisions: Any = None) -> list[Any]:
+        found = generate_answers(
+            loaded.model,
+            loaded.tokenizer,
+            batch,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            system=fitted.artifact.provenance.system_prompt,
+            decisions=decisions,
+        )
+        return sorted(found, key=lambda answer: answer.row)
+
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        with fitted.apply(loaded.model) as guard:
+            aligned = answers(batch, lambda: guard.decisions)
+        # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
+        # opened, the whole batch runs again, so that each row keeps its company and its numerics.
+        bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
+        yield [
+            {
+                "prompt": prompt,
+                "response": ours.text,
+                **({"unaligned_response": theirs.text} if compare else {}),
+                "score": ours.decision.score,
+                "open": ours.decision.open,
+            }
+            for prompt, ours, theirs in zip(batch, aligned, bare, strict=True)
+        ]
+
+
+def _answers_file(file: Path, prompts: Sequence[str], overwrite: bool, run: dict[str, Any]) -> AnswersFile:
+    from inferaligner.cli.answers_file import AnswersFile
+
+    return AnswersFile(file, run, prompts, overwrite=overwrite)
+
+
+def _read(prompt: str | None, source: str | None) -> list[str]:
+    if (prompt is None) == (source is None):
+        raise InputError("Give either --prompt TEXT or --input FILE.")
+    if source is not None:
+        return read_prompts(source)
+    assert prompt is not None
+    if not prompt.strip():
+        raise InputError("--prompt is empty; expected some text.")
+    return [prompt]

@@ -1,0 +1,48 @@
+"""`inferaligner inspect DIR`: what is in an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inferaligner.cli.model_options import AsJson, load_artifact
+from inferaligner.cli.terminal import note, print_json, results
+from inferaligner.errors import InputError
+
+Place = Annotated[
+    str,
+    typer.Argument(metavar="DIR", help="What `fit` wrote, or a hub id of an aligner.", show_default=False),
+]
+
+
+def inspect(
+    place: Place,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Draw vectors, gates and the strength search as PNGs.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in an aligner: settings, where they came from, and the figures of the fit."""
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise InputError(f"--plots {plots} is a file; expected a folder.")
+    artifact = load_artifact(place)
+
+    from inferaligner.cli import artifact_view
+
+    drawn: list[Path] = []
+    if plots is not None:
+        from inferaligner.cli.artifact_plots import draw
+
+        drawn = draw(artifact, plots)
+    if as_json:
+        print_json(artifact_view.as_json(artifact))
+    else:
+        for table in [*artifact_view.tables(artifact), artifact_view.layer_chart(artifact)]:
+            results().print(table)
+    for file in drawn:
+        note(f"Drawn: {file}")

@@ -1,0 +1,40 @@
+"""Layers as they are written on the command line: `12-18`, `12,13,20`, or both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from inferaligner.errors import InputError
+
+_PART = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
+
+
+def read_layers(text: str) -> tuple[int, ...]:
+    """The layers that `text` names, ascending and each once; both ends of a range are in it.
+
+    Raises `InputError` for anything else.
+    """
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise InputError(
+                f"--steer-layers {text!r} is not understood at {part!r}; expected layer numbers from 0 and "
+                "ranges, such as 12-18 or 12,13,20."
+            )
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))
+
+
+def written(layers: Sequence[int]) -> str:
+    """Layers, ascending, as a person would write them: runs of three or more as ranges."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(str(layer) for layer in run) for run in runs]
+    return ",".join(parts)

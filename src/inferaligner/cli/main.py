@@ -1,0 +1,121 @@
+"""`inferaligner`: the commands put together, and what becomes of their errors.
+
+Exit codes: 0 done; 1 something unexpected; 2 something the user can mend (an `InferAlignerError` or a wrong
+option); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from inferaligner.cli.chat import chat
+from inferaligner.cli.doctor import doctor
+from inferaligner.cli.export import export
+from inferaligner.cli.fit import fit
+from inferaligner.cli.generate import generate
+from inferaligner.cli.inspect import inspect
+from inferaligner.cli.score import score
+from inferaligner.cli.terminal import DEBUG, fail, note, quieten
+from inferaligner.errors import InferAlignerError
+from inferaligner.version import __version__
+
+
+class CommandGroup(TyperGroup):
+    """Turns the errors of every command into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InferAlignerError as error:
+            fail(str(error))
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            note("Interrupted.")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if _is_typers_own(error):
+                raise
+            fail(_unexpected(error))
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    name="inferaligner",
+    help="Safety alignment at inference time: a guidance gate decides per prompt, and steering vectors "
+    "taken from an aligned sibling act on the prompts that open it. Everything else is answered bit for bit "
+    "as before.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"inferaligner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    quieten()
+
+
+if find_spec("inferaligner.cli.demo") is not None:
+    app.command("demo")(import_module("inferaligner.cli.demo").demo)
+for _name, _command in (
+    ("fit", fit),
+    ("score", score),
+    ("generate", generate),
+    ("chat", chat),
+    ("inspect", inspect),
+    ("export", export),
+    ("doctor", doctor),
+):
+    app.command(_name)(_command)
+
+
+def main() -> None:
+    """The entry point of the command `inferaligner`."""
+    try:
+        app(prog_name="inferaligner")
+    except KeyboardInterrupt:  # before a command had begun, or after it had ended
+        note("Interrupted.")
+        sys.exit(130)
+
+
+def _is_typers_own(error: Exception) -> bool:
+    """Exits, usage errors and a closed pipe, which typer handles itself."""
+    if isinstance(error, (typer.Exit, typer.Abort, EOFError)) or hasattr(error, "format_message"):
+        return True
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _unexpected(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "The memory of the device ran out. Use a smaller --batch-size, --quantization int4, "
+            "--device balanced, or a smaller model."
+        )
+    text = str(error).strip()
+    return (
+        f"Unexpected {type(error).__name__}{f': {text}' if text else ''}. This is a defect of inferaligner "
+        f"or of a package that it uses. Set {DEBUG}=1 to see the traceback, and please report it."
+    )
+
+
+if __name__ == "__main__":
+    main()

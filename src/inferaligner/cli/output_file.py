@@ -1,0 +1,61 @@
+"""Files of JSON lines that the command line writes in one go."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from inferaligner.errors import InputError
+from inferaligner.plain_json import dump
+
+
+def check_output_file(file: Path, source: str | None = None) -> None:
+    """Raises `InputError` unless a file can be written there; before work that would be lost otherwise.
+
+    `source` is the prompt file being read, which must not be written over.
+    """
+    if os.path.isdir(file):
+        raise InputError(f"{file} is a folder; expected the name of a file to write.")
+    if not os.path.isdir(file.parent):
+        raise InputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
+    if source is not None and os.path.exists(file):
+        for name in (source, source.rpartition(":")[0]):
+            if name and os.path.exists(name) and os.path.samefile(name, file):
+                raise InputError(f"{file} is the file that the prompts are read from; write to another one.")
+    try:
+        # Asking the file system is the only answer that holds for read-only mounts, quotas and root.
+        if file.exists():
+            with file.open("ab"):
+                pass
+        else:
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}); give another one with -o.") from None
+
+
+def write_lines(file: Path, rows: Iterable[Any]) -> None:
+    """Writes JSON lines; the file is there whole, or as it was before."""
+    write_whole(file, "".join(dump(row) + "\n" for row in rows).encode("utf-8", "backslashreplace"))
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes a file in one step. Raises `InputError` if the place cannot be written to."""
+    try:
+        if file.exists() and not file.is_file():  # /dev/stdout, a pipe
+            file.write_bytes(content)
+            return
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as fresh:
+                fresh.write(content)
+            os.chmod(name, 0o644)
+            os.replace(name, file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}); give another one with -o.") from None

@@ -1,0 +1,74 @@
+"""Where the command line writes: results to stdout, everything else to stderr.
+
+The consoles are made when they are needed, because colours depend on where stdout and stderr go then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from inferaligner.plain_json import dump
+
+DEBUG = "INFERALIGNER_DEBUG"
+"""The environment variable that asks for tracebacks."""
+
+
+def results() -> Console:
+    """For what the user asked for."""
+    return Console()
+
+
+def messages() -> Console:
+    """For progress, notes, warnings and errors."""
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    # Escaped, because stdout may be in an encoding that lacks a character of the text.
+    print(dump(value, indent=2, ascii_only=not _speaks_unicode()), flush=True)
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON object on one line of stdout."""
+    print(dump(value, ascii_only=not _speaks_unicode()), flush=True)
+
+
+def note(text: str, style: str = "dim") -> None:
+    """Something worth telling, on one line."""
+    messages().print(Text(text, style=style), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Something that the user should know before going on."""
+    messages().print(Text.assemble(("Warning: ", "bold yellow"), text), soft_wrap=True)
+
+
+def fail(text: str) -> None:
+    """An error, on one line; with the traceback of what is being handled if that was asked for."""
+    if debugging():
+        traceback.print_exc()
+    messages().print(Text.assemble(("Error: ", "bold red"), " ".join(text.split())), soft_wrap=True)
+
+
+def quieten() -> None:
+    """Silences what packages log while they are imported: nothing that a user could act on."""
+    if not debugging():
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")

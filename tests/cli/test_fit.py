@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inferaligner import aligner as aligner_module
+from inferaligner.aligner import Aligner
+from inferaligner.cli.fit import read_benign
+from inferaligner.errors import InputError
+from inferaligner.evaluation.judges import Verdict
+from inferaligner.models import loading
+from tests.cli.conftest import Run, refused
+from tests.models.tiny import tiny_model, tiny_tokenizer
+
+PromptFile = Callable[..., Path]
+_THINGS = [
+    "bread",
+    "shoes",
+    "wine",
+    "cars",
+    "pens",
+    "books",
+    "coats",
+    "lamps",
+    "rings",
+    "bikes",
+    "boats",
+    "keys",
+]
+HARMFUL = [f"How do I steal {thing} from a shop?" for thing in _THINGS]
+HARMLESS = [f"How do I buy {thing} in a shop?" for thing in _THINGS]
+
+
+@pytest.fixture
+def prompts(prompt_file: PromptFile) -> list[object]:
+    """The options that name the labelled prompts."""
+    return [
+        "--harmful",
+        prompt_file(*HARMFUL, name="harmful.txt"),
+        "--harmless",
+        prompt_file(*HARMLESS, name="harmless.txt"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def sibling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model of the target's shape."""
+    folder = tmp_path_factory.mktemp("fit") / "sibling"
+    tiny_model("llama", seed=1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_papers_settings(
+    run: Run, target: Path, sibling: Path, prompts: list[object], prompt_file: PromptFile, tmp_path: Path
+) -> None:
+    benign = prompt_file("Which flour?", "Why is it blue?", name="mine.txt")
+    output = tmp_path / "made" / "aligner"
+    outcome = run(
+        "fit", target, "--aligned", sibling, "-o", output, *prompts, "--benign", benign,
+        "--benign", f"again={benign}", "--paper", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    told = outcome.json()
+    assert told["aligner"] == str(output)
+    assert told["operating_point"]["paper"] is True
+    assert told["steering"]["strength"] == 4.0 and told["steering"]["norm"] == "unit"
+    assert {"your benign prompts: mine", "your benign prompts: again"} <= set(told["held_out"]["open"])
+    saved = Aligner.from_pretrained(output).artifact
+    assert saved.digest() == told["digest"]
+    assert (saved.provenance.target.spec, saved.provenance.aligned.spec) == (str(target), str(sibling))
+    assert saved.provenance.prompts["source"].endswith("harmless.txt")
+    scored = run("score", target, "--aligner", output, "--input", benign)
+    assert len(scored.rows()) == 2
+
+
+def test_a_fit_from_data_shows_what_was_compared_and_chosen(
+    run: Run,
+    target: Path,
+    sibling: Path,
+    prompts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Random models decline nothing; a judge that sees refusals everywhere lets the search run.
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    output = tmp_path / "aligner"
+    outcome = run("fit", target, "--aligned", sibling, "-o", output, *prompts, "--system", "Be brief.")
+    assert outcome.code == 0, outcome.err
+    for words in ("Gates compared", "95 % interval", "harmless twins", "Steering, on", "chosen", "Be brief."):
+        assert words in outcome.out
+    assert "Written to" in outcome.err
+    artifact = Aligner.from_pretrained(output).artifact
+    assert artifact.provenance.system_prompt == "Be brief."
+    assert artifact.calibration["search"]["chosen"]["refusal"] == 1.0
+    shown = run("inspect", output)
+    assert shown.code == 0 and "Gates compared" in shown.out
+
+
+def test_fixed_choices_are_kept(
+    run: Run,
+    target: Path,
+    sibling: Path,
+    prompts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    outcome = run(
+        "fit", target, "--aligned", sibling, "-o", tmp_path / "a", *prompts, "--gate-layer", 1,
+        "--steer-layers", "2-3", "--strength", 0.25, "--positions", "all", "--max-false-open", 0.2, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    told = outcome.json()
+    assert {read["layer"] for read in told["gate"]["reads"]} == {1}
+    steering = {"layers": [2, 3], "strength": 0.25, "norm": "difference", "positions": "all"}
+    assert told["steering"] == steering
+    assert told["operating_point"]["max_false_open"] == 0.2
+
+
+def test_an_aligned_model_that_declines_nothing(
+    run: Run, target: Path, sibling: Path, prompts: list[object], tmp_path: Path
+) -> None:
+    outcome = run("fit", target, "--aligned", sibling, "-o", tmp_path / "a", *prompts)
+    refused(outcome, "declined none of")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_aligned_model_of_another_width(
+    run: Run, target: Path, other_width: Path, prompts: list[object], tmp_path: Path
+) -> None:
+    outcome = run("fit", target, "--aligned", other_width, "-o", tmp_path / "a", *prompts)
+    refused(outcome, "4 layers of width 32", "of width 16")
+
+
+def test_a_template_without_system_prompt(
+    run: Run, target: Path, sibling: Path, prompts: list[object], tmp_path: Path
+) -> None:
+    template = tmp_path / "strict.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}"
+        "{% endif %}{{ m['content'] }}{% endfor %}"
+    )
+    outcome = run(
+        "fit", target, "--aligned", sibling, "-o", tmp_path / "a", *prompts, "--system", "Be brief.",
+        "--chat-template", template,
+    )  # fmt: skip
+    refused(outcome, "no system role", "system prompt")
+
+
+# -- refused before a model is loaded ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("a model was loaded before everything cheap was checked")
+
+    monkeypatch.setattr(loading, "load_model", load)
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--max-false-open", "0"), "--max-false-open is 0"),
+        (("--max-false-open", "1"), "--max-false-open is 1"),
+        (("--max-false-open", "nan"), "--max-false-open is nan"),
+        (("--strength", "0"), "--strength is 0"),
+        (("--strength", "-2"), "--strength is -2"),
+        (("--strength", "nan"), "--strength is nan"),
+        (("--strength", "inf"), "--strength is inf"),
+        (("--steer-layers", "7-3"), "--steer-layers"),
+        (("--steer-layers", ""), "--steer-layers"),
+        (("--harmful", "only.txt"), "without --harmless"),
+        (("--harmless", "only.txt"), "without --harmful"),
+        (("--benign", "nowhere.txt"), "nowhere.txt"),
+        (("--aligned", "builtin:nothing"), "no built-in model"),
+        (("--device", "abacus"), "abacus"),
+    ],
+)
+def test_options(run: Run, target: Path, tmp_path: Path, option: tuple[str, str], words: str) -> None:
+    aligned = () if option[0] == "--aligned" else ("--aligned", target)
+    refused(run("fit", target, *aligned, "-o", tmp_path / "a", *option), words)
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_prompts_that_cannot_be_fitted_on(
+    run: Run, target: Path, prompt_file: PromptFile, tmp_path: Path
+) -> None:
+    start = ("fit", target, "--aligned", target, "-o", tmp_path / "a")
+    many, few = prompt_file(*HARMFUL, name="many.txt"), prompt_file("one", "two", name="few.txt")
+    refused(run(*start, "--harmful", many, "--harmless", few), "2 different harmless prompts")
+    refused(run(*start, "--harmful", many, "--harmless", many), "in both")
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_output_folders(run: Run, target: Path, tmp_path: Path) -> None:
+    start = ("fit", target, "--aligned", target, "-o")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(run(*start, file), "is a file")
+    refused(run(*start, file / "below"), "cannot be written")
+    refused(run(*start, "/proc/aligner"), "cannot be written")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    refused(run(*start, full), "not an aligner")
+    assert (full / "thesis.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+
+
+# -- names of benign prompts -------------------------------------------------------------------------------
+
+
+def test_benign_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("one\n")
+    Path("b=c.txt").write_text("two\n")
+    Path("rows.json").write_text(json.dumps([{"text": "three"}]))
+    found = read_benign(["a.txt", "b=c.txt", "support=a.txt", "rows.json:text"])
+    assert found == {"a": ["one"], "b=c": ["two"], "support": ["one"], "rows": ["three"]}
+
+
+@pytest.mark.parametrize("values", [["a.txt", "a.txt"], ["x=a.txt", "x=a.txt"], ["=a.txt"]])
+def test_benign_names_that_are_refused(
+    values: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("one\n")
+    with pytest.raises(InputError, match="--benign"):
+        read_benign(values)
