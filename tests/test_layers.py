@@ -1,0 +1,92 @@
+"""Imports run downward only; the list below is the architecture, highest layer first."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "inferaligner"
+
+# A module belongs to the longest prefix that matches it. Modules of one layer may import each other.
+LAYERS: list[tuple[str, ...]] = [
+    ("cli",),
+    ("evaluation", "reporting", "control_vector"),
+    ("aligner",),
+    ("calibration",),
+    ("steering",),
+    ("artifact", "model_card", "generation"),
+    ("vectors", "gate", "activations"),
+    ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
+    ("prompts", "models", "statistics"),
+    ("errors", "version", "plain_json"),
+]
+
+
+def layer_of(module: str) -> int:
+    """Index of the module's layer, 0 the highest."""
+    matches = [
+        (len(prefix), depth)
+        for depth, prefixes in enumerate(LAYERS)
+        for prefix in prefixes
+        if module == prefix or module.startswith(prefix + ".")
+    ]
+    assert matches, f"{module} stands in no layer; add it to LAYERS where it belongs"
+    return max(matches)[1]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found[name] = file
+    return found
+
+
+def imports_of(file: Path) -> set[str]:
+    """Modules of the package that a file imports, at run time or for types."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("inferaligner."):
+            base = node.module.removeprefix("inferaligner.")
+            inside = [f"{base}.{alias.name}" for alias in node.names]
+            found |= {name for name in inside if name in modules()} or {base}
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.removeprefix("inferaligner.")
+                for alias in node.names
+                if alias.name.startswith("inferaligner.")
+            }
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_run_downward(module: str) -> None:
+    here = layer_of(module)
+    upward = sorted(name for name in imports_of(modules()[module]) if layer_of(name) < here)
+    assert not upward, f"{module} (layer {here}) imports {upward} from above"
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    nameless = {"utils", "helpers", "common", "misc"}
+    assert not [name for name in modules() if set(name.split(".")) & nameless]
+
+
+def test_a_file_is_about_one_thing() -> None:
+    long = {
+        name: count
+        for name, file in modules().items()
+        if (count := len(file.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert not long, f"split these files, or say why they are one thing: {long}"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, inferaligner; print(sorted({'torch', 'transformers', 'peft', 'gguf'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
