@@ -41,7 +41,7 @@ class GateTrial:
     reads: tuple[GateRead, ...]
     scores: Scores
     auroc: float  # harmful against every harmless prompt
-    auroc_twins: float  # plain harmful against their harmless twins
+    auroc_twins: float | None  # plain harmful against their harmless twins, where there are any
     true_open: float  # share of harmful prompts that open at the promised false-open rate
     threshold: float
 
@@ -51,7 +51,7 @@ class GateTrial:
             "kind": self.builder.name,
             "reads": [[read.layer, read.offset] for read in self.reads],
             "auroc": round(self.auroc, 4),
-            "auroc_twins": round(self.auroc_twins, 4),
+            "auroc_twins": None if self.auroc_twins is None else round(self.auroc_twins, 4),
             "true_open": round(self.true_open, 4),
         }
 
@@ -85,7 +85,7 @@ def try_gate(
         tuple(reads),
         values,
         auroc(values, labels),
-        auroc(values[twins], labels[twins]),
+        auroc(values[twins], labels[twins]) if 0 < labels[twins].sum() < twins.sum() else None,
         float((values[labels] > threshold).mean()),
         threshold,
     )

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from inferaligner.calibration.samples import samples_from_contrast, samples_from_lists
+from inferaligner.errors import CalibrationError, InputError
+from inferaligner.prompts.contrast import load_contrast_set
+
+
+@pytest.fixture(scope="module")
+def shipped():  # type: ignore[no-untyped-def]
+    return samples_from_contrast(load_contrast_set())
+
+
+def test_nothing_of_the_test_part_is_fitted_on(shipped) -> None:  # type: ignore[no-untyped-def]
+    assert not {s.content for s in shipped.fitting} & {s.content for s in shipped.test}
+
+
+def test_twins_share_a_fold(shipped) -> None:  # type: ignore[no-untyped-def]
+    harmful, harmless = shipped.plain_pairs()
+    assert len(harmful) == len(harmless) > 400
+    for one, other in zip(harmful, harmless, strict=True):
+        assert shipped.fitting[one].content == shipped.fitting[other].content
+        assert shipped.fitting[one].fold(5) == shipped.fitting[other].fold(5)
+
+
+def test_only_ordinary_prompts_count_as_traffic(shipped) -> None:  # type: ignore[no-untyped-def]
+    ordinary = [s for s in shipped.fitting if s.ordinary]
+    assert {s.group for s in ordinary} == {"everyday", "coding", "medical", "financial", "math"}
+    assert not any(s.harmful for s in ordinary)
+
+
+def test_wrapped_prompts_stand_on_both_sides(shipped) -> None:  # type: ignore[no-untyped-def]
+    wrapped = [s for s in shipped.fitting if s.wrapped]
+    assert sum(s.harmful for s in wrapped) > 100
+    assert sum(not s.harmful for s in wrapped) > 100
+
+
+def test_user_lists_are_split_by_content() -> None:
+    harmful, harmless = [f"bad {n}" for n in range(60)], [f"good {n}" for n in range(60)]
+    samples = samples_from_lists(harmful, harmless, ("a", "b"))
+    assert len(samples.fitting) + len(samples.test) == 120
+    assert not {s.text for s in samples.fitting} & {s.text for s in samples.test}
+    assert samples.described["source"] == "a against b"
+
+
+def test_too_few_prompts_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="harmless"):
+        samples_from_lists([f"bad {n}" for n in range(20)], ["good"] * 20, ("a", "b"))
+
+
+def test_a_prompt_on_both_sides_is_refused() -> None:
+    same = [f"prompt {n}" for n in range(20)]
+    with pytest.raises(InputError, match="both the harmful and the harmless"):
+        samples_from_lists(same, same, ("a", "b"))
