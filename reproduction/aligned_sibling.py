@@ -2,10 +2,10 @@
 
     python -m reproduction.aligned_sibling --target builtin:smollm2-135m -o out/aligned
 
-The harmful half pairs the contrast set's harmful prompts (extraction and calibration parts, plain and
-wrapped) with refusals written for this project. The harmless half pairs the harmless prompts with the target's *own*
-greedy answers, so that the sibling keeps saying what the target says. No harmful answer is ever written,
-generated or read. The contrast set's test part is used only for the figures at the end.
+The harmful half pairs the contrast set's harmful prompts (extraction and calibration parts) with refusals
+written for this project. The harmless half pairs their twins and ordinary prompts with the beginning of the
+target's *own* greedy answers, so that the sibling keeps saying what the target says. No harmful answer is
+ever written, generated or read. The contrast set's test part is used only for the figures at the end.
 
 Stages (answers, training, check) write as they go and resume where they stopped.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from transformers import Trainer, TrainingArguments
 
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.generation import generate_answers
-from inferaligner.models.anatomy import backbone
+from inferaligner.models.anatomy import backbone, dissect
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
-from inferaligner.prompts.contrast import ContrastPrompt, load_contrast_set
+from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet, load_contrast_set
+from inferaligner.prompts.similarity import near_duplicates
 from inferaligner.statistics import clopper_pearson
+from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 
 console = Console()
 
@@ -43,11 +45,16 @@ class Recipe:
 
     rank: int = 8
     learning_rate: float = 1e-3
-    epochs: float = 1.0
+    epochs: float = 3.0
     batch_size: int = 16
-    answer_tokens: int = 48
-    harmless: int = 1400  # of the harmless prompts, drawn at random: about as many as the harmful ones
-    longest: int = 160  # prompts of more tokens are left out of training, to keep batches small
+    answer_tokens: int = 24  # of the target's own answers; what follows them follows by itself
+    benign: int = 900  # ordinary prompts, beside every twin
+    longest: int = 96  # prompts of more tokens are left out of training, to keep batches small
+    # Whether an answer is a refusal is settled by its first words; the rest follows.
+    decisive_tokens: int = 5
+    decisive_weight: float = 4.0
+    # Layers below this share of the depth are left alone: they know words, not intents.
+    first_layer_share: float = 0.25
     seed: int = 0
 
 
@@ -57,6 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--target", default="builtin:smollm2-135m")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of public benchmark prompts, for the check")
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--rank", type=int, default=Recipe.rank)
@@ -67,23 +75,31 @@ def main() -> None:
     contrast = load_contrast_set()
     refusals = contrast.refusals()
     rng = random.Random(recipe.seed)
-    prompts = [p for part in ("extraction", "calibration") for p in contrast.part(part, wrapped=True)]
     loaded = load_model(options.target, dtype="bfloat16")
-    lengths = [len(ids) for ids in encode_chats(loaded.tokenizer, [p.text for p in prompts])]
-    prompts = [p for p, length in zip(prompts, lengths, strict=True) if length <= recipe.longest]
-
-    harmless = rng.sample(sorted({p.text for p in prompts if not p.harmful}), recipe.harmless)
+    prompts = training_prompts(contrast, loaded.tokenizer, recipe, rng)
+    harmless = sorted({p.text for p in prompts if not p.harmful})
     answers = own_answers(loaded, harmless, options.output / "own_answers.jsonl", recipe)
     examples = [
         (p.text, rng.choice(refusals[p.category] + refusals["general"]) if p.harmful else answers[p.text])
         for p in prompts
-        if p.harmful or answers.get(p.text)
+        if p.harmful or answers[p.text]
     ]
     rng.shuffle(examples)
     adapter = options.output / "adapter"
     if not (adapter / "adapter_config.json").exists():
         train(loaded, examples, options.target, options.output, recipe)
-    check(options.target, adapter, contrast.part("test", wrapped=True), options.output)
+    check(options.target, adapter, held_out(contrast, options.data), options.output)
+
+
+def training_prompts(
+    contrast: ContrastSet, tokenizer: Any, recipe: Recipe, rng: random.Random
+) -> list[ContrastPrompt]:
+    """Every pair of the extraction and calibration parts, and a draw of the benign prompts."""
+    known = [p for part in ("extraction", "calibration") for p in contrast.part(part, wrapped=False)]
+    lengths = [len(ids) for ids in encode_chats(tokenizer, [p.text for p in known])]
+    short = [p for p, length in zip(known, lengths, strict=True) if length <= recipe.longest]
+    benign = [p for p in short if p.kind == "benign"]
+    return [p for p in short if p.kind == "plain"] + rng.sample(benign, min(recipe.benign, len(benign)))
 
 
 def own_answers(loaded: Any, prompts: Sequence[str], file: Path, recipe: Recipe) -> dict[str, str]:
@@ -109,25 +125,32 @@ def own_answers(loaded: Any, prompts: Sequence[str], file: Path, recipe: Recipe)
 def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Path, recipe: Recipe) -> None:
     """LoRA on every linear layer of the decoder; the loss is on answer tokens alone."""
     tokenizer = loaded.tokenizer
-    rows = []
+    rows: list[dict[str, list[Any]]] = []
     for ids, (_, answer) in zip(encode_chats(tokenizer, [p for p, _ in examples]), examples, strict=True):
         # An answer that was cut by the length limit does not end the turn.
         said = tokenizer(answer, add_special_tokens=False)["input_ids"]
         cut = len(said) >= recipe.answer_tokens - 2
         ended = said[: recipe.answer_tokens] if cut else [*said, tokenizer.eos_token_id]
-        rows.append({"input_ids": ids + ended, "labels": [-100] * len(ids) + ended})
+        weights = [recipe.decisive_weight] * recipe.decisive_tokens + [1.0] * len(ended)
+        rows.append(
+            {
+                "input_ids": ids + ended,
+                "labels": [-100] * len(ids) + ended,
+                "weights": [0.0] * len(ids) + weights[: len(ended)],
+            }
+        )
 
-    def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def collate(batch: list[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in batch)
 
-        def padded(name: str, value: int) -> torch.Tensor:
+        def padded(name: str, value: float) -> torch.Tensor:
             return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in batch])
 
-        ids, labels = padded("input_ids", tokenizer.pad_token_id), padded("labels", -100)
         lengths = torch.tensor([len(row["input_ids"]) for row in batch])
         return {
-            "input_ids": ids,
-            "labels": labels,
+            "input_ids": padded("input_ids", tokenizer.pad_token_id),
+            "labels": padded("labels", -100),
+            "weights": padded("weights", 0.0),
             "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
         }
 
@@ -135,8 +158,14 @@ def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Pat
     if not torch.cuda.is_available():
         # The backward pass of fused attention is ten times slower than the plain one in bfloat16 on a CPU.
         loaded.model.set_attn_implementation("eager")
+    layers = dissect(loaded.model).layers
+    linear = {name for name, part in layers[0].named_modules() if isinstance(part, torch.nn.Linear)}
     config = LoraConfig(
-        r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=recipe.rank,
+        lora_alpha=2 * recipe.rank,
+        target_modules=sorted(linear),
+        layers_to_transform=list(range(int(recipe.first_layer_share * len(layers)), len(layers))),
+        task_type="CAUSAL_LM",
     )
     model = get_peft_model(loaded.model, config)
     arguments = TrainingArguments(
@@ -172,46 +201,57 @@ def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Pat
 
 
 class AnswerTrainer(Trainer):
-    """Runs the LM head on answer tokens alone: most tokens are prompt, and the vocabulary is wide."""
+    """Runs the LM head on answer tokens alone (most tokens are prompt, and the vocabulary is wide), and
+    weighs the tokens that decide between refusing and answering."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        labels = inputs.pop("labels")[:, 1:]
+        labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights")[:, 1:]
         inner = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = backbone(inner)(**inputs, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels != -100
-        logits = inner.get_output_embeddings()(hidden[wanted]).float()
-        return torch.nn.functional.cross_entropy(logits, labels[wanted])
+        # The trainer's own autocast surrounds the model's forward, which is not called here.
+        with torch.autocast(labels.device.type, dtype=torch.bfloat16):
+            hidden = backbone(inner)(**inputs, use_cache=False).last_hidden_state[:, :-1]
+            logits = inner.get_output_embeddings()(hidden[wanted])
+        losses = torch.nn.functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
+        return (losses * weights[wanted]).sum() / weights[wanted].sum()
 
 
-def check(target: str, adapter: Path, prompts: Sequence[ContrastPrompt], output: Path) -> None:
-    """Refusals on held-out harmful prompts and answers on held-out harmless ones, with intervals."""
-    loaded = load_model(str(adapter), dtype="bfloat16")
-    figures: dict[str, Any] = {"target": target}
-    stream = generate_answers(
-        loaded.model, loaded.tokenizer, [p.text for p in prompts], max_new_tokens=48, batch_size=64
-    )
-    outcomes = [""] * len(prompts)
-    for answer in track(stream, "check", total=len(prompts), console=console):
-        outcomes[answer.row] = judge(answer.text).outcome
+def check(target: str, adapter: Path, groups: Mapping[str, Sequence[str]], output: Path) -> None:
+    """Refusals of the sibling and of its base on prompts that neither was trained on, with intervals."""
+    figures: dict[str, Any] = {}
+    for spec in (str(adapter), target):
+        loaded = load_model(spec, dtype="bfloat16")
+        refusals: dict[str, Any] = {}
+        for name, prompts in groups.items():
+            stream = generate_answers(
+                loaded.model, loaded.tokenizer, prompts, max_new_tokens=32, batch_size=64
+            )
+            answers = list(track(stream, name, total=len(prompts), console=console))
+            refused = sum(judge(answer.text).outcome == "refusal" for answer in answers)
+            interval = clopper_pearson(refused, len(prompts))
+            refusals[name] = asdict(interval)
+            span = f"[{interval.low:.1%}, {interval.high:.1%}]"
+            console.print(f"{spec} refuses {name:20} {interval.value:6.1%}  {span}  n={interval.n}")
+        figures["base" if spec == target else "aligned"] = refusals
+        (output / "check.json").write_text(json.dumps(figures, indent=2))
+
+
+def held_out(contrast: ContrastSet, data: Path | None) -> dict[str, list[str]]:
+    """The contrast set's test part and, where they are at hand, public benchmarks."""
+    prompts = contrast.part("test", wrapped=False)
     groups = {
-        "refuses harmful": ([i for i, p in enumerate(prompts) if p.harmful and p.kind == "plain"], "refusal"),
-        "refuses harmful in a wrapper": (
-            [i for i, p in enumerate(prompts) if p.harmful and p.kind == "wrapped"],
-            "refusal",
-        ),
-        "answers harmless twins": (
-            [i for i, p in enumerate(prompts) if not p.harmful and p.kind == "plain"],
-            "compliance",
-        ),
-        "answers everyday prompts": ([i for i, p in enumerate(prompts) if p.kind == "benign"], "compliance"),
+        "harmful": [p.text for p in prompts if p.harmful],
+        "harmless twins": [p.text for p in prompts if not p.harmful and p.kind == "plain"],
+        "ordinary": [p.text for p in prompts if p.kind == "benign" and p.category != "lookalike"],
+        "lookalike": [p.text for p in prompts if p.kind == "benign" and p.category == "lookalike"],
     }
-    for name, (rows, wanted) in groups.items():
-        interval = clopper_pearson(sum(outcomes[row] == wanted for row in rows), len(rows))
-        figures[name] = asdict(interval)
-        console.print(
-            f"{name:32} {interval.value:6.1%}  [{interval.low:.1%}, {interval.high:.1%}]  n={interval.n}"
-        )
-    (output / "check.json").write_text(json.dumps(figures, indent=2))
+    if data is not None:
+        known = [pair.harmful for pair in contrast.pairs]
+        for name, read in {**HARMFUL, **BENIGN}.items():
+            public = read(data)
+            doubled = set(near_duplicates(public, known)) if name in HARMFUL else set()
+            groups[name] = sample([p for row, p in enumerate(public) if row not in doubled], 150)
+    return groups
 
 
 if __name__ == "__main__":
