@@ -8,6 +8,7 @@ leave the layer's output.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,9 @@ from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device
 
 Advance = Callable[[int], None]
 
-# Tokens per batch to begin with. Larger batches gain nothing on a CPU and waste padding; a GPU is fed more.
-_TOKENS_ON_CPU = 4096
+# Tokens per batch to begin with. On a CPU what a batch computes in between should stay in its caches: 4096
+# tokens take a fifth longer than 1024 (benchmarks/README.md). A GPU needs many tokens to be busy.
+_TOKENS_ON_CPU = 1024
 _TOKENS_ON_ACCELERATOR = 32768
 
 
@@ -43,6 +45,14 @@ class Activations:
 
 class _Enough(Exception):
     """Raised inside the forward pass once the last layer of interest has been recorded."""
+
+
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+def is_recording() -> bool:
+    """Whether this thread's forward pass only records activations, and nobody will read its output."""
+    return _recording.get()
 
 
 class _Recorder:
@@ -103,12 +113,15 @@ def record_activations(
         done = 0
         while done < len(order):
             rows = _next_batch(order[done:], token_ids, budget)
+            caught: Tensor | None = None
             try:
                 caught = _run(model, recorder, [token_ids[row] for row in rows], at)
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                budget = max(1, budget // 2)
+            if caught is None:  # only here is the failed pass's memory free: its error held on to it
+                budget = len(rows) * len(token_ids[rows[-1]]) // 2
+                recorder.caught.clear()
                 torch.cuda.empty_cache()
                 continue
             if values is None:
@@ -130,20 +143,19 @@ def _run(
     device = input_device(model)
     lengths = torch.tensor([len(ids) for ids in batch])
     longest = int(lengths.max())
-    ids = torch.zeros((len(batch), longest), dtype=torch.long)
-    for row, tokens in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
+    # Padding stands on the right, where causal attention never looks at it: the positions and attention of
+    # the prompt are those that it has alone. So no mask is needed, and attention without one is faster. Any
+    # token will do; the last one again, because a pad token without a mask makes some models warn.
+    ids = torch.tensor([[*tokens, *[tokens[-1]] * (longest - len(tokens))] for tokens in batch])
     recorder.columns = lengths[:, None] - 1 - torch.tensor(offsets)
     recorder.caught.clear()
-    # Padding stands on the right: causal attention never looks at it, so positions and masks stay those
-    # of the prompt alone. Without padding the mask is left out, which is the faster attention path.
-    mask = None
-    if int(lengths.min()) != longest:
-        mask = (torch.arange(longest) < lengths[:, None]).long().to(device)
+    token = _recording.set(True)
     try:
-        backbone(model)(input_ids=ids.to(device), attention_mask=mask, use_cache=False)
+        backbone(model)(input_ids=ids.to(device), use_cache=False)
     except _Enough:
         pass
+    finally:
+        _recording.reset(token)
     return recorder.collect()
 
 

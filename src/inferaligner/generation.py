@@ -44,13 +44,16 @@ def generate_answers(
 ) -> Iterator[Answer]:
     """Yields one answer per prompt, batch by batch (so not in order; sort by `row` where that matters).
 
-    Greedy unless `options` (passed to `generate`) say otherwise. With `decisions` (a guard's), each
-    answer carries the gate's decision. Raises `PromptTooLongError` before any work is done.
+    Greedy unless `options` (passed to `generate`) say otherwise; `num_return_sequences` yields as many per
+    prompt. With `decisions` (a guard's), each answer carries the gate's decision. Raises
+    `PromptTooLongError` before any work is done.
     """
     limit = context_length(model.config)
     # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
     encoded = encode_chats(tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    end = options.get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
+    ends: Sequence[int] = end if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
     settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
     start = 0
     while start < len(order):
@@ -67,7 +70,16 @@ def generate_answers(
                 **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
             )
         verdicts = decisions() if decisions is not None else [None] * len(rows)
-        for row, sequence, verdict in zip(rows, output, verdicts, strict=True):
-            tokens = sequence[batch["input_ids"].shape[1] :].tolist()
+        # Beams repeat a prompt's decision; several return sequences make several answers of it.
+        beams, answers = len(verdicts) // len(rows), len(output) // len(rows)
+        for number, sequence in enumerate(output):
+            place = number // answers
+            tokens = _until_end(sequence[batch["input_ids"].shape[1] :].tolist(), ends)
             text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-            yield Answer(row, text, tuple(tokens), verdict)
+            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams])
+
+
+def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """Up to the first end-of-text token, which stays; what follows only pads the row to its batch."""
+    stop = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:stop]

@@ -30,7 +30,11 @@ def _examples(run: SideBySide) -> Table:
     for example in examples(run.rows):
         colour = "yellow" if example.open else "green"
         mark = Text(f"{example.kind}; {gate_mark(example.score, example.open)}", style=colour)
-        table.add_row(Text(f"{example.prompt}\n").append_text(mark), *map(_answer, example.answers))
+        prompt = Text(f"{example.prompt}\n").append_text(mark)
+        bare, ours = map(_answer, example.answers)
+        table.add_row(
+            prompt, bare, Text("the same, token by token", style="dim") if example.identical else ours
+        )
     return table
 
 
@@ -64,9 +68,7 @@ def _outcomes(run: SideBySide) -> Table:
 
 def _open_rates(run: SideBySide) -> Table:
     held_out = run.held_out
-    table = Table(
-        title="How often the gate opens, on the test part of the contrast set", title_justify="left"
-    )
+    table = Table(title="How often the gate opens (test part)", title_justify="left")
     table.add_column("prompts")
     for name in ("open", "95 % interval", "n"):
         table.add_column(name, justify="right")

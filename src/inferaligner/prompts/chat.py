@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from inferaligner.errors import ChatTemplateMissingError, InputError, PromptTooLongError
@@ -26,7 +27,13 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, *, system: str 
         )
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": prompt})
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise InputError(
+            f"The tokenizer's chat template refused {'a system prompt and ' if system else ''}a user turn: "
+            f"{error}. Leave the system prompt out, or give another template with --chat-template FILE."
+        ) from error
 
 
 def encode_chats(

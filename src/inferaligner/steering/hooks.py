@@ -3,6 +3,10 @@
 Both leave an output object untouched when there is nothing to do, so a closed prompt sees the bare
 model's own tensors. Rows are told apart by `torch.where`, never by multiplying with zero: a closed row in
 a mixed batch keeps its exact bits.
+
+`torch.compile` traces these two calls into the model's graph. It compiles anew for every number that it
+finds here, so a decoding step must look at nothing that changes from token to token or prompt to prompt,
+and a prefill takes the number of tokens from the stream's shape, which may be dynamic.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from inferaligner.activations import is_recording
+from inferaligner.errors import SteeringError
 from inferaligner.gate import GateRead
 from inferaligner.models.anatomy import residual, with_residual
 
@@ -29,11 +35,14 @@ class GateHook:
         self._guard = guard
         self._reads = reads
         self._last = last
-        self.ran = False  # reset before every pass, checked after it
+        self.ran = False  # reset before every pass that reads the gate, checked after it
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
         scope, now = self._guard.scope, self._guard.now
-        if scope is None or now is None or not now.reads_gate:
+        if scope is None or now is None:
+            _refuse_outside()
+            return
+        if not now.reads_gate:
             return
         self.ran = True
         stream = residual(output)
@@ -43,12 +52,12 @@ class GateHook:
                 weight = weight.to(stream.device)
                 self._reads[number] = (read, weight)
             columns = ends - read.offset - now.start
-            inside = (columns >= 0) & (columns < now.length)
-            picked = stream[rows, columns.clamp(0, now.length - 1)].float()
+            inside = (columns >= 0) & (columns < stream.shape[1])
+            picked = stream[rows, columns.clamp(0, stream.shape[1] - 1)].float()
             # A sum over the width, not a matrix product: its rounding does not depend on the batch.
             scope.add_scores(torch.where(inside, (picked * weight).sum(-1), 0.0))
         if self._last:
-            scope.latch(now)
+            scope.latch(now, stream.shape[1])
 
 
 class SteerHook:
@@ -57,23 +66,43 @@ class SteerHook:
     def __init__(self, guard: Guard, addition: Tensor) -> None:
         self._guard = guard
         self._addition = addition
-        self.ran = False
+        self._open_rows: Tensor | None = None  # [rows, 1, 1]
+        self.ran = False  # reset before every pass that steers, checked after it
+
+    def arm(self, open_rows: Tensor) -> None:
+        """Called when the rows `[rows]` are decided, for the decoding steps to come."""
+        self._open_rows = open_rows[:, None, None].to(self._addition.device)
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> object:
         scope, now = self._guard.scope, self._guard.now
         if scope is None or now is None:
+            _refuse_outside()
+            return None
+        if now.steers == "nothing":
             return None
         self.ran = True
         if scope.open is None:  # below the gate's layer, in the first prefill: a replay follows if rows open
             return None
-        if now.settled and not scope.any_open:
-            return None
         stream = residual(output)
         if self._addition.device != stream.device or self._addition.dtype != stream.dtype:
             self._addition = self._addition.to(stream)
-        if now.settled and scope.all_open and now.start > scope.last_end:
+        if now.steers == "everything":
             return with_residual(output, stream + self._addition)
-        first, mask = scope.steered_columns(now, stream.device)
+        if now.steers == "open_rows":
+            assert self._open_rows is not None
+            mask = self._open_rows.to(stream.device)
+            return with_residual(output, torch.where(mask, stream + self._addition, stream))
+        first, mask = scope.steered_columns(now, stream)
         tail = stream[:, first:]
         tail = torch.where(mask, tail + self._addition, tail)
         return with_residual(output, tail if first == 0 else torch.cat([stream[:, :first], tail], dim=1))
+
+
+def _refuse_outside() -> None:
+    """A decoder layer ran outside a call of the model: right for recording activations, and nothing else."""
+    if not is_recording():
+        raise SteeringError(
+            "A decoder layer ran outside a call of the guarded model, where nothing can be gated; its output "
+            "was discarded. Call the model itself, not its `forward` or a part of it. Wrappers may do so: "
+            "call the model inside them, or its `generate`."
+        )

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inferaligner.errors import SteeringError
+from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.gate import GuidanceGate
+from inferaligner.models.anatomy import Anatomy
 
 Positions = Literal["from_gate", "all"]
 """Steered tokens: from the last prompt token onward, or every token of the prompt and the answer."""
@@ -44,3 +45,16 @@ class SteeringPlan:
     def one_pass(self) -> bool:
         """Whether the decision is known by the time the first steered layer writes its output."""
         return self.gate.last_layer <= self.layers[0]
+
+    def check_fits(self, anatomy: Anatomy) -> None:
+        """Raises `MismatchError` unless the model has this plan's width and layers."""
+        widths = {int(self.gate.weights.shape[1])} | {
+            int(vector.shape[0]) for vector in self.additions.values()
+        }
+        deepest = max(self.layers[-1], self.gate.last_layer)
+        if widths != {anatomy.width} or deepest >= anatomy.depth:
+            raise MismatchError(
+                f"The aligner has vectors of width {' and '.join(map(str, sorted(widths)))} up to layer "
+                f"{deepest}, but the model has width {anatomy.width} and layers 0 to {anatomy.depth - 1}. "
+                "It was fitted on another model; fit one for this model."
+            )

@@ -1,8 +1,9 @@
-"""Where each row's prompt ends, told from what the caller hands to the model."""
+"""Where each row's prompt begins and ends, told from what the caller hands to the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,63 +11,112 @@ from torch import Tensor
 
 from inferaligner.errors import SteeringError
 
+# The names under which the models of transformers take and return their cache.
+_CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
-def ends_of_generate(arguments: Mapping[str, Any], pad_token_id: object, eos_token_ids: object) -> Tensor:
-    """Positions `[prompts]` of the last prompt tokens of a `generate(...)` call, before rows are repeated."""
+
+@dataclass(frozen=True)
+class PromptSpans:
+    """Positions `[rows]` (CPU) of each row's first and last prompt token; padding and cached tokens count."""
+
+    begins: Tensor
+    ends: Tensor
+
+    def repeated(self, times: int) -> PromptSpans:
+        """The same with every row repeated in place, as beams and several return sequences do."""
+        return PromptSpans(self.begins.repeat_interleave(times), self.ends.repeat_interleave(times))
+
+
+def generate_setting(arguments: Mapping[str, Any], defaults: Any, name: str) -> Any:
+    """A setting of a `generate(...)` call: given by name, in its configuration, or in the model's own."""
+    places = (arguments.get("generation_config"), defaults)
+    given = (arguments.get(name), *(getattr(place, name, None) for place in places))
+    return next((value for value in given if value is not None), None)
+
+
+def spans_of_generate(arguments: Mapping[str, Any], defaults: Any) -> PromptSpans:
+    """The prompts of a `generate(...)` call, before rows are repeated. `defaults`: see `generate_setting`."""
     tokens = arguments.get("inputs_embeds")
     ids = arguments.get("inputs") if arguments.get("inputs") is not None else arguments.get("input_ids")
     mask = arguments.get("attention_mask")
     if tokens is None:
         tokens = ids
     if tokens is None:
-        return torch.zeros(1, dtype=torch.long)  # generation from the beginning-of-text token alone
+        return _spans(1, 1, None)  # generation from the beginning-of-text token alone
     if mask is None and ids is not None:
-        mask = _mask_from_padding(ids, pad_token_id, eos_token_ids)
-    return _ends(tokens.shape[0], tokens.shape[1], mask)
+        pad, eos = (generate_setting(arguments, defaults, f"{name}_token_id") for name in ("pad", "eos"))
+        mask = _mask_from_padding(ids, pad, eos)
+    return _spans(tokens.shape[0], tokens.shape[1], mask)
 
 
-def ends_of_forward(tokens: Tensor, arguments: Mapping[str, Any], start: int) -> Tensor:
-    """The same for a direct forward call whose first token stands at position `start`."""
-    return _ends(tokens.shape[0], start + tokens.shape[1], arguments.get("attention_mask"))
+def spans_of_forward(tokens: Tensor, arguments: Mapping[str, Any], start: int) -> PromptSpans:
+    """The prompts of a direct forward call whose first token stands at position `start`."""
+    return _spans(tokens.shape[0], start + tokens.shape[1], arguments.get("attention_mask"))
 
 
-def ends_from_lengths(
+def spans_from_lengths(
     lengths: Sequence[int], tokens: Tensor, arguments: Mapping[str, Any], start: int
-) -> Tensor:
+) -> PromptSpans:
     """The same where the caller knows how many tokens of each row, padding not counted, are the prompt."""
-    rows, width = tokens.shape[0], start + tokens.shape[1]
-    if len(lengths) != rows:
-        raise SteeringError(f"{len(lengths)} prompt lengths were given for {rows} rows.")
-    mask = arguments.get("attention_mask")
-    begins = torch.zeros(rows, dtype=torch.long)
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        begins = mask.long().argmax(dim=1).cpu()
-    ends = begins + torch.tensor(lengths) - 1
-    if int(ends.max()) >= width or min(lengths) < 1:
-        raise SteeringError(f"Prompt lengths {list(lengths)} do not fit rows of {width} tokens.")
-    return ends
+    whole = spans_of_forward(tokens, arguments, start)
+    if len(lengths) != len(whole.ends):
+        raise SteeringError(f"{len(lengths)} prompt lengths were given for {len(whole.ends)} rows.")
+    ends = whole.begins + torch.tensor(lengths) - 1
+    if bool((ends > whole.ends).any()) or min(lengths) < 1:
+        raise SteeringError(
+            f"Prompt lengths {list(lengths)} do not fit rows of {(whole.ends - whole.begins + 1).tolist()} "
+            "tokens; expected 1 or more, and no more than the row has."
+        )
+    return PromptSpans(whole.begins, ends)
+
+
+def cache_in(arguments: Any) -> Any:
+    """The KV cache among a forward call's arguments or in its output (named, or in a tuple); None without."""
+    if isinstance(arguments, tuple):
+        return next((item for item in arguments if hasattr(item, "get_seq_length")), None)
+    named = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    return next((cache for name in _CACHE_NAMES if (cache := named.get(name)) is not None), None)
 
 
 def cached_tokens(cache: Any) -> int:
     """How many tokens a KV cache holds; waits for the device where the cache counts there."""
     if cache is None:
         return 0
-    if hasattr(cache, "get_seq_length"):
+    try:
         return int(cache.get_seq_length())
-    if isinstance(cache, (tuple, list)):  # the older form: (keys, values) per layer
-        return int(cache[0][0].shape[-2]) if cache and cache[0] is not None else 0
-    raise SteeringError(
-        f"Unknown KV cache {type(cache).__name__}: cannot tell where the prompt ends. "
-        "Use one of the caches of transformers."
-    )
+    except AttributeError:
+        raise SteeringError(
+            f"Unknown KV cache {type(cache).__name__}: cannot tell where the prompt ends. "
+            "Use one of the caches of transformers."
+        ) from None
+    except ValueError:  # linear attention alone: a state without a length
+        if not cache.has_previous_state():
+            return 0
+        raise SteeringError(
+            f"The {type(cache).__name__} of a model without attention layers does not tell how many tokens "
+            "it has seen, so the new turn's positions are unknown. Pass the whole conversation without it."
+        ) from None
 
 
-def _ends(rows: int, width: int, mask: Any) -> Tensor:
+def refuse_packed(arguments: Mapping[str, Any]) -> None:
+    """Raises `SteeringError` where one row holds several sequences."""
+    packed = any(arguments.get(name) is not None for name in ("cu_seq_lens_q", "block_table", "block_tables"))
+    positions = arguments.get("position_ids")
+    if arguments.get("attention_mask") is None and isinstance(positions, Tensor) and positions.ndim == 2:
+        packed = packed or bool((positions.diff(dim=1) < 0).any())
+    if packed:
+        raise SteeringError(
+            "Several sequences are packed into one row (continuous batching or padding-free input), so there "
+            "is no one last prompt token per row. Use padded batches, or the vLLM engine for serving."
+        )
+
+
+def _spans(rows: int, width: int, mask: Any) -> PromptSpans:
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        width = mask.shape[1]  # covers cached tokens as well, when only new ones are passed
-        last = width - 1 - mask.long().flip(1).argmax(dim=1)
-        return last.cpu()
-    return torch.full((rows,), width - 1, dtype=torch.long)
+        seen = mask.long()
+        width = seen.shape[1]  # covers cached tokens as well, when only new ones are passed
+        return PromptSpans(seen.argmax(dim=1).cpu(), (width - 1 - seen.flip(1).argmax(dim=1)).cpu())
+    return PromptSpans(torch.zeros(rows, dtype=torch.long), torch.full((rows,), width - 1, dtype=torch.long))
 
 
 def _mask_from_padding(ids: Tensor, pad_token_id: object, eos_token_ids: object) -> Tensor | None:

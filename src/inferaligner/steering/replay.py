@@ -1,8 +1,8 @@
 """A second prefill for the rows that opened.
 
 Needed where the decision comes too late for one pass: a steered layer lies below the gate, or all prompt
-positions are to be steered and the prompt came in chunks. Closed rows are not run again; their logits and
-cache entries stay the ones of the first pass.
+positions are to be steered and the prompt came in chunks. Closed rows keep the logits and cache entries of
+the first pass.
 """
 
 from __future__ import annotations
@@ -16,32 +16,39 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from inferaligner.errors import SteeringError
+from inferaligner.steering.prompt_ends import cache_in
 
 Run = Callable[[dict[str, Any], Tensor], Any]
 
+# Arguments whose tensors are known to count rows first (or to be one row for all).
+_BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 
-def replay(prefill: list[dict[str, Any]], cache_before: Any, cache: Any, rows: Tensor, run: Run, last: Any) -> Any:
+
+def replay(
+    prefill: list[dict[str, Any]], cache_before: Any, cache: Any, rows: Tensor, run: Run, last: Any
+) -> Any:
     """Runs the recorded prefill passes again for `rows` (indices) and merges the results.
 
     `run(arguments, rows)` is one steered forward call. Returns the last pass's output with those rows
     replaced; `cache` is updated in place.
     """
-    batch = _tokens(prefill[0]).shape[0]
+    first = prefill[0].get("input_ids")
+    batch = (first if first is not None else prefill[0]["inputs_embeds"]).shape[0]
     subset = rows
-    if cache_before is not None and not _selectable(cache_before):
-        # Caches of fixed shape cannot lose rows; run the whole batch and keep the open rows only.
+    if not _separable(prefill, cache_before):
+        # Run the whole batch, steering the open rows, and keep those.
         subset = torch.arange(batch)
     elif cache_before is not None and len(subset) < batch and _holds_tokens(cache_before):
         cache_before.batch_select_indices(subset)
     output: Any = None
     for arguments in prefill:
-        picked = {name: _pick(value, subset, batch) for name, value in arguments.items()}
+        picked = {name: _pick(name, value, subset, batch) for name, value in arguments.items()}
         if cache_before is not None:
-            picked["past_key_values"] = cache_before
+            picked[_cache_name(arguments)] = cache_before
         output = run(picked, subset)
     kept = torch.arange(len(subset)) if len(subset) == len(rows) else rows
     if cache is not None:
-        _write_cache(cache, cache_before, rows, kept)
+        _write_cache(cache, cache_in(output) if cache_before is None else cache_before, rows, kept)
     return _merge(last, output, rows, kept, batch)
 
 
@@ -50,19 +57,30 @@ def copy_of_cache(cache: Any) -> Any:
     return None if cache is None else copy.deepcopy(cache)
 
 
-def _tokens(arguments: Mapping[str, Any]) -> Tensor:
-    ids = arguments.get("input_ids")
-    tokens: Tensor = ids if ids is not None else arguments["inputs_embeds"]
-    return tokens
+def _separable(prefill: list[dict[str, Any]], cache: Any) -> bool:
+    """Whether rows can be run without the others: not with caches of fixed shape, image inputs, labels ..."""
+    if cache is not None and not all(isinstance(layer, DynamicLayer) for layer in _layers(cache)):
+        return False
+    return all(
+        name in _BY_ROW or name == _cache_name(arguments) or isinstance(value, (bool, int, str, type(None)))
+        for arguments in prefill
+        for name, value in arguments.items()
+    )
 
 
-def _pick(value: Any, rows: Tensor, batch: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
-        return value[rows.to(value.device)]
-    if isinstance(value, dict):
-        return {name: _pick(item, rows, batch) for name, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_pick(item, rows, batch) for item in value)
+def _cache_name(arguments: Mapping[str, Any]) -> str:
+    cache = cache_in(arguments)
+    return next((name for name, value in arguments.items() if value is cache), "past_key_values")
+
+
+def _pick(name: str, value: Any, rows: Tensor, batch: int) -> Any:
+    if len(rows) == batch:
+        return value
+    if isinstance(value, Tensor):
+        at = 1 if name == "position_ids" and value.ndim == 3 else 0  # with several axes, those come first
+        return value.index_select(at, rows.to(value.device)) if value.shape[at] == batch else value
+    if isinstance(value, dict):  # one mask per kind of attention
+        return {kind: _pick(name, item, rows, batch) for kind, item in value.items()}
     return value
 
 
@@ -76,10 +94,6 @@ def _layers(cache: Any) -> list[Any]:
     return list(layers)
 
 
-def _selectable(cache: Any) -> bool:
-    return all(isinstance(layer, DynamicLayer) for layer in _layers(cache))
-
-
 def _holds_tokens(cache: Any) -> bool:
     return any(getattr(layer, "is_initialized", False) for layer in _layers(cache))
 
@@ -87,8 +101,12 @@ def _holds_tokens(cache: Any) -> bool:
 def _write_cache(cache: Any, replayed: Any, rows: Tensor, kept: Tensor) -> None:
     for layer, source in zip(_layers(cache), _layers(replayed), strict=True):
         for name in ("keys", "values"):
-            target, new = getattr(layer, name, None), getattr(source, name, None)
-            if not isinstance(target, Tensor) or not isinstance(new, Tensor) or target.shape[1:] != new.shape[1:]:
+            target: Any = getattr(layer, name, None)
+            new: Any = getattr(source, name, None)
+            fits = (
+                isinstance(target, Tensor) and isinstance(new, Tensor) and target.shape[1:] == new.shape[1:]
+            )
+            if not fits:
                 raise SteeringError(
                     f"Cache layer {type(layer).__name__} cannot take replayed rows. "
                     "Use positions='from_gate' with every steered layer above the gate."
@@ -98,7 +116,9 @@ def _write_cache(cache: Any, replayed: Any, rows: Tensor, kept: Tensor) -> None:
 
 def _merge(first: Any, replayed: Any, rows: Tensor, kept: Tensor, batch: int) -> Any:
     if isinstance(first, Tensor):
-        if first.ndim == 0 or first.shape[0] != batch:
+        if first.ndim == 0:  # a loss; labels are never split, so the replay's is of the whole batch
+            return replayed
+        if first.shape[0] != batch:
             return first
         merged = first.clone()
         merged[rows.to(first.device)] = replayed[kept.to(first.device)]
@@ -107,6 +127,6 @@ def _merge(first: Any, replayed: Any, rows: Tensor, kept: Tensor, batch: int) ->
         return tuple(_merge(a, b, rows, kept, batch) for a, b in zip(first, replayed, strict=True))
     if isinstance(first, dict):  # ModelOutput is an ordered dictionary
         for name, value in list(first.items()):
-            if name != "past_key_values":
+            if value is not cache_in(first):
                 first[name] = _merge(value, replayed[name], rows, kept, batch)
     return first

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from torch import Tensor
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision, GuidanceGate
 from inferaligner.steering.plan import Mode, Positions
+from inferaligner.steering.prompt_ends import PromptSpans
+
+Steers = Literal["nothing", "everything", "open_rows", "by_position"]
+"""Which tokens of a pass are steered. The first three are known before the pass and make up decoding:
+a compiled decoding step needs one graph for each and nothing else."""
 
 
 @dataclass
@@ -27,7 +32,7 @@ class Pass:
     start: int
     length: int
     reads_gate: bool
-    settled: bool  # every row's decision was known before this pass
+    steers: Steers
     replayed_rows: Tensor | None = None  # set while opened rows run their prefill a second time
     mask: Tensor | None = field(default=None, repr=False)  # cached by `PromptScope.steered_columns`
 
@@ -35,69 +40,105 @@ class Pass:
 class PromptScope:
     """Decisions of one batch, latched: a row that opened stays open until the scope ends."""
 
-    def __init__(self, ends: Tensor, gate: GuidanceGate, mode: Mode, positions: Positions) -> None:
-        self.ends = ends  # [rows], CPU: position of each row's last prompt token
+    def __init__(self, spans: PromptSpans, gate: GuidanceGate, mode: Mode, positions: Positions) -> None:
         self.gate = gate
         self.mode = mode
         self.positions = positions
-        self.first_end = int(ends.min())
-        self.last_end = int(ends.max())
-        self.start: int | None = None  # tokens in the cache when the scope began
-        self.seen = 0
-        self.settled = False
-        self.any_open = False  # both are known to the host only once the scope is settled
-        self.all_open = False
+        self.spans = spans
+        self.first_end = int(spans.ends.min())
+        self.last_end = int(spans.ends.max())
+        self.seen: int | None = None  # tokens that went through the guard, those cached at the start counted
+        self.decoding: Pass | None = None  # every pass after the prompt; known once all rows are decided
+        self.any_open = False  # known to the host together with `decoding`
         self.scores: Tensor | None = None  # [rows] float32, on the device of the gate's layers
         self.open: Tensor | None = None  # [rows] bool
-        self._cache: Callable[[], Any] = lambda: None
         self.prefill: list[dict[str, Any]] = []  # keyword arguments of the prefill passes, kept for a replay
         self.cache_before: Any = None
-        self._open_rows: Tensor | None = None
+        self._kept: Tensor | None = None  # [rows] bool: open since an earlier scope of the same cache
+        self._cache: Callable[[], Any] = lambda: None
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch; beams and return sequences count once the first pass has begun."""
+        return len(self.spans.ends)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every row is decided, and the host knows it."""
+        return self.decoding is not None
 
     def begin_pass(self, rows: int, length: int, start: int) -> Pass:
         """Called before the model runs; `start` is the number of tokens that are cached already."""
-        if self.start is None:
+        if self.seen is None:
             self._begin(rows, start)
-        elif rows != len(self.ends):
+        self.check_rows(rows)
+        if not self.settled:
+            if start > (self.seen or 0):
+                raise SteeringError(
+                    f"Tokens {self.seen} to {start - 1} reached the cache without passing this guard. "
+                    "Run the whole prompt inside the `with aligner.apply(model)` context."
+                )
+            return Pass(start, length, reads_gate=True, steers="by_position")
+        # Decoding without a cache: the prompt comes along every time. If it does not, the model keeps a
+        # state of its own, and these tokens cannot be placed.
+        if start + length <= self.last_end:
             raise SteeringError(
-                f"The batch had {len(self.ends)} rows at its prompt and has {rows} now; "
+                f"A decoding step of {length} tokens came without the prompt and without a cache that this "
+                "guard knows, so its positions are unknown. Use one of the caches of transformers."
+            )
+        return Pass(start, length, reads_gate=False, steers="by_position" if self.any_open else "nothing")
+
+    def replay_pass(self, rows: Tensor, length: int, start: int) -> Pass:
+        """A second run of a prefill pass for `rows` (indices), whose decisions stand."""
+        return Pass(start, length, reads_gate=False, steers="by_position", replayed_rows=rows)
+
+    def check_rows(self, rows: int) -> None:
+        """Raises unless a pass has the rows of this batch."""
+        if rows != self.rows:
+            raise SteeringError(
+                f"The batch had {self.rows} rows at its prompt and has {rows} now; "
                 "decisions cannot be carried over. Start a new generate() call for another batch."
             )
-        reads = not self.settled
-        if reads and start > self.seen:
-            raise SteeringError(
-                f"Tokens {self.seen} to {start - 1} reached the cache without passing this guard."
-            )
-        self.seen = start
-        return Pass(start, length, reads_gate=reads, settled=self.settled)
 
     def _begin(self, rows: int, start: int) -> None:
-        if rows % len(self.ends):
-            raise SteeringError(f"{len(self.ends)} prompts became {rows} rows; expected a multiple.")
-        # Beams and several return sequences repeat each prompt in place.
-        self.ends = self.ends.repeat_interleave(rows // len(self.ends))
-        first_read = self.first_end - max(self.gate.offsets)
-        if first_read < start:
+        if rows % self.rows:
+            raise SteeringError(f"{self.rows} prompts became {rows} rows; expected a multiple.")
+        self.spans = self.spans.repeated(rows // self.rows)
+        reach = max(self.gate.offsets)
+        shortest = int((self.spans.ends - self.spans.begins).min()) + 1
+        if shortest <= reach:
             raise SteeringError(
-                f"The gate reads the prompt from token {first_read} on, but {start} tokens are in the cache "
-                "already and will not be computed again. Give the new turn at least "
-                f"{max(self.gate.offsets) + 1} uncached tokens, or start without the cache."
+                f"The gate reads {reach + 1} tokens from the end of a prompt, but a prompt of this batch has "
+                f"{shortest}. Render prompts with the chat template that the aligner was fitted on."
             )
-        self.start = self.seen = start
+        if self.first_end - reach < start:
+            raise SteeringError(
+                f"The gate reads the prompt from token {self.first_end - reach} on, but {start} tokens are "
+                "in the cache already and will not be computed again. Give the new turn at least "
+                f"{reach + 1} uncached tokens, or start without the cache."
+            )
+        self.seen = start
 
     def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """`(row numbers, ends)`, both `[rows]`, on a device; copied once."""
         if device not in self._on_device:
-            self._on_device[device] = (torch.arange(len(self.ends), device=device), self.ends.to(device))
+            ends = self.spans.ends.to(device)
+            self._on_device[device] = (torch.arange(self.rows, device=device), ends)
         return self._on_device[device]
 
     def add_scores(self, part: Tensor) -> None:
         """Adds one read's dot products `[rows]`; rows whose token is not in this pass contribute 0."""
-        self.scores = part + self.gate.bias if self.scores is None else self.scores + part.to(self.scores.device)
+        if self.scores is None:
+            self.scores = part + self.gate.bias
+        else:
+            self.scores = self.scores + part.to(self.scores.device)
 
-    def latch(self, now: Pass) -> None:
-        """Called after the gate's last layer: rows whose prompt ends in this pass are decided, on device."""
+    def latch(self, now: Pass, length: int) -> None:
+        """Called after the gate's last layer: rows whose prompt ends in this pass are decided, on device.
+
+        `length` is the pass's, as the stream's shape tells it (see hooks.py).
+        """
         assert self.scores is not None
         _, ends = self.ends_on(self.scores.device)
         if self.mode == "gate":
@@ -105,26 +146,29 @@ class PromptScope:
             opened = ~(self.scores <= 0)
         else:
             opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool)
-        opened = opened & (ends >= now.start) & (ends < now.start + now.length)
+        opened = opened & (ends >= now.start) & (ends < now.start + length)
         self.open = opened if self.open is None else self.open | opened
 
     def end_pass(self, now: Pass) -> bool:
-        """Called after the model ran; True when this pass settled the last undecided row.
+        """Called after a pass that reads the gate; True when it settled the last undecided row.
 
         This is the one place where the host waits for the device, once per prompt batch.
         """
+        assert self.open is not None and self.scores is not None
+        # Copies: what a CUDA graph returned is overwritten by its next run.
+        self.open, self.scores = self.open.clone(), self.scores.clone()
         self.seen = now.start + now.length
-        if self.settled or self.last_end >= self.seen:
+        if self.last_end >= self.seen:
             return False
-        assert self.open is not None
         open_rows = self.open.cpu()
-        self.any_open, self.all_open = bool(open_rows.any()), bool(open_rows.all())
-        self.settled = True
+        self.any_open = bool(open_rows.any())
+        steers: Steers = "nothing" if not self.any_open else "everything" if open_rows.all() else "open_rows"
+        self.decoding = Pass(self.last_end + 1, 1, reads_gate=False, steers=steers)
         return True
 
     def belongs_to(self, cache: Any) -> None:
         """Remembers which KV cache holds this batch, without keeping it alive."""
-        if cache is not None and not isinstance(cache, (tuple, list)):
+        if cache is not None:
             self._cache = weakref.ref(cache)
 
     def follows(self, cache: Any) -> bool:
@@ -132,33 +176,39 @@ class PromptScope:
         return cache is not None and self._cache() is cache
 
     def keep_open(self, earlier: PromptScope) -> None:
-        """Rows that were open earlier in the same conversation cache begin open."""
-        if earlier.open is not None and len(earlier.ends) == len(self.ends):
-            self.open = earlier.open.clone()
+        """Rows that were open earlier in the same cache go on being steered, from their first new token."""
+        if earlier.open is not None and earlier.rows == self.rows:
+            self._kept = self.open = earlier.open.clone()
 
-    def steered_columns(self, now: Pass, device: torch.device) -> tuple[int, Tensor]:
-        """`(first column, mask [rows, columns from there on, 1])`: the tokens of this pass to steer."""
-        if now.start > self.last_end:  # decoding: every token, the same mask each time
-            return 0, self._open_rows_on(device)
-        first = 0 if self.positions == "all" else min(max(self.first_end - now.start, 0), now.length)
-        if now.mask is None or now.mask.device != device:
-            assert self.open is not None
-            rows, ends = self.open.to(device), self.ends_on(device)[1]
-            if now.replayed_rows is not None:
-                kept = now.replayed_rows.to(device)
-                rows, ends = rows[kept], ends[kept]
-            columns = torch.arange(now.start + first, now.start + now.length, device=device)
-            mask = rows[:, None].expand(-1, len(columns))
-            if self.positions == "from_gate":
-                mask = mask & (columns >= ends[:, None])
-            now.mask = mask[:, :, None]
+    def steered_columns(self, now: Pass, stream: Tensor) -> tuple[int, Tensor]:
+        """For a pass that steers by position: `(first column, mask [rows, columns from there on, 1])`.
+
+        `stream` `[rows, tokens, width]` is what the mask is for. Columns before the first are left alone.
+        """
+        compiling = torch.compiler.is_compiling()  # then the first column would be compiled in
+        every = compiling or self.positions == "all" or self._kept is not None
+        first = 0 if every else min(max(self.first_end - now.start, 0), now.length)
+        if now.mask is None or now.mask.device != stream.device or compiling:
+            mask = self._mask(now, stream, first)
+            if compiling:
+                return first, mask
+            now.mask = mask
         return first, now.mask
 
-    def _open_rows_on(self, device: torch.device) -> Tensor:
+    def _mask(self, now: Pass, stream: Tensor, first: int) -> Tensor:
+        def rows(values: Tensor) -> Tensor:
+            values = values.to(stream.device)
+            kept = values if now.replayed_rows is None else values[now.replayed_rows.to(stream.device)]
+            return kept[:, None]
+
         assert self.open is not None
-        if self._open_rows is None or self._open_rows.device != device:
-            self._open_rows = self.open.to(device)[:, None, None]
-        return self._open_rows
+        columns = torch.arange(first, stream.shape[1], device=stream.device)
+        if self.positions == "all":
+            return rows(self.open).expand(-1, len(columns))[:, :, None]
+        inside = columns >= rows(self.ends_on(stream.device)[1]) - now.start
+        if self._kept is not None:
+            inside = inside | rows(self._kept)
+        return (rows(self.open) & inside)[:, :, None]
 
     def decisions(self) -> list[Decision]:
         """One per row, in the order of the batch; empty before the prompt has been seen."""

@@ -1,0 +1,226 @@
+"""The report of a side-by-side evaluation: an aligner, what it did to the answers, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferaligner.artifact import AlignerArtifact
+from inferaligner.calibration.held_out import held_out_figures
+from inferaligner.calibration.samples import Sample
+from inferaligner.evaluation.side_by_side import Row, Suite, kind_of, outcome_counts
+from inferaligner.model_card import gate_words, operating_point, percent
+from inferaligner.reporting import figures
+from inferaligner.reporting.examples import examples
+from inferaligner.reporting.html import interval, render
+from inferaligner.reporting.verdict import Verdict, refusals, spread, verdict
+from inferaligner.reporting.verdict import percent as whole_percent
+from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.vectors import cosine
+from inferaligner.version import __version__
+
+LABELS: dict[str, str] = {
+    "bare": "bare model",
+    "inferaligner": "with InferAligner",
+    "own vectors": "target's own vectors",
+}
+"""The methods as a reader should know them."""
+
+_DISTRIBUTIONS = ("harmful", "harmful, wrapped", "harmless twins", "ordinary traffic")
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Everything that the report is about."""
+
+    artifact: AlignerArtifact
+    rows: Sequence[Row]
+    tested: Sequence[Sample]  # the whole test part, with the gate's score of each prompt
+    scores: Sequence[float]
+    judge: str
+    agreement: str
+    max_new_tokens: int
+    created: str
+    seconds: Mapping[str, float]  # by stage
+
+    @property
+    def held_out(self) -> dict[str, Any]:
+        """Open rates and AUROC on the test part."""
+        return held_out_figures(self.scores, self.tested, {})
+
+
+def report(run: SideBySide) -> str:
+    """The report as one HTML page. Answers to harmful prompts are in it only where the model declined."""
+    artifact, calibration = run.artifact, run.artifact.calibration
+    told, held_out, search = verdict(run.rows), run.held_out, calibration.get("search") or {}
+    rates = {kind: Interval(**rate) for kind, rate in held_out["open"].items()}
+    return render(
+        "side_by_side.html",
+        title=f"InferAligner on {artifact.provenance.target.spec}",
+        version=__version__,
+        verdict=told,
+        target=artifact.provenance.target.spec,
+        aligned=artifact.provenance.aligned.spec,
+        created=run.created,
+        tiles=_tiles(run.rows, told, held_out),
+        examples=examples(run.rows),
+        labels=LABELS,
+        max_new_tokens=run.max_new_tokens,
+        judge=run.judge,
+        agreement=run.agreement,
+        outcome_rows=_outcome_rows(run.rows),
+        declined_rows=_declined_rows(run.rows),
+        max_false_open=calibration["max_false_open"],
+        rate_rows=[(kind, percent(rate.value), interval(rate), rate.n) for kind, rate in rates.items()],
+        search=_search_numbers(search),
+        settings_rows=settings_rows(artifact),
+        total_seconds=f"{sum(run.seconds.values()):.0f}",
+        timing_rows=[(stage, f"{seconds:.1f}") for stage, seconds in run.seconds.items()],
+        figures=_figures(run, rates, search),
+    )
+
+
+def settings_rows(artifact: AlignerArtifact) -> list[tuple[str, str]]:
+    """An aligner's settings in words, for a table."""
+    provenance, steering = artifact.provenance, artifact.steering
+    model, prompts = provenance.target.model, provenance.prompts
+    unit = "the SSV" if steering.norm == "difference" else "the SSV of length one"
+    where = "the prompt's last token on" if steering.positions == "from_gate" else "the first token on"
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    return [
+        (
+            "Target",
+            f"{provenance.target.spec}: {model.architecture}, {model.depth} layers of width {model.width}",
+        ),
+        ("Aligned model", provenance.aligned.spec),
+        ("Gate", gate_words(artifact.gate)),
+        ("Operating point", operating_point(artifact.calibration)),
+        ("Steering", f"{_block(steering.layers)}, {steering.strength:.3g} × {unit}, from {where}"),
+        (
+            "Prompts",
+            f"{prompts['source']}: {prompts['harmful']} harmful and {prompts['harmless']} harmless to fit on",
+        ),
+        ("Made", f"{provenance.created}; {versions}"),
+    ]
+
+
+def _tiles(rows: Sequence[Row], told: Verdict, held_out: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    tiles = []
+    suites: list[tuple[Suite, str]] = [
+        ("harmful", "of harmful requests declined"),
+        ("harmful, wrapped", "of wrapped harmful requests declined"),
+    ]
+    for suite, what in suites:
+        ours = refusals(rows, suite, "inferaligner")
+        if ours.n:
+            bare = whole_percent(refusals(rows, suite, "bare"))
+            tiles.append((whole_percent(ours), f"instead of {bare}", what))
+    what = "of harmless answers are exactly the bare model's"
+    tiles.append((whole_percent(told.harmless_untouched), "", what))
+    if held_out.get("auroc"):
+        tiles.append(
+            (
+                f"{held_out['auroc']['value']:.3f}",
+                "AUROC",
+                "of the gate, harmful against every harmless prompt",
+            )
+        )
+    return tiles
+
+
+def _outcome_rows(rows: Sequence[Row]) -> list[tuple[str, str, str, int, str, str]]:
+    found = []
+    for suite, methods in outcome_counts(rows).items():
+        for method, counts in methods.items():
+            total = sum(counts.values())
+            for outcome, count in counts.items():
+                rate = clopper_pearson(count, total)
+                found.append((suite, LABELS[method], outcome, count, percent(rate.value), interval(rate)))
+    return found
+
+
+def _declined_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """A row per suite, a column per method: the share that was declined, and under it the interval."""
+    found = []
+    for suite, methods in outcome_counts(rows).items():
+        shares = [clopper_pearson(counts["refusal"], sum(counts.values())) for counts in methods.values()]
+        found.append([suite, *(f"{whole_percent(share)}\n{spread(share)}" for share in shares)])
+    return found
+
+
+def _search_numbers(search: Mapping[str, Any]) -> dict[str, Any]:
+    if not search:
+        return {}
+    return {
+        "settings": len(search["trials"]),
+        "prompts": search["prompts"],
+        "generated": search["generated"],
+        "unsteered": f"{search['unsteered_cross_entropy']:.2f}",
+    }
+
+
+def _figures(run: SideBySide, rates: Mapping[str, Interval], search: Mapping[str, Any]) -> dict[str, str]:
+    kinds = _scores_by_kind(run)
+    shown = {kind: kinds[kind] for kind in _DISTRIBUTIONS if kind in kinds}
+    harmless = {kind: shown[kind] for kind in _DISTRIBUTIONS[2:] if kind in shown}
+    counts = {
+        f"{suite} (n = {sum(methods['bare'].values())})": {
+            LABELS[method]: found for method, found in methods.items()
+        }
+        for suite, methods in outcome_counts(run.rows).items()
+    }
+    drawn = {
+        "outcomes": figures.outcome_bars(counts),
+        "scores": figures.score_distributions(shown),
+        "roc": figures.roc_curves(kinds["harmful"], harmless),
+        "rates": figures.open_rates(rates),
+        "cosine": figures.cosine_by_layer(
+            cosine(run.artifact.srv, run.artifact.ssv).tolist(),
+            steered=run.artifact.steering.layers,
+            gate=run.artifact.gate.layers,
+        ),
+    }
+    return {**drawn, **(_search_figures(search) if search else {})}
+
+
+def _scores_by_kind(run: SideBySide) -> dict[str, list[float]]:
+    kinds: dict[str, list[float]] = {}
+    for sample, score in zip(run.tested, run.scores, strict=True):
+        kind = "ordinary traffic" if sample.ordinary else kind_of(sample)
+        kinds.setdefault(kind, []).append(score)
+    return kinds
+
+
+def _search_figures(search: Mapping[str, Any]) -> dict[str, str]:
+    trials, chosen = search["trials"], search["chosen"]
+    generated = sorted(
+        (trial for trial in trials if trial["refusal"] is not None),
+        key=lambda trial: -float(trial["refusal"]),
+    )
+    names = [f"{_block(trial['layers'])} × {trial['strength']:.3g}" for trial in generated]
+    outcomes = [{name: trial[name] for name in ("refusal", "compliance", "gibberish")} for trial in generated]
+    marked = [
+        place
+        for place, trial in enumerate(generated)
+        if (list(trial["layers"]), trial["strength"]) == (list(chosen["layers"]), chosen["strength"])
+    ]
+    return {
+        "search": figures.search_surface(
+            [
+                (trial["layers"], trial["cross_entropy"])
+                for trial in trials
+                if trial["cross_entropy"] is not None
+            ],
+            unsteered=search["unsteered_cross_entropy"],
+            chosen=chosen["layers"],
+        ),
+        "finalists": figures.finalists(
+            list(zip(names, outcomes, strict=True)), chosen=marked[0] if marked else None
+        ),
+    }
+
+
+def _block(layers: Sequence[int]) -> str:
+    together = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"layers {layers[0]}–{layers[-1]}" if together else f"layer {', '.join(map(str, layers))}"

@@ -1,0 +1,54 @@
+"""Lets a guard know where a `generate(...)` call begins; the call itself stays the model's own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+Around = Callable[[dict[str, Any]], AbstractContextManager[None]]
+
+
+class GenerateAnnouncer:
+    """A function in front of `model.generate` that opens `around(arguments)` for each call.
+
+    `lift` takes it away again. Announcers may be lifted in any order: one that is not on top waits there,
+    passing calls by, and goes with the last one above it.
+    """
+
+    def __init__(self, model: Any, around: Around) -> None:
+        self.active = True
+        self._model = model
+        self._below = model.__dict__.get("generate")
+        original = model.generate
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return original(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs).arguments
+            with around({**bound, **bound.get("kwargs", {})}):
+                return original(*args, **kwargs)
+
+        generate.announcer = self  # type: ignore[attr-defined]
+        self.generate = generate
+        model.generate = generate
+
+    def lift(self) -> None:
+        self.active = False
+        top = self._model.__dict__.get("generate")
+        while (one := _announcer_of(top)) is not None and not one.active:
+            top = one._below
+        if top is not None:
+            self._model.generate = top
+        elif "generate" in self._model.__dict__:
+            del self._model.generate
+
+
+def _announcer_of(function: Any) -> GenerateAnnouncer | None:
+    # `functools.wraps` copies attributes: somebody else's wrapper around ours carries it too, and stays.
+    one = getattr(function, "announcer", None)
+    return one if isinstance(one, GenerateAnnouncer) and one.generate is function else None
