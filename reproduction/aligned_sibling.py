@@ -43,18 +43,22 @@ console = Console()
 class Recipe:
     """The hyper-parameters; the defaults are those of the shipped adapter."""
 
-    rank: int = 8
+    rank: int = 12
     learning_rate: float = 1e-3
-    epochs: float = 3.0
+    epochs: float = 2.0
     batch_size: int = 16
     answer_tokens: int = 24  # of the target's own answers; what follows them follows by itself
-    benign: int = 900  # ordinary prompts, beside every twin
+    benign: int = 750  # ordinary prompts, beside every twin
     longest: int = 96  # prompts of more tokens are left out of training, to keep batches small
     # Whether an answer is a refusal is settled by its first words; the rest follows.
     decisive_tokens: int = 5
     decisive_weight: float = 4.0
-    # Layers below this share of the depth are left alone: they know words, not intents.
-    first_layer_share: float = 0.25
+    # Shares of the depth between which layers are trained. The upper layers stay the target's own: a refusal
+    # must then be written into the residual stream in a form that the target itself can read, which is
+    # what makes the sibling's vectors work in the target. Trained all the way up, a sibling declines as
+    # reliably, and its vectors steer hardly at all.
+    first_layer: float = 0.1
+    last_layer: float = 0.6
     seed: int = 0
 
 
@@ -164,7 +168,9 @@ def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Pat
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
         target_modules=sorted(linear),
-        layers_to_transform=list(range(int(recipe.first_layer_share * len(layers)), len(layers))),
+        layers_to_transform=list(
+            range(round(recipe.first_layer * len(layers)), round(recipe.last_layer * len(layers)))
+        ),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(loaded.model, config)

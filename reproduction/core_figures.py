@@ -77,7 +77,7 @@ def row(method: str, suite: str, metric: str, count: int, total: int) -> dict[st
 def answered(
     aligner: Aligner, target: LoadedModel, suite: str, prompts: Sequence[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Outcomes of three methods on the same prompts; the bare answers also prove the closed rows identical."""
+    """Outcomes of three methods on the same prompts; bare answers also prove closed rows identical."""
     results = []
     answers: dict[str, list[Answer]] = {}
     for method in ("none", "InferAligner", "target's own vectors"):
