@@ -45,7 +45,8 @@ class Recipe:
 
     rank: int = 12
     learning_rate: float = 1e-3
-    epochs: float = 2.0
+    epochs: float = 4.0
+    restarts: int = 2  # cycles of the cosine schedule
     batch_size: int = 16
     answer_tokens: int = 24  # of the target's own answers; what follows them follows by itself
     benign: int = 750  # ordinary prompts, beside every twin
@@ -179,7 +180,8 @@ def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Pat
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine_with_restarts",
+        lr_scheduler_kwargs={"num_cycles": recipe.restarts},
         warmup_steps=10,
         bf16=True,
         train_sampling_strategy="group_by_length",

@@ -116,5 +116,5 @@ def test_the_papers_gate_takes_the_most_accurate_layer_and_the_mean_projection()
 
 
 def test_default_layers_leave_room_for_steering() -> None:
-    assert gate_layers(30)[0] == 6 and gate_layers(30)[-1] == 18
+    assert gate_layers(30)[0] == 6 and gate_layers(30)[-1] == 16
     assert gate_layers(2) == (0, 1)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from inferaligner.calibration.samples import samples_from_contrast, samples_from_lists
+from inferaligner.calibration.samples import MOST_PER_KIND, samples_from_contrast, samples_from_lists
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.prompts.contrast import load_contrast_set
 
@@ -17,11 +17,19 @@ def test_nothing_of_the_test_part_is_fitted_on(shipped) -> None:  # type: ignore
 
 
 def test_twins_share_a_fold(shipped) -> None:  # type: ignore[no-untyped-def]
-    harmful, harmless = shipped.plain_pairs()
+    plain = [s for s in shipped.fitting if s.group == "pairs" and not s.wrapped]
+    harmful, harmless = [s for s in plain if s.harmful], [s for s in plain if not s.harmful]
     assert len(harmful) == len(harmless) > 400
     for one, other in zip(harmful, harmless, strict=True):
-        assert shipped.fitting[one].content == shipped.fitting[other].content
-        assert shipped.fitting[one].fold(5) == shipped.fitting[other].fold(5)
+        assert one.content == other.content and one.fold(5) == other.fold(5)
+
+
+def test_vectors_come_from_harmful_prompts_against_twins_and_ordinary_ones(shipped) -> None:  # type: ignore[no-untyped-def]
+    harmful, harmless = ([shipped.fitting[row] for row in rows] for rows in shipped.for_vectors())
+    assert all(s.harmful for s in harmful) and not any(s.harmful for s in harmless)
+    assert len(harmful) == MOST_PER_KIND
+    assert sum(s.group == "pairs" for s in harmless) == sum(s.ordinary for s in harmless) == MOST_PER_KIND
+    assert not any(s.wrapped for s in [*harmful, *harmless])
 
 
 def test_only_ordinary_prompts_count_as_traffic(shipped) -> None:  # type: ignore[no-untyped-def]

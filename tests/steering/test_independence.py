@@ -128,6 +128,9 @@ def test_decisions_are_of_the_latest_batch() -> None:
         assert guard.decisions == []
         case.generate(rows=[0, 1])
         assert [decision.open for decision in guard.decisions] == [True, False]
+        with pytest.raises(ValueError):
+            case.generate(rows=[0], no_such_option=1)
+        assert guard.decisions == [], "this call never saw its prompt"
         case.generate(rows=[3])
         assert [decision.open for decision in guard.decisions] == [False]
     assert [decision.open for decision in guard.decisions] == [False], "readable after the context"

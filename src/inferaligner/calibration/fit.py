@@ -43,6 +43,7 @@ from inferaligner.vectors import mean_difference
 from inferaligner.version import __version__
 
 PAPER_STRENGTH = 4.0
+_ANSWER_TOKENS = 16  # of the aligned model's answers: whether it declines is settled by the first words
 _SCORED, _GENERATED = 16, 32  # harmful prompts for the strength search: teacher-forced, generated
 
 
@@ -181,7 +182,7 @@ def _fit_gate(
 def _vectors(
     target: Side, aligned: Side, samples: Samples, options: FitOptions, tell: Stages
 ) -> tuple[Tensor, Tensor]:
-    harmful, harmless = samples.plain_pairs()
+    harmful, harmless = samples.for_vectors()
     rows = [*harmful, *harmless]
     texts = [samples.fitting[row].text for row in rows]
     found = []
@@ -259,7 +260,7 @@ def _validation(
     answers = [""] * len(asked)
     with tell.stage("aligned model: its own answers", len(asked)) as advance:
         for answer in generate_answers(
-            aligned.model, aligned.tokenizer, asked, max_new_tokens=40, system=options.system
+            aligned.model, aligned.tokenizer, asked, max_new_tokens=_ANSWER_TOKENS, system=options.system
         ):
             answers[answer.row] = answer.text
             advance(1)

@@ -28,7 +28,7 @@ SHRINKAGES = (0.3, 0.5)
 
 # No gate above this share of the depth by default: the layers above it must still be able to turn the
 # answer, and one pass needs every read below the first steered layer.
-DEEPEST_SHARE = 0.6
+DEEPEST_SHARE = 0.55
 
 Scores = npt.NDArray[np.float64]
 

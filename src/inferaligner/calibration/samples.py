@@ -13,6 +13,9 @@ from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet
 MINIMUM_PER_CLASS = 8
 """Fewer prompts of a class make neither a direction nor a held-out figure."""
 
+MOST_PER_KIND = 400
+"""Prompts per kind (harmful, twins, ordinary) that the vectors are taken from."""
+
 TRICKY = "lookalike"
 """Benign prompts that are meant to look dangerous: hard negatives, not traffic."""
 
@@ -45,15 +48,19 @@ class Samples:
     test: tuple[Sample, ...]
     described: dict[str, Any]
 
-    def plain_pairs(self) -> tuple[list[int], list[int]]:
-        """Rows of `fitting` that the SRV and SSV are taken from: harmful and harmless twins, unwrapped."""
-        rows = [
-            row for row, sample in enumerate(self.fitting) if sample.group == "pairs" and not sample.wrapped
-        ]
-        return (
-            [row for row in rows if self.fitting[row].harmful],
-            [row for row in rows if not self.fitting[row].harmful],
-        )
+    def for_vectors(self) -> tuple[list[int], list[int]]:
+        """Rows of `fitting` that the SRV and SSV are taken from: harmful prompts against twins *and* ordinary ones.
+
+        Against twins alone the difference misses what all harmless prompts share, against ordinary prompts
+        alone it is mostly the topic; together they steer best (docs/method.md). At most
+        `MOST_PER_KIND` of each kind, unwrapped: more prompts move a mean no further.
+        """
+        rows = [row for row, sample in enumerate(self.fitting) if not sample.wrapped]
+        rows.sort(key=lambda row: hashlib.sha256(self.fitting[row].text.encode()).digest())
+        harmful = [row for row in rows if self.fitting[row].harmful]
+        twins = [row for row in rows if not self.fitting[row].harmful and self.fitting[row].group == "pairs"]
+        ordinary = [row for row in rows if self.fitting[row].ordinary]
+        return harmful[:MOST_PER_KIND], [*twins[:MOST_PER_KIND], *ordinary[:MOST_PER_KIND]]
 
 
 def samples_from_contrast(contrast: ContrastSet) -> Samples:

@@ -24,8 +24,8 @@ from inferaligner.steering.plan import Positions, SteeringPlan
 Outcome = Callable[[str], str]
 """A judge: an answer in, "refusal", "compliance" or "gibberish" out."""
 
-STRENGTHS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-FINALISTS = 6
+STRENGTHS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
+FINALISTS = 8
 # A finalist within this share of the best in fluent refusals counts as equal, and the weaker one is taken.
 _TIE = 0.03
 _ANSWER_TOKENS = 48
@@ -129,7 +129,7 @@ def search_strength(
 
 def layer_blocks(gate_layer: int, depth: int) -> list[tuple[int, ...]]:
     """Contiguous blocks of layers from the gate's layer upward, of several widths and starts."""
-    widths = sorted({max(1, round(share * depth)) for share in (0.1, 0.2, 0.3, 0.45)})
+    widths = sorted({max(1, round(share * depth)) for share in (0.1, 0.15, 0.2, 0.3)})
     step = max(1, depth // 15)
     blocks = []
     for start in range(gate_layer, depth - 1, step):
