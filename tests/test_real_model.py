@@ -55,7 +55,9 @@ def activations(loaded: Any, texts: list[str], **places: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def gate(target: Any, prompts: dict[str, list[str]]) -> GuidanceGate:
-    harmful, harmless = (activations(target, prompts[name], layers=[LAYER]) for name in ("harmful", "harmless"))
+    harmful, harmless = (
+        activations(target, prompts[name], layers=[LAYER]) for name in ("harmful", "harmless")
+    )
     weights, offset = WhitenedGate().fit(harmful.float(), harmless.float())
     return GuidanceGate("whitened", (GateRead(LAYER),), weights, offset)
 

@@ -24,7 +24,8 @@ def labelled(count: int = 200, layers: int = 4, width: int = 12, offsets: int = 
     # The nuisance leaks a little of the class, enough to lead the mean difference astray.
     values[:, 2, :, 0] += harmful[:, None] * 3.0
     samples = [
-        Sample(f"p{n}", bool(h), f"topic {n // 2}", "pairs" if h else "everyday") for n, h in enumerate(harmful)
+        Sample(f"p{n}", bool(h), f"topic {n // 2}", "pairs" if h else "everyday")
+        for n, h in enumerate(harmful)
     ]
     return Activations(values, tuple(range(layers)), tuple(range(offsets))), samples
 

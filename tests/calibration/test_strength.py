@@ -1,7 +1,7 @@
 """The strength search finds the layers and the strength that make the target say what the guide says.
 
-The target is a tiny model with a known lever: the embedding row of one word, added to the residual stream, makes
-it say that word. The "aligned model's answers" are that word.
+The target is a tiny model with a known lever: the embedding row of one word, added to the residual stream,
+makes it say that word. The "aligned model's answers" are that word.
 """
 
 from __future__ import annotations

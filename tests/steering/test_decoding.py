@@ -34,15 +34,17 @@ PLANS = pytest.mark.parametrize(
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_the_same_tokens(plan: dict[str, Any], options: dict[str, Any]) -> None:
+def test_the_same_logits(plan: dict[str, Any], options: dict[str, Any]) -> None:
     case = make_case(**plan)
-    bare = case.generate()
+    bare = case.logits()
     with case.guard() as guard:
-        expected = case.generate()
-        assert torch.equal(case.generate(**options), expected)
+        expected = case.logits()
+        logits = case.logits(**options)
         assert [decision.open for decision in guard.decisions] == list(case.opens)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits.argmax(-1), expected.argmax(-1))
     for row in case.open_rows:
-        assert not torch.equal(expected[row], bare[row])
+        assert not torch.allclose(expected[row], bare[row], atol=1e-2)
 
 
 @PLANS
@@ -51,9 +53,9 @@ def test_sliding_windows_and_other_positions(family: str, plan: dict[str, Any]) 
     """Prompts longer than gemma's window of 16, in chunks and uncached."""
     case = make_case(family, lengths=(30, 21, 25, 30), **plan)
     with case.guard():
-        expected = case.generate()
-        assert torch.equal(case.generate(use_cache=False), expected)
-        assert torch.equal(case.generate(prefill_chunk_size=7), expected)
+        expected = case.logits()
+        for options in ({"use_cache": False}, {"prefill_chunk_size": 7}):
+            torch.testing.assert_close(case.logits(**options), expected, atol=1e-4, rtol=1e-4)
 
 
 @PLANS

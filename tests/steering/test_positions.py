@@ -45,9 +45,9 @@ def test_chunks_that_part_the_gates_offsets(place: str, positions: Positions, ch
     reads, steered = PLACES[place]
     case = make_case(reads=reads, steered=steered, positions=positions)
     with case.guard() as guard:
-        expected = case.generate()
+        expected = case.logits()
         whole = [decision.score for decision in guard.decisions]
-        assert torch.equal(case.generate(prefill_chunk_size=chunk), expected)
+        torch.testing.assert_close(case.logits(prefill_chunk_size=chunk), expected, atol=1e-4, rtol=1e-4)
         assert [decision.score for decision in guard.decisions] == pytest.approx(whole, abs=1e-3)
 
 

@@ -267,8 +267,8 @@ def _validation(
     declined = [(p, a) for p, a in zip(asked, answers, strict=True) if outcome(a) == "refusal"][:_SCORED]
     if not declined:
         raise CalibrationError(
-            f"The aligned model {aligned.spec} declined none of {len(asked)} harmful prompts, so it cannot guide. "
-            "Give a model that declines harmful requests with --aligned."
+            f"The aligned model {aligned.spec} declined none of {len(asked)} harmful prompts, so it cannot "
+            "guide. Give a model that declines harmful requests with --aligned."
         )
     return [p for p, _ in declined], [a for _, a in declined], held_out or asked[-_GENERATED:]
 

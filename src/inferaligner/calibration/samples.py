@@ -49,7 +49,7 @@ class Samples:
     described: dict[str, Any]
 
     def for_vectors(self) -> tuple[list[int], list[int]]:
-        """Rows of `fitting` that the SRV and SSV are taken from: harmful prompts against twins *and* ordinary ones.
+        """Rows of `fitting` for SRV and SSV: harmful prompts against their twins *and* ordinary ones.
 
         Against twins alone the difference misses what all harmless prompts share, against ordinary prompts
         alone it is mostly the topic; together they steer best (docs/method.md). At most

@@ -108,9 +108,8 @@ def search_strength(
     def generate(trial: Trial) -> Trial:
         additions = {layer: trial.strength * directions[layer] for layer in trial.layers}
         told = _rates(model, tokenizer, SteeringPlan(gate, additions, positions), held_out, outcome, system)
-        tell(
-            f"layers {trial.layers[0]}-{trial.layers[-1]} × {trial.strength:g}: {told['refusal']:.0%} refusals"
-        )
+        block = f"layers {trial.layers[0]}-{trial.layers[-1]} × {trial.strength:g}"
+        tell(f"{block}: {told['refusal']:.0%} refusals")
         return replace(
             trial, refusal=told["refusal"], compliance=told["compliance"], gibberish=told["gibberish"]
         )
@@ -118,7 +117,7 @@ def search_strength(
     finalists = [generate(trial) for trial in _distinct(trials, FINALISTS)]
     chosen = _best(finalists)
     if strength is None:
-        # Cross-entropy weighs every token; a refusal is decided by the first few, and often wants a little more.
+        # Cross-entropy weighs every token alike; to tip the first ones often takes a little more.
         finalists += [
             generate(score(chosen.layers, chosen.strength * factor)) for factor in (0.8, 1.25, 1.55)
         ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WhitenedGate:
-    """`shrinkage` λ in (0, 1]: 1 forgets the covariance and is the mean difference of standardised features."""
+    """`shrinkage` λ in (0, 1]: 1 forgets the covariance and leaves the standardised mean difference."""
 
     shrinkage: float = 0.4
 
