@@ -53,7 +53,7 @@ class Aligner:
         harmful: Sequence[str] | None = None,
         harmless: Sequence[str] | None = None,
         benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        max_false_open: float = 0.01,
+        max_false_open: float = 0.02,
         gate_layer: int | None = None,
         steer_layers: Sequence[int] | None = None,
         strength: float | None = None,

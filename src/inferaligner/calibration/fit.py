@@ -67,7 +67,7 @@ class Side:
 class FitOptions:
     """What the user fixed; None is chosen from data. `paper` takes the paper's own choices for the rest."""
 
-    max_false_open: float = 0.01
+    max_false_open: float = 0.02
     gate_layer: int | None = None
     steer_layers: tuple[int, ...] | None = None
     strength: float | None = None

@@ -91,7 +91,7 @@ def fit(
             help="At most this share of benign prompts opens the gate.",
             rich_help_panel=_CHOICES,
         ),
-    ] = 0.01,
+    ] = 0.02,
     gate_layer: Annotated[
         int | None,
         typer.Option(
