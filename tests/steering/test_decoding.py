@@ -337,9 +337,13 @@ def test_a_step_without_its_prompt_is_refused() -> None:
     case = make_case()
     batch = case.batch(rows=[0])
     with torch.no_grad():
-        cache = case.model(**batch, use_cache=True).past_key_values
-        with case.guard(), pytest.raises(SteeringError, match="never passed this guard"):
-            case.model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+        foreign = case.model(**batch, use_cache=True).past_key_values
+        with case.guard():
+            for known in (False, True):
+                with pytest.raises(SteeringError, match="never passed this guard"):
+                    case.model(input_ids=torch.tensor([[5]]), past_key_values=foreign)
+                if not known:  # and another conversation's prompt does not vouch for this one
+                    case.model(**batch, use_cache=True)
 
 
 def test_prompt_that_is_cached_already_is_refused() -> None:
