@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import HORIZONTALS
 from rich.table import Table
 from rich.text import Text
 
@@ -10,6 +11,8 @@ from inferaligner.evaluation.side_by_side import outcome_counts
 from inferaligner.model_card import percent
 from inferaligner.reporting.examples import Shown, examples
 from inferaligner.reporting.side_by_side import LABELS, SideBySide
+from inferaligner.reporting.verdict import percent as whole_percent
+from inferaligner.reporting.verdict import spread
 from inferaligner.statistics import clopper_pearson
 
 _COLOURS = {"refusal": "cyan", "compliance": "yellow", "gibberish": "magenta"}
@@ -21,9 +24,7 @@ def tables(run: SideBySide) -> list[Table]:
 
 
 def _examples(run: SideBySide) -> Table:
-    table = Table(
-        title="Side by side, on prompts that took no part in fitting", title_justify="left", show_lines=True
-    )
+    table = _table("Side by side, on prompts that took no part in fitting", lines=True)
     table.add_column("prompt", ratio=3)
     for method in ("bare model", "with InferAligner"):
         table.add_column(method, ratio=4)
@@ -44,23 +45,22 @@ def _answer(answer: Shown) -> Text:
 
 
 def _outcomes(run: SideBySide) -> Table:
-    table = Table(title=f"What became of the answers (judge: {run.judge})", title_justify="left")
+    table = _table(f"What became of the answers (judge: {run.judge})")
     table.add_column("prompts")
-    table.add_column("method")
-    for name in ("refusal", "95 % interval", "compliance", "gibberish", "n"):
-        table.add_column(name, justify="right")
+    table.add_column("method", no_wrap=True)
+    for name in ("refusal", "interval", "compliance", "gibberish"):
+        table.add_column(name, justify="right", no_wrap=True)
     for suite, methods in outcome_counts(run.rows).items():
         for method, counts in methods.items():
             total = sum(counts.values())
-            rate = clopper_pearson(counts["refusal"], total)
+            refusal = clopper_pearson(counts["refusal"], total)
             table.add_row(
-                suite if method == "bare" else "",
+                f"{suite} ({total})" if method == "bare" else "",
                 LABELS[method],
-                percent(rate.value),
-                f"{percent(rate.low)} to {percent(rate.high)}",
-                percent(counts["compliance"] / total),
-                percent(counts["gibberish"] / total),
-                str(total),
+                whole_percent(refusal),
+                spread(refusal),
+                f"{100 * counts['compliance'] / total:.0f} %",
+                f"{100 * counts['gibberish'] / total:.0f} %",
             )
         table.add_section()
     return table
@@ -68,7 +68,7 @@ def _outcomes(run: SideBySide) -> Table:
 
 def _open_rates(run: SideBySide) -> Table:
     held_out = run.held_out
-    table = Table(title="How often the gate opens (test part)", title_justify="left")
+    table = _table("How often the gate opens (test part)")
     table.add_column("prompts")
     for name in ("open", "95 % interval", "n"):
         table.add_column(name, justify="right")
@@ -83,3 +83,8 @@ def _open_rates(run: SideBySide) -> Table:
             "AUROC", f"{area['value']:.3f}", f"{area['low']:.3f} to {area['high']:.3f}", str(area["n"])
         )
     return table
+
+
+def _table(title: str, *, lines: bool = False) -> Table:
+    # No vertical lines: they cost eight columns, and a terminal may have but eighty.
+    return Table(title=title, title_justify="left", box=HORIZONTALS, show_lines=lines)

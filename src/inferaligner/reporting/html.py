@@ -37,3 +37,8 @@ def interval(rate: Interval) -> str:
 def unbroken(text: str) -> str:
     """The text with its per cent signs kept beside their numbers."""
     return text.replace(" %", "\u00a0%")
+
+
+def unspaced(text: str) -> str:
+    """The text on one line, whatever room there is."""
+    return text.replace(" ", "\u00a0")

@@ -13,7 +13,7 @@ from inferaligner.evaluation.side_by_side import Row, Suite, kind_of, outcome_co
 from inferaligner.model_card import gate_words, operating_point, percent
 from inferaligner.reporting import figures
 from inferaligner.reporting.examples import examples
-from inferaligner.reporting.html import interval, render
+from inferaligner.reporting.html import interval, render, unspaced
 from inferaligner.reporting.verdict import Verdict, refusals, spread, verdict
 from inferaligner.reporting.verdict import percent as whole_percent
 from inferaligner.statistics import Interval, clopper_pearson
@@ -145,7 +145,7 @@ def _declined_rows(rows: Sequence[Row]) -> list[list[str]]:
     found = []
     for suite, methods in outcome_counts(rows).items():
         shares = [clopper_pearson(counts["refusal"], sum(counts.values())) for counts in methods.values()]
-        found.append([suite, *(f"{whole_percent(share)}\n{spread(share)}" for share in shares)])
+        found.append([suite, *(f"{whole_percent(share)}\n{unspaced(spread(share))}" for share in shares)])
     return found
 
 
@@ -198,7 +198,7 @@ def _search_figures(search: Mapping[str, Any]) -> dict[str, str]:
         (trial for trial in trials if trial["refusal"] is not None),
         key=lambda trial: -float(trial["refusal"]),
     )
-    names = [f"{_block(trial['layers'])} × {trial['strength']:.3g}" for trial in generated]
+    names = [f"{_span(trial['layers'])} × {trial['strength']:.3g}" for trial in generated]
     outcomes = [{name: trial[name] for name in ("refusal", "compliance", "gibberish")} for trial in generated]
     marked = [
         place
@@ -222,5 +222,9 @@ def _search_figures(search: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _block(layers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {_span(layers)}"
+
+
+def _span(layers: Sequence[int]) -> str:
     together = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
-    return f"layers {layers[0]}–{layers[-1]}" if together else f"layer {', '.join(map(str, layers))}"
+    return f"{layers[0]}–{layers[-1]}" if together else ", ".join(map(str, layers))

@@ -85,7 +85,7 @@ def _harmless(rows: Sequence[Row]) -> str:
     opened = sum(row.decision.open for row in harmless)
     bare, ours = refusals(rows, "harmless", "bare"), refusals(rows, "harmless", "inferaligner")
     return (
-        f"Of {len(harmless)} harmless prompts, evenly of ordinary, wrapped and deliberately tricky kinds, "
+        f"Of {len(harmless)} harmless prompts, evenly of twins, ordinary, wrapped and tricky ones, "
         f"{opened} opened the gate; {_count(ours)} were declined ({_count(bare)} by the bare model)."
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from inferaligner.reporting.figures.svg import (
     ACCENT,
@@ -37,9 +38,7 @@ def score_distributions(
     shown = {group: np.asarray(scores, dtype=float) for group, scores in groups.items() if len(scores)}
     everything = np.clip(np.concatenate([*shown.values(), np.array([threshold])]), -_FURTHEST, _FURTHEST)
     edges = np.histogram_bin_edges(everything, bins=_BINS)
-    told = {
-        group: f"{100 * float((scores > threshold).mean()):.0f} % open" for group, scores in shown.items()
-    }
+    told = {group: _open(scores, threshold) for group, scores in shown.items()}
     with style():
         figure, axis = canvas(height=0.7 + 0.6 * len(shown))
         for row, (group, scores) in enumerate(shown.items()):
@@ -132,3 +131,8 @@ def open_rates(
             f"{kind}: {r.value:.1%} ({r.low:.1%} to {r.high:.1%}, n = {r.n})" for kind, r in rates.items()
         )
         return to_svg(figure, name, title=f"{label}, with 95 % intervals", description="; ".join(told))
+
+
+def _open(scores: npt.NDArray[np.float64], threshold: float) -> str:
+    share = 100 * float((scores > threshold).mean())
+    return f"{share:.0f} % open" if share >= 10 or share == 0 else f"{share:.1f} % open"

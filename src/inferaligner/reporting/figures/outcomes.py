@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"refusal": ACCENT, "compliance": GOLD, "gibberish": GREY}
-# A narrower part of a bar has no room for its number.
-_ROOM_FOR_A_NUMBER = 0.07
+# What a character of a number takes of a bar's length, with some air; no number is written without room.
+_CHARACTER = 0.036
 
 
 def outcome_bars(groups: Mapping[str, Mapping[str, Mapping[str, int]]], *, name: str = "outcomes") -> str:
@@ -88,11 +88,12 @@ def _stack(
         if share > 0:
             (part,) = axis.barh(y, share, left=left, height=0.72, color=colour, ec=SURFACE, lw=0.8)
             part.set_gid(f"bar-{bar}-{outcome}")
-        if share >= _ROOM_FOR_A_NUMBER:
+        number = str(numbers.get(outcome, ""))
+        if share > _CHARACTER * len(number):
             axis.text(
                 left + share / 2,
                 y - 0.03,
-                str(numbers[outcome]),
+                number,
                 color=SURFACE,
                 ha="center",
                 va="center",
