@@ -12,6 +12,7 @@ from inferaligner.calibration.samples import Sample
 from inferaligner.evaluation.judges import Verdict
 from inferaligner.evaluation.side_by_side import (
     METHODS,
+    Row,
     choose,
     closed_identical,
     compare,
@@ -57,7 +58,7 @@ def test_choose_takes_what_there_is() -> None:
 
 
 @pytest.fixture(scope="module")
-def compared() -> list[object]:
+def compared() -> list[Row]:
     torch.set_num_threads(1)
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     asked = [Sample(prompt, number % 2 == 0, prompt, "pairs") for number, prompt in enumerate(PROMPTS)]
@@ -69,10 +70,10 @@ def compared() -> list[object]:
         tiny_aligner(model, tokenizer), model, tokenizer, asked, judge=judge, max_new_tokens=6, batch_size=3
     )
     assert [one.sample for one in found] == asked
-    return list(found)
+    return found
 
 
-def test_closed_rows_are_the_bare_models_and_open_ones_are_not(compared: list) -> None:  # type: ignore[type-arg]
+def test_closed_rows_are_the_bare_models_and_open_ones_are_not(compared: list[Row]) -> None:
     decisions = {one.decision.open for one in compared}
     assert decisions == {True, False}, "the fixture must have rows of both kinds"
     for one in compared:
@@ -82,12 +83,12 @@ def test_closed_rows_are_the_bare_models_and_open_ones_are_not(compared: list) -
     assert closed_identical(compared).value == 1.0
 
 
-def test_the_control_steers_with_other_vectors(compared: list) -> None:  # type: ignore[type-arg]
+def test_the_control_steers_with_other_vectors(compared: list[Row]) -> None:
     opened = [one for one in compared if one.decision.open]
     assert any(one.replies["own vectors"].tokens != one.replies["inferaligner"].tokens for one in opened)
 
 
-def test_each_answer_is_judged(compared: list) -> None:  # type: ignore[type-arg]
+def test_each_answer_is_judged(compared: list[Row]) -> None:
     for one in compared:
         for answer in one.replies.values():
             assert answer.outcome == ("refusal" if len(answer.text) % 2 else "compliance")

@@ -77,7 +77,6 @@ def demo(
         return
 
     from inferaligner.cli.demo_tables import tables
-    from inferaligner.reporting.html import unbroken
     from inferaligner.reporting.verdict import verdict
 
     for table in tables(run):
@@ -86,7 +85,7 @@ def demo(
     told = verdict(run.rows)
     results().print(told.headline, style="bold green" if told.protects else "bold yellow", markup=False)
     for point in (told.cost, *told.points):
-        results().print(f"• {unbroken(point)}", markup=False, highlight=False)
+        results().print(f"• {point}", markup=False, highlight=False)
     results().print(f"Judge: {run.judge}. {run.agreement}", style="dim", markup=False, highlight=False)
     note(f"{sum(watch.seconds.values()):.0f} s altogether. Report: {output / 'report.html'}", style="bold")
     note(f"Try it yourself: inferaligner chat {target} --aligner {output / 'aligner'}")

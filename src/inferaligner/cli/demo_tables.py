@@ -46,17 +46,16 @@ def _answer(answer: Shown) -> Text:
 
 def _outcomes(run: SideBySide) -> Table:
     table = _table(f"What became of the answers (judge: {run.judge})")
-    table.add_column("prompts")
-    table.add_column("method", no_wrap=True)
-    for name in ("refusal", "interval", "compliance", "gibberish"):
+    table.add_column("prompts and method")
+    for name in ("refusal", "95 % interval", "compliance", "gibberish"):
         table.add_column(name, justify="right", no_wrap=True)
     for suite, methods in outcome_counts(run.rows).items():
+        total = sum(methods["bare"].values())
+        table.add_row(Text(f"{suite} ({total})", style="bold"))
         for method, counts in methods.items():
-            total = sum(counts.values())
             refusal = clopper_pearson(counts["refusal"], total)
             table.add_row(
-                f"{suite} ({total})" if method == "bare" else "",
-                LABELS[method],
+                f"  {LABELS[method]}",
                 whole_percent(refusal),
                 spread(refusal),
                 f"{100 * counts['compliance'] / total:.0f} %",
@@ -87,4 +86,4 @@ def _open_rates(run: SideBySide) -> Table:
 
 def _table(title: str, *, lines: bool = False) -> Table:
     # No vertical lines: they cost eight columns, and a terminal may have but eighty.
-    return Table(title=title, title_justify="left", box=HORIZONTALS, show_lines=lines)
+    return Table(title=title, title_justify="left", box=HORIZONTALS, pad_edge=False, show_lines=lines)
