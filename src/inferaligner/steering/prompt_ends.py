@@ -113,9 +113,9 @@ def refuse_packed(arguments: Mapping[str, Any]) -> None:
 
 def _spans(rows: int, width: int, mask: Any) -> PromptSpans:
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        seen = mask.long()
+        seen = mask.cpu().long()  # the one wait for the device
         width = seen.shape[1]  # covers cached tokens as well, when only new ones are passed
-        return PromptSpans(seen.argmax(dim=1).cpu(), (width - 1 - seen.flip(1).argmax(dim=1)).cpu())
+        return PromptSpans(seen.argmax(dim=1), width - 1 - seen.flip(1).argmax(dim=1))
     return PromptSpans(torch.zeros(rows, dtype=torch.long), torch.full((rows,), width - 1, dtype=torch.long))
 
 
