@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import inferaligner
-from inferaligner.errors import MismatchError
+from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import SteeringPlan
+from inferaligner.steering.plan import Mode, Positions, SteeringPlan
+from inferaligner.steering.scope import PromptScope
 from tests.models.tiny import tiny_model
 from tests.steering.cases import Case, make_case
 
@@ -108,37 +109,62 @@ def test_a_decoding_step_waits_for_nothing(opens: Any, late: bool, monkeypatch: 
     assert sum(waits.values()) > 0, "the watch must see the one wait of the prompt"
 
 
-def test_one_wait_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decision crosses to the host once, after the prefill."""
-    case = make_case()
+@pytest.mark.parametrize("mode", ["gate", "always", "never"])
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 4}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("opens", [(False,) * 4, (True, False, True, False)])
+def test_one_wait_a_prompt(
+    opens: Any, options: dict[str, Any], mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision crosses to the host once: at the gate's layer, where that spares the layers above it."""
+    case = make_case(opens=opens)
     crossings = []
     original = Tensor.cpu
 
     def cpu(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if sys._getframe(1).f_code.co_name == "end_pass":
-            crossings.append(self)
+        caller = sys._getframe(1).f_code
+        if caller.co_filename.endswith("scope.py"):
+            crossings.append(caller.co_name)
         return original(self, *args, **kwargs)
 
-    with case.guard():
+    with case.guard(mode):
         monkeypatch.setattr(Tensor, "cpu", cpu)
-        case.generate(max_new_tokens=8)
-    assert len(crossings) == 1
+        case.generate(max_new_tokens=8, **options)
+    assert crossings == ["_spare_closed" if mode == "gate" else "end_pass"]
 
 
-def test_closed_decoding_hands_the_layers_output_on() -> None:
-    """Not an equal tensor: the same one."""
-    case = make_case(opens=(False,) * 4)
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 4}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("positions", ["from_gate", "all"])
+def test_a_closed_batch_is_handed_on(
+    positions: Positions, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an equal tensor, the same one, of the prompt as well; and nobody asks what to steer."""
+    case = make_case(opens=(False,) * 4, positions=positions)
+    monkeypatch.setattr(PromptScope, "steered_columns", None)
     returned: list[Any] = []
     received: list[Any] = []
     layers = case.model.model.layers
     handles = [layers[2].register_forward_hook(lambda m, i, output: returned.append(output))]
     with case.guard():
         handles.append(layers[3].register_forward_pre_hook(lambda m, inputs: received.append(inputs[0])))
-        case.generate()
+        case.generate(**options)
     for handle in handles:
         handle.remove()
-    assert len(returned) == 6
-    assert all(mine is theirs for mine, theirs in zip(returned[1:], received[1:], strict=True))
+    assert len(returned) == (8 if options else 6)
+    assert all(mine is theirs for mine, theirs in zip(returned, received, strict=True))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_missing_steer_hook(row: int) -> None:
+    """Told where a row is open, in the prompt already; closed rows have no use for it."""
+    case = make_case()
+    bare = case.logits(rows=[row])
+    with case.guard():
+        case.model.model.layers[2]._forward_hooks.clear()
+        if case.opens[row]:
+            with pytest.raises(SteeringError, match="without the guard's hooks"):
+                case.model(**case.batch(rows=[row]))
+        else:
+            assert torch.equal(case.logits(rows=[row]), bare)
 
 
 def test_gradients_flow_through_the_addition() -> None:
@@ -156,8 +182,6 @@ def test_gradients_flow_through_the_addition() -> None:
 def test_mamba_has_another_kind_of_cache() -> None:
     """A state without a length: decoding works, and a new turn on top of it is refused."""
     from transformers import MambaConfig, MambaForCausalLM
-
-    from inferaligner.errors import SteeringError
 
     torch.manual_seed(0)
     config = MambaConfig(hidden_size=32, num_hidden_layers=3, vocab_size=320, state_size=4, pad_token_id=0)

@@ -51,6 +51,18 @@ def test_chunks_that_part_the_gates_offsets(place: str, positions: Positions, ch
         assert [decision.score for decision in guard.decisions] == pytest.approx(whole, abs=1e-3)
 
 
+@pytest.mark.parametrize("opens", [(False, True, False, False), (True, False, False, False), (False,) * 4])
+@pytest.mark.parametrize("positions", ["from_gate", "all"])
+def test_rows_that_end_in_an_earlier_chunk(positions: Positions, opens: Any) -> None:
+    """Padded on the right, row 1 is decided in the first chunk of 8 tokens, and the others in the second."""
+    case = make_case(positions=positions, opens=opens)
+    batch = case.batch("right")
+    with case.guard() as guard:
+        expected = case.logits(**batch)
+        torch.testing.assert_close(case.logits(**batch, prefill_chunk_size=8), expected, atol=1e-4, rtol=1e-4)
+        assert [decision.open for decision in guard.decisions] == list(opens)
+
+
 def test_the_two_differ() -> None:
     logits = {}
     for positions in ("from_gate", "all"):

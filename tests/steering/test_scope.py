@@ -77,6 +77,45 @@ def test_modes(mode: Mode, opened: list[bool]) -> None:
     assert [decision.score for decision in scope.decisions()] == [1.0, -1.0]
 
 
+def steers_above_the_gate(scope: PromptScope, length: int, start: int, scores: list[float]) -> str:
+    now = scope.begin_pass(len(scores), length, start)
+    assert now.steers == "by_position", "layers below the gate know nothing yet"
+    scope.add_scores(torch.tensor(scores))
+    scope.latch(now, length)
+    steers = now.steers
+    scope.end_pass(now)
+    return steers
+
+
+@pytest.mark.parametrize("positions", ["from_gate", "all"])
+@pytest.mark.parametrize(
+    ("scores", "mode", "steers"),
+    [
+        ([-1.0, 0.0], "gate", "nothing"),
+        ([-1.0, 1.0], "gate", "by_position"),
+        ([torch.nan, -1.0], "gate", "by_position"),
+        ([-1.0, -1.0], "always", "by_position"),
+    ],
+)
+def test_a_closed_prompt_is_known_at_the_gate(
+    scores: list[float], mode: Mode, steers: str, positions: Positions
+) -> None:
+    scope = scope_of(4, 3, mode=mode, positions=positions)
+    assert steers_above_the_gate(scope, 5, 0, scores) == steers
+    assert scope.any_open is (steers != "nothing")
+
+
+def test_chunks_are_steered_from_the_first_end_on() -> None:
+    """A later chunk is not taken for closed because of its own rows: one of an earlier chunk may be open."""
+    for first in (1.0, -1.0):
+        scope = scope_of(4, 9)
+        assert steers_above_the_gate(scope, 3, 0, [9.0, 9.0]) == "nothing"
+        assert steers_above_the_gate(scope, 3, 3, [first - 9.0, -9.0]) == "by_position"
+        assert steers_above_the_gate(scope, 3, 6, [0.0, 0.0]) == "by_position"
+        assert steers_above_the_gate(scope, 3, 9, [0.0, -1.0]) == ("by_position" if first > 0 else "nothing")
+        assert [decision.open for decision in scope.decisions()] == [first > 0, False]
+
+
 def columns(scope: PromptScope, length: int, start: int) -> list[list[bool]]:
     """Which tokens `[rows, length]` of a prefill pass are steered."""
     now = scope.begin_pass(2, length, start)
@@ -143,7 +182,8 @@ def test_kept_open() -> None:
     run(earlier, 5, 0, [1.0, -1.0])
     later = scope_of(9, 9)
     later.keep_open(earlier)
-    run(later, 5, 5, [-1.0, -1.0])
+    assert steers_above_the_gate(later, 3, 5, [-0.5, -0.5]) == "by_position", "before its own end"
+    assert steers_above_the_gate(later, 2, 8, [-0.5, -0.5]) == "by_position"
     assert [decision.open for decision in later.decisions()] == [True, False]
     other = scope_of(9)
     other.keep_open(earlier)

@@ -3,10 +3,10 @@
 Who calls what, for one batch of prompts:
 1. `model.generate(...)` is the user's own call. The guard notes where the prompts end and opens a scope.
    A plain `model(...)` call opens one by itself when it brings a new prompt.
-2. Before every forward pass, `_before` describes the pass; gate hooks read, the last one latches the rows;
-   steer hooks act on open rows.
-3. After the pass, `_after` checks that the hooks really ran, tells the host the decision (one wait per
-   prompt batch, none per token), and replays the prefill of opened rows where one pass was too early.
+2. Before every forward pass, `_before` describes the pass; gate hooks read, the last one latches the rows
+   and tells the host (one wait per prompt batch, none per token); steer hooks act on open rows, if any.
+3. After the pass, `_after` checks that the hooks really ran, and replays the prefill of opened rows where
+   one pass was too early.
 
 State belongs to the guard: two guards, on one model or on two, share nothing.
 """

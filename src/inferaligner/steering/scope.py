@@ -32,7 +32,7 @@ class Pass:
     start: int
     length: int
     reads_gate: bool
-    steers: Steers
+    steers: Steers  # of a pass that reads the gate, `latch` may find that it is "nothing" from there on
     replayed_rows: Tensor | None = None  # set while opened rows run their prefill a second time
     mask: Tensor | None = field(default=None, repr=False)  # cached by `PromptScope.steered_columns`
 
@@ -55,6 +55,7 @@ class PromptScope:
         self.prefill: list[dict[str, Any]] = []  # keyword arguments of the prefill passes, kept for a replay
         self.cache_before: Any = None
         self._kept: Tensor | None = None  # [rows] bool: open since an earlier scope of the same cache
+        self._told: Tensor | None = None  # the host's copy of `open`, where `latch` made one
         self._cache: Callable[[], Any] = lambda: None
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -148,19 +149,38 @@ class PromptScope:
             opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool)
         opened = opened & (ends >= now.start) & (ends < now.start + length)
         self.open = opened if self.open is None else self.open | opened
+        if self.mode == "gate" and not torch.compiler.is_compiling():
+            self._spare_closed(now)
+
+    def _spare_closed(self, now: Pass) -> None:
+        """Where no row is open, the layers above the gate have nothing to do.
+
+        The pass that settles the last row tells the host here instead of at its end. An earlier one does
+        not wait: a row that opened in it is steered by position, as if the host knew nothing.
+        """
+        assert self.open is not None
+        end = now.start + now.length
+        if self.last_end < end:
+            self._told = self.open.cpu()
+            closed = not self._told.any()
+        else:
+            closed = end <= self.first_end and self._kept is None
+        if closed:
+            now.steers = "nothing"
 
     def end_pass(self, now: Pass) -> bool:
         """Called after a pass that reads the gate; True when it settled the last undecided row.
 
-        This is the one place where the host waits for the device, once per prompt batch.
+        The host waits for the device once per prompt batch: here, if `latch` has not done so.
         """
         assert self.open is not None and self.scores is not None
-        # Copies: what a CUDA graph returned is overwritten by its next run.
-        self.open, self.scores = self.open.clone(), self.scores.clone()
+        if self._told is None:
+            # Copies: what a CUDA graph returned is overwritten by its next run.
+            self.open, self.scores = self.open.clone(), self.scores.clone()
         self.seen = now.start + now.length
         if self.last_end >= self.seen:
             return False
-        open_rows = self.open.cpu()
+        open_rows = self.open.cpu() if self._told is None else self._told
         self.any_open = bool(open_rows.any())
         steers: Steers = "nothing" if not self.any_open else "everything" if open_rows.all() else "open_rows"
         self.decoding = Pass(self.last_end + 1, 1, reads_gate=False, steers=steers)
