@@ -255,9 +255,10 @@ class Guard:
         late = not self.plan.one_pass or (self.plan.positions == "all" and len(scope.prefill) > 1)
         if late and scope.any_open:
             output = self._replay(scope, made, output)
-        assert scope.open is not None
+        assert scope.open is not None and scope.decoding is not None
+        open_rows = scope.open[:, None, None]
         for steer in self._steer_hooks:
-            steer.arm(scope.open)
+            steer.arm(open_rows, scope.decoding.steers)
         scope.prefill.clear()
         scope.cache_before = None
         return output

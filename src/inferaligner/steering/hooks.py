@@ -2,7 +2,8 @@
 
 Both leave an output object untouched when there is nothing to do, so a closed prompt sees the bare
 model's own tensors. Rows are told apart by `torch.where`, never by multiplying with zero: a closed row in
-a mixed batch keeps its exact bits.
+a mixed batch keeps its exact bits. Decoding does so beforehand, once per prompt batch: each step is one
+addition, of -0.0 to closed rows.
 
 `torch.compile` traces these two calls into the model's graph. It compiles anew for every number that it
 finds here, so a decoding step must look at nothing that changes from token to token or prompt to prompt,
@@ -24,6 +25,7 @@ from inferaligner.models.anatomy import residual, with_residual
 
 if TYPE_CHECKING:
     from inferaligner.steering.guard import Guard
+    from inferaligner.steering.scope import Pass, PromptScope, Steers
 
 LayerHook = Callable[[nn.Module, object, object], object]
 
@@ -66,12 +68,16 @@ class SteerHook:
     def __init__(self, guard: Guard, addition: Tensor) -> None:
         self._guard = guard
         self._addition = addition
-        self._open_rows: Tensor | None = None  # [rows, 1, 1]
+        self._decoding = addition  # what a decoding step adds: [width] or [rows, 1, width]
         self.ran = False  # reset before every pass that steers, checked after it
 
-    def arm(self, open_rows: Tensor) -> None:
-        """Called when the rows `[rows]` are decided, for the decoding steps to come."""
-        self._open_rows = open_rows[:, None, None].to(self._addition.device)
+    def arm(self, open_rows: Tensor, steers: Steers) -> None:
+        """Called when the rows `[rows, 1, 1]` are decided, for the decoding steps to come."""
+        if steers == "everything":
+            self._decoding = self._addition
+        elif steers == "open_rows":
+            # Every number keeps its bits when -0.0 is added; 0.0 would turn -0.0 into 0.0.
+            self._decoding = torch.where(open_rows.to(self._addition.device), self._addition, -0.0)
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> object:
         scope, now = self._guard.scope, self._guard.now
@@ -81,17 +87,20 @@ class SteerHook:
         if now.steers == "nothing":
             return None
         self.ran = True
+        if now.steers == "by_position":
+            return self._by_position(scope, now, output)
+        addition = self._decoding
+        if type(output) is Tensor and output.dtype == addition.dtype and output.device == addition.device:
+            return output + addition  # what follows comes to the same, and costs twice as much
+        stream = residual(output)
+        return with_residual(output, stream + addition.to(stream))
+
+    def _by_position(self, scope: PromptScope, now: Pass, output: object) -> object:
         if scope.open is None:  # below the gate's layer, in the first prefill: a replay follows if rows open
             return None
         stream = residual(output)
         if self._addition.device != stream.device or self._addition.dtype != stream.dtype:
             self._addition = self._addition.to(stream)
-        if now.steers == "everything":
-            return with_residual(output, stream + self._addition)
-        if now.steers == "open_rows":
-            assert self._open_rows is not None
-            mask = self._open_rows.to(stream.device)
-            return with_residual(output, torch.where(mask, stream + self._addition, stream))
         first, mask = scope.steered_columns(now, stream)
         tail = stream[:, first:]
         tail = torch.where(mask, tail + self._addition, tail)
