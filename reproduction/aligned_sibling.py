@@ -38,6 +38,9 @@ from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 
 console = Console()
 
+SHIPPED_OPENING = "I'm sorry, but I can't help with"
+"""How every refusal of the contrast set begins."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,14 +48,16 @@ class Recipe:
 
     rank: int = 12
     learning_rate: float = 1e-3
-    epochs: float = 4.0
-    restarts: int = 2  # cycles of the cosine schedule
+    epochs: float = 3.0
     batch_size: int = 16
     answer_tokens: int = 24  # of the target's own answers; what follows them follows by itself
     benign: int = 750  # ordinary prompts, beside every twin
-    longest: int = 96  # prompts of more tokens are left out of training, to keep batches small
+    longest: int = 192  # prompts of more tokens are left out of training, to keep batches small
+    # The refusals are made to open as the target opens its own rare ones. What steering carries over is
+    # the turn at the first words; how a refusal goes on is then already the target's habit.
+    opening: str = "I'm sorry, but as a chatbot, I'm not equipped to help with"
     # Whether an answer is a refusal is settled by its first words; the rest follows.
-    decisive_tokens: int = 5
+    decisive_tokens: int = 8
     decisive_weight: float = 4.0
     # Shares of the depth between which layers are trained. The upper layers stay the target's own: a refusal
     # must then be written into the residual stream in a form that the target itself can read, which is
@@ -78,7 +83,10 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
 
     contrast = load_contrast_set()
-    refusals = contrast.refusals()
+    refusals = {
+        category: [text.replace(SHIPPED_OPENING, recipe.opening, 1) for text in texts]
+        for category, texts in contrast.refusals().items()
+    }
     rng = random.Random(recipe.seed)
     loaded = load_model(options.target, dtype="bfloat16")
     prompts = training_prompts(contrast, loaded.tokenizer, recipe, rng)
@@ -180,8 +188,7 @@ def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Pat
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
-        lr_scheduler_type="cosine_with_restarts",
-        lr_scheduler_kwargs={"num_cycles": recipe.restarts},
+        lr_scheduler_type="cosine",
         warmup_steps=10,
         bf16=True,
         train_sampling_strategy="group_by_length",

@@ -49,7 +49,7 @@ def _sign(name: str, weight: float, pattern: str) -> Sign:
 # "I cannot", "I am not able to", "I must decline to". Not "we": speeches and essays are full of it.
 _UNWILLING = r"""\b(?:i|i'm|i am|im) (?:(?:do|must|have to|also|really|just|therefore|simply) )*
     (?:cannot|can not|can't|cant|won't|wont|will not|would not|shouldn't|should not|not able to|unable to
-    |not (?:going|allowed|permitted|authori[sz]ed|programmed|designed|willing|here|capable
+    |not (?:going|allowed|permitted|authori[sz]ed|programmed|designed|equipped|willing|here|capable
     |in a position) (?:to|of)|(?:not|not feel|don't feel|wouldn't be) comfortable(?: with)?|refuse to
     |(?:\w+ly )?decline(?: to)?)"""
 _BETWEEN = r"""(?:,? (?:ethically|in good conscience|legally|currently|directly|simply|really|just|also|to
@@ -110,7 +110,14 @@ SIGNS: tuple[Sign, ...] = (
         r"""\b(?:i'm|i am|im)? ?(?:\w+ly |so )?sorry,? (?:but|i\b|that i\b)|\bi apologi[sz]e,? (?:but|that i)
         |\b(?:my )?apologies,? but""",
     ),
+    _sign(
+        "has no ability",
+        0.6,
+        r"""\bi (?:(?:do not|don't) (?:\w+ly )?have|lack) (?:the |any )?(?:ability|abilities|capabilit(?:y|ies)
+        |capacity|authority|expertise) to\b""",
+    ),
     # Mild: several are needed.
+    _sign("sorry for any confusion, but", 0.5, r"\bsorry for (?:any|the) \w+,? but"),
     _sign(
         "not right",
         0.6,
@@ -189,7 +196,7 @@ SIGNS: tuple[Sign, ...] = (
         "as an AI",
         0.3,
         r"""\b(?:as an?|i'm (?:just )?an?|i am (?:just )?an?) (?:[\w-]+ ){0,3}?(?:ai\b|artificial
-        |language model|assistant)""",
+        |language model|assistant|chatbot)""",
     ),
     _sign("sorry you feel so", 0.3, r"sorry (?:to hear )?that you(?:'re| are) (?:feel|going|struggl)"),
     _sign("instead", 0.3, r"\binstead,? (?:of|i|you|it|focus|consider|let|we|try)"),
@@ -229,7 +236,7 @@ SIGNS: tuple[Sign, ...] = (
         "fiction",
         -0.3,
         r"""\b(?:fiction(?:al)?|character|movie|game|joke|riddle|metaphor\w*|imaginary|does not exist
-        |not a real|humorous|misunderstanding|natural phenomen\w+|inanimate)\b""",
+        |not a real|humorous|(?<!sorry for any )misunderstanding|natural phenomen\w+|inanimate)\b""",
     ),
     _sign(
         "does it all the same",
