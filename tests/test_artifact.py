@@ -378,3 +378,42 @@ def test_steering_settings_that_cannot_be(artifact: AlignerArtifact, changes: di
 def test_layers_that_do_not_exist(artifact: AlignerArtifact) -> None:
     with pytest.raises(ArtifactError, match="layers 0 to 3"):
         artifact.with_steering(layers=(4,))
+
+
+# -- settings alone ------------------------------------------------------------------------------------------
+
+
+def test_an_update_replaces_settings_and_card_alone(artifact: AlignerArtifact, tmp_path: Path) -> None:
+    folder = artifact.write(tmp_path / "a", "card")
+    (folder / "mine.txt").write_text("mine")
+    changed = artifact.with_steering(strength=9.0)
+    changed.update(folder, "new card")
+    assert AlignerArtifact.read(folder).steering.strength == 9.0
+    assert (folder / "README.md").read_text() == "new card" and (folder / "mine.txt").exists()
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_an_update_wants_the_same_vectors(artifact: AlignerArtifact, tmp_path: Path) -> None:
+    folder = artifact.write(tmp_path / "a", "card")
+    before = (folder / "aligner.json").read_bytes()
+    with pytest.raises(ArtifactError, match="other vectors"):
+        replace(artifact, srv=artifact.srv + 1).update(folder, "card")
+    with pytest.raises(ArtifactError, match="is not an aligner"):
+        artifact.update(tmp_path / "nothing", "card")
+    assert (folder / "aligner.json").read_bytes() == before
+
+
+def test_an_update_that_crashes_leaves_the_old_settings(
+    artifact: AlignerArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = artifact.write(tmp_path / "a", "card")
+    before = (folder / "aligner.json").read_bytes()
+
+    def crash(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(InputError, match="No space left"):
+        artifact.with_steering(strength=9.0).update(folder, "card")
+    assert (folder / "aligner.json").read_bytes() == before
+    assert len(list(folder.iterdir())) == 3

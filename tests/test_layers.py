@@ -18,11 +18,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("aligner",),
     ("calibration",),
     ("steering",),
-    ("artifact", "model_card", "generation"),
+    ("artifact", "promise", "model_card", "generation"),
     ("vectors", "gate", "activations"),
     ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
-    ("prompts", "models", "statistics"),
-    ("errors", "version", "plain_json"),
+    ("prompts", "models", "statistics", "distribution"),
+    ("errors", "version", "plain_json", "atomic"),
 ]
 
 

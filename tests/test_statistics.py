@@ -20,6 +20,7 @@ from inferaligner.statistics import (
     order_statistic_index,
     smallest_sample,
     true_positive_rate_at,
+    upper_bound,
     wilson,
 )
 
@@ -78,6 +79,20 @@ def test_clopper_pearson_bounds_leave_half_the_error_on_each_side(n: int, data: 
         assert binomial_at_least(k, n, interval.low) == pytest.approx(0.05, rel=1e-6)
     if k < n:
         assert binomial_at_most(k, n, interval.high) == pytest.approx(0.05, rel=1e-6)
+
+
+@given(st.integers(1, 2000), st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_upper_bound_is_the_rate_the_count_just_contradicts(n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, n - 1))
+    bound = upper_bound(k, n, 0.95)
+    assert binomial_at_most(k, n, bound) == pytest.approx(0.05, rel=1e-6)
+    assert bound == pytest.approx(clopper_pearson(k, n, 0.9).high)
+
+
+def test_upper_bounds_at_the_ends() -> None:
+    assert upper_bound(0, 300) == pytest.approx(1 - 0.05 ** (1 / 300))
+    assert upper_bound(7, 7) == upper_bound(0, 0) == 1.0
 
 
 def test_wilson_known_values() -> None:
@@ -196,6 +211,8 @@ def test_order_statistic_keeps_its_promise_in_simulation() -> None:
         lambda: clopper_pearson(3, 2),
         lambda: clopper_pearson(-1, 2),
         lambda: wilson(1, 2, 1.0),
+        lambda: upper_bound(3, 2),
+        lambda: upper_bound(1, 2, 0.0),
         lambda: auroc([1.0, 2.0], [1]),
         lambda: auroc([1.0, float("nan")], [0, 1]),
         lambda: auroc([1.0, 2.0], [0, 2]),

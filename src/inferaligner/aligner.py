@@ -18,9 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from inferaligner.activations import record_activations
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.fit import FitOptions, Side, fit_artifact
+from inferaligner.calibration.fit import fit_artifact
+from inferaligner.calibration.fit_options import FitOptions, Side
+from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
+from inferaligner.calibration.traffic import unseen
 from inferaligner.errors import ArtifactError, InputError, MismatchError
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.gate import Decision
@@ -54,6 +57,7 @@ class Aligner:
         harmless: Sequence[str] | None = None,
         benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         max_false_open: float = 0.02,
+        confidence: float = 0.95,
         gate_layer: int | None = None,
         steer_layers: Sequence[int] | None = None,
         strength: float | None = None,
@@ -72,7 +76,8 @@ class Aligner:
             aligned: a sibling that declines harmful requests (same width and depth).
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open` of
-                each opens the gate.
+                each opens the gate, with this `confidence` (docs/calibration.md says what is assumed, and
+                how many prompts it takes).
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.
@@ -87,6 +92,7 @@ class Aligner:
             )
         options = FitOptions(
             max_false_open=max_false_open,
+            confidence=confidence,
             gate_layer=gate_layer,
             steer_layers=None if steer_layers is None else tuple(sorted(set(steer_layers))),
             strength=strength,
@@ -94,19 +100,51 @@ class Aligner:
             paper=paper,
             system=system,
         )
-        traffic = (
-            {} if benign is None else dict(benign) if isinstance(benign, Mapping) else {"benign": benign}
-        )
         artifact = fit_artifact(
             Side(target, tokenizer, target_name or _name(target)),
             Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
             _samples(harmful, harmless, sources),
-            benign=traffic,
+            benign={} if benign is None else _by_name(benign),
             options=options,
             outcome=lambda answer: judge(answer).outcome,
             stages=stages,
         )
         return cls(artifact)
+
+    def calibrate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        benign: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        max_false_open: float | None = None,
+        confidence: float | None = None,
+    ) -> Aligner:
+        """The same aligner at the operating point that this traffic sets; nothing is extracted anew.
+
+        The threshold rests on exactly the prompts given here, by name if there are several kinds, and may
+        fall as well as rise. None keeps the aligner's own `max_false_open` and `confidence`. Prompts of the
+        shipped contrast set that the gate was fitted on are left out.
+
+        Raises:
+            CalibrationError: no prompts, or none that the gate was not fitted on.
+            MismatchError: another model or tokenizer than the aligner's.
+        """
+        traffic, _ = unseen(_by_name(benign), self.fitted_prompts())
+        scores = {
+            name: [decision.score for decision in self.score(model, tokenizer, prompts)]
+            for name, prompts in traffic.items()
+        }
+        return Aligner(
+            recalibrate(self.artifact, scores, max_false_open=max_false_open, confidence=confidence)
+        )
+
+    def fitted_prompts(self) -> list[str]:
+        """What the gate was fitted on, where that can be known: the shipped contrast set."""
+        contrast = load_contrast_set()
+        if self.artifact.provenance.prompts.get("digest") != contrast.digest():
+            return []
+        return [sample.text for sample in samples_from_contrast(contrast).fitting]
 
     # -- apply ---------------------------------------------------------------------------------------
 
@@ -207,6 +245,10 @@ def _samples(
             "set."
         )
     return samples_from_lists(harmful, harmless, sources)
+
+
+def _by_name(benign: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    return dict(benign) if isinstance(benign, Mapping) else {"benign": benign}
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -25,10 +25,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from inferaligner.atomic import replace_file, swap_folder
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
 from inferaligner.plain_json import dump, plain
+from inferaligner.promise import OperatingPoint, read_operating_point
 from inferaligner.vectors import unit
 
 SCHEMA_VERSION = 1
@@ -95,6 +97,14 @@ class AlignerArtifact:
                 f"{depth - 1}."
             )
 
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """What is promised about the gate's threshold; None in artifacts of before this was kept.
+
+        Raises `ArtifactError` for a record that makes no sense.
+        """
+        return read_operating_point(self.calibration)
+
     def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
         """θ for every layer `[layers, width]` in the settings' norm, from the SSV or (as control) the SRV."""
         vectors = self.ssv if source == "aligned" else self.srv
@@ -136,13 +146,32 @@ class AlignerArtifact:
                     file.flush()
                     os.fsync(file.fileno())
             fresh.chmod(0o755)
-            _swap(fresh, place)
+            swap_folder(fresh, place)
         except OSError as error:
             raise _unwritable(Path(folder), error) from None
         finally:
             if fresh is not None:
                 shutil.rmtree(fresh, ignore_errors=True)
         return Path(folder)
+
+    def update(self, folder: str | Path, card: str) -> Path:
+        """Replaces settings and card of the artifact in `folder`, whose vectors must be these; each file in
+        one step, the settings first. Other files in the folder stay.
+
+        Raises `ArtifactError` for other vectors, `InputError` for a folder that cannot be written to.
+        """
+        place = Path(folder)
+        vectors = self._vectors()
+        on_disk = _read_settings(place).get("vectors_sha256")
+        if hashlib.sha256(vectors).hexdigest() != on_disk:
+            raise ArtifactError(f"{place} holds other vectors; expected those this aligner was read with.")
+        settings = dump(self._settings(vectors), indent=2, ascii_only=True).encode()
+        for name, content in ((SETTINGS_FILE, settings), (CARD_FILE, card.encode("utf-8", "replace"))):
+            try:
+                replace_file(place / name, content)
+            except OSError as error:
+                raise InputError(f"{place / name} cannot be written ({error.strerror}).") from None
+        return place
 
     def digest(self) -> str:
         """SHA-256 of everything in the artifact: the same for a saved one that is read again."""
@@ -257,20 +286,3 @@ def _checksum(settings: dict[str, Any]) -> str:
     # Over ASCII, because text may hold what UTF-8 cannot write, such as half of a surrogate pair in a path.
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _swap(fresh: Path, place: Path) -> None:
-    """Puts a finished folder in place; a reader sees the old artifact or the new one, never a mixture."""
-    if not place.exists():
-        fresh.rename(place)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    try:
-        place.rename(old / place.name)
-        fresh.rename(place)
-    except BaseException:  # an interruption too: the old artifact goes back before anything is thrown away
-        if not place.exists() and (old / place.name).exists():
-            (old / place.name).rename(place)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.gate import GuidanceGate
+from inferaligner.promise import OperatingPoint, TrafficRecord, read_operating_point
 
 _CARD = """\
 ---
@@ -49,7 +50,21 @@ guard.decisions
 | Made | {{ created }}, inferaligner {{ versions.inferaligner | default("-") }}, target in \
 {{ versions["target dtype"] | default("-") }} |
 
-{% if calibration.held_out.open %}
+{% if point and point.traffic %}
+## Benign traffic at the operating point
+
+| Traffic | open | of | at most, with {{ percent(point.confidence) }} confidence | promise of \
+{{ percent(point.max_false_open) }} |
+|---|---|---|---|---|
+{% for name, record in point.traffic.items() -%}
+| {{ name | cell }} | {{ record.open }} | {{ record.n }} | {{ percent(record.bound) }} | \
+{{ promise_words(record) }} |
+{% endfor %}
+{% if point.history %}
+Moves of the operating point since the fit: {{ point.history | length }}, the last on \
+{{ point.history[-1].date }}.
+{% endif %}{% endif %}
+{%- if calibration.held_out.open %}
 ## Gate on held-out prompts
 
 | Prompts | open | 95 % interval | n |
@@ -61,7 +76,11 @@ guard.decisions
 {% set auroc = calibration.held_out.get("auroc") %}{%- if auroc %}
 AUROC, harmful against every harmless prompt: {{ "%.3f" | format(auroc.value) }} \
 ({{ "%.3f" | format(auroc.low) }} to {{ "%.3f" | format(auroc.high) }}).
-{% endif %}{% endif %}
+{% endif %}
+{%- for name, area in (calibration.held_out.get("auroc_benign") or {}).items() %}
+AUROC, harmful against {{ name | cell }}: {{ "%.3f" | format(area.value) }} \
+({{ "%.3f" | format(area.low) }} to {{ "%.3f" | format(area.high) }}).
+{% endfor %}{% endif %}
 {%- if calibration.search %}
 ## Steering, while it was chosen
 
@@ -99,6 +118,8 @@ def model_card(artifact: AlignerArtifact) -> str:
         prompts=provenance.prompts,
         versions=provenance.versions,
         created=provenance.created,
+        point=artifact.operating_point,
+        promise_words=promise_words,
         percent=percent,
     )
 
@@ -114,17 +135,53 @@ def reads_words(places: Sequence[Sequence[int]]) -> str:
 
 
 def operating_point(calibration: Mapping[str, Any]) -> str:
-    """Where the gate's threshold came from."""
-    if calibration.get("paper"):
+    """Where the gate's threshold came from, in one line."""
+    point = read_operating_point(calibration)
+    if (point.rule == "paper") if point else calibration.get("paper"):
         return "the paper's: minus the mean projection of the extraction prompts"
-    if calibration.get("max_false_open") is None:
+    if point is not None and point.held_out:
+        return _promises(point)
+    limit = point.max_false_open if point else calibration.get("max_false_open")
+    if limit is None:
         return "not calibrated"
-    return f"at most {percent(calibration['max_false_open'])} of benign calibration prompts open it"
+    words = f"at most {percent(limit)} of benign calibration prompts open it"
+    if point is not None and any(record.promised for record in point.traffic.values()):
+        words += f"; at most {percent(limit)} of such traffic, with {percent(point.confidence)} confidence"
+    return words
+
+
+def _promises(point: OperatingPoint) -> str:
+    own = point.held_out
+    kept = [name for name, record in own.items() if record.promised]
+    words = []
+    if kept:
+        each = " each" if len(kept) > 1 else ""
+        words.append(
+            f"at most {percent(point.max_false_open)} of {', '.join(kept)} opens it,{each} with "
+            f"{percent(point.confidence)} confidence"
+        )
+    words += [
+        f"no promise of {percent(point.max_false_open)} for {name} ({record.n} prompts: at most "
+        f"{percent(record.bound)})"
+        for name, record in own.items()
+        if not record.promised
+    ]
+    return "; ".join(words)
+
+
+def promise_words(record: TrafficRecord) -> str:
+    """Whether a traffic's rate is promised, in a few words."""
+    if record.origin == "out-of-fold":
+        return "nominal (out-of-fold scores)" if record.promised else "none (out-of-fold scores)"
+    return "yes" if record.promised else "no"
 
 
 def percent(share: Any) -> str:
     """A share of one as per cent; a dash where nothing was measured."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+    if share is None:
+        return "-"
+    digits = 1 if share == 0 or abs(share) >= 0.001 else 3  # 0.05 % is not "0.1 %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def _cell(text: Any) -> str:

@@ -95,6 +95,17 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(k / n, low, high, n)
 
 
+def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
+    """The largest rate that `k` of `n` does not contradict: the smallest p with P(Binomial(n, p) <= k) <= 1 -
+    confidence. One-sided, exact; 1 - (1 - confidence)^(1/n) for k = 0.
+
+    Raises:
+        InputError: unless 0 <= k <= n and 0 < confidence < 1.
+    """
+    _check_counts(k, n, confidence)
+    return 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= 1.0 - confidence)
+
+
 def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     """The score interval of a rate: shorter than Clopper-Pearson, right on average rather than always.
 

@@ -9,7 +9,7 @@ import pytest
 
 from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
-from inferaligner.cli.fit import read_benign
+from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judges import Verdict
 from inferaligner.models import loading
@@ -122,6 +122,45 @@ def test_fixed_choices_are_kept(
     assert told["operating_point"]["max_false_open"] == 0.2
 
 
+def test_traffic_is_bounded_by_name_and_too_few_prompts_are_told(
+    run: Run,
+    target: Path,
+    sibling: Path,
+    prompts: list[object],
+    prompt_file: PromptFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    many = prompt_file(*(f"How do I book seat {n}?" for n in range(60)), HARMLESS[0], name="seats.txt")
+    few = prompt_file("Which flour?", name="few.txt")
+    output = tmp_path / "aligner"
+    outcome = run(
+        "fit", target, "--aligned", sibling, "-o", output, *prompts, "--benign", many, "--benign",
+        f"bread={few}", "--max-false-open", 0.05, "--confidence", 0.9, "--gate-layer", 1, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "bread: 1 prompts allow a promise of 90 % at best" in outcome.err
+    point = outcome.json()["operating_point"]
+    assert point["promised"] is False and point["confidence"] == 0.9 and point["rule"] == "quantile"
+    seats, bread = point["traffic"]["seats"], point["traffic"]["bread"]
+    assert seats["promised"] and seats["open"] <= 1 and not bread["promised"] and bread["open"] == 0
+    assert point["traffic"]["harmless prompts"]["origin"] == "out-of-fold"
+    # The gate may have been fitted on the one prompt that is in both files.
+    assert seats["n"] == (60 if "1 prompts left out" in outcome.err else 61)
+    saved = Aligner.from_pretrained(output).artifact
+    harmful = saved.calibration["held_out_scores"]["harmful"]
+    opened = sum(score + saved.gate.bias > 0 for score in harmful) / len(harmful)
+    assert opened == saved.calibration["held_out"]["open"]["harmful"]["value"]
+    assert set(saved.calibration["held_out"]["auroc_benign"]) == {"seats", "bread"}
+    shown = run("inspect", output)
+    assert "seats" in shown.out and "AUROC, harmful against seats" in shown.out
+    drift = run("score", target, "-a", output, "-i", many, "-o", tmp_path / "s.jsonl")
+    assert drift.code == 0
+    drift = run("calibrate", output, "--scores", f"seats={tmp_path / 's.jsonl'}", "--drift", "--json")
+    assert drift.json()["drift"][0]["shifted"] is False
+
+
 def test_an_aligned_model_that_declines_nothing(
     run: Run, target: Path, sibling: Path, prompts: list[object], tmp_path: Path
 ) -> None:
@@ -170,6 +209,9 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--max-false-open", "0"), "--max-false-open is 0"),
         (("--max-false-open", "1"), "--max-false-open is 1"),
         (("--max-false-open", "nan"), "--max-false-open is nan"),
+        (("--confidence", "1"), "--confidence is 1"),
+        (("--confidence", "nan"), "--confidence is nan"),
+        (("--benign", "mine="), "names no file after"),
         (("--strength", "0"), "--strength is 0"),
         (("--strength", "-2"), "--strength is -2"),
         (("--strength", "nan"), "--strength is nan"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,69 +19,33 @@ import transformers
 from torch import Tensor
 
 from inferaligner.activations import Activations, record_activations
-from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance, SteeringSettings
+from inferaligner.artifact import AlignerArtifact, Provenance, SteeringSettings
+from inferaligner.calibration.contrast_rule import contrast_traffic
+from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.gate_choice import (
     build_gate,
     choose_gate,
     gate_layers,
     number_of_trials,
+    out_of_fold,
     paper_gate,
 )
-from inferaligner.calibration.held_out import held_out_figures
-from inferaligner.calibration.operating_point import threshold_for
+from inferaligner.calibration.held_out import held_out_figures, held_out_groups
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.strength import Outcome, Search, search_strength
+from inferaligner.calibration.traffic import settle, stored, unseen
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.gate import GuidanceGate
 from inferaligner.generation import generate_answers
 from inferaligner.models.anatomy import dissect
-from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
-from inferaligner.steering.plan import Positions
 from inferaligner.vectors import mean_difference
 from inferaligner.version import __version__
 
 PAPER_STRENGTH = 4.0
 _ANSWER_TOKENS = 16  # of the aligned model's answers: whether it declines is settled by the first words
 _SCORED, _GENERATED = 16, 32  # harmful prompts for the strength search: teacher-forced, generated
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model with its tokenizer, and what the user called it."""
-
-    model: Any
-    tokenizer: Any
-    spec: str
-
-    def record(self) -> ModelRecord:
-        return ModelRecord(
-            spec=self.spec,
-            model=fingerprint_model(self.model),
-            tokenizer=fingerprint_tokenizer(self.tokenizer),
-        )
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What the user fixed; None is chosen from data. `paper` takes the paper's own choices for the rest."""
-
-    max_false_open: float = 0.02
-    gate_layer: int | None = None
-    steer_layers: tuple[int, ...] | None = None
-    strength: float | None = None
-    positions: Positions | None = None
-    paper: bool = False
-    system: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_false_open < 1:
-            raise InputError(
-                f"--max-false-open is {self.max_false_open}; expected a share between 0 and 1, such as 0.01."
-            )
-        if self.strength is not None and self.strength <= 0:
-            raise InputError(f"--strength is {self.strength}; expected a positive number.")
 
 
 def fit_artifact(
@@ -94,19 +58,22 @@ def fit_artifact(
     outcome: Outcome,
     stages: Stages | None = None,
 ) -> AlignerArtifact:
-    """Fits an aligner. `benign` are the user's own prompts by name: never fitted on, always kept below
-    `max_false_open`. `outcome` judges answers while the strength is searched."""
+    """Fits an aligner. `benign` are the user's own prompts by name: never fitted on, and each kept below
+    `max_false_open` (docs/calibration.md). `outcome` judges answers while the strength is searched."""
     tell: Stages = stages or Silent()
     _check(target, aligned, options)
     records = target.record(), aligned.record()
-    gate, gate_table, held_out = _fit_gate(target, samples, benign, options, tell)
+    benign, left_out = unseen(benign, [sample.text for sample in samples.fitting])
+    for name, count in left_out.items():
+        if count:
+            tell.note(f"{name}: {count} prompts left out, because the gate is fitted on them")
+    gate, found = _fit_gate(target, samples, benign, options, tell)
     srv, ssv = _vectors(target, aligned, samples, options, tell)
     steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
     calibration = {
         "max_false_open": options.max_false_open,
         "paper": options.paper,
-        "gates": gate_table,
-        "held_out": held_out,
+        **found,
         "search": search,
     }
     provenance = Provenance(
@@ -131,7 +98,7 @@ def fit_artifact(
 
 def _fit_gate(
     target: Side, samples: Samples, benign: Mapping[str, Sequence[str]], options: FitOptions, tell: Stages
-) -> tuple[GuidanceGate, list[dict[str, object]], dict[str, Any]]:
+) -> tuple[GuidanceGate, dict[str, Any]]:
     depth = dissect(target.model).depth
     suffix = len(template_suffix(target.tokenizer))
     # The last token, the one that closes the user's turn, and one between; see `gate_choice`.
@@ -148,7 +115,8 @@ def _fit_gate(
     if options.paper:
         pairs = [s for s in samples.fitting if s.group == "pairs" and not s.wrapped]
         rows = [row for row, s in enumerate(samples.fitting) if s.group == "pairs" and not s.wrapped]
-        gate, table = paper_gate(fitting.take(rows), pairs, options.gate_layer), []
+        gate, table = paper_gate(fitting.take(rows), pairs, options.gate_layer), list[dict[str, object]]()
+        contrast: dict[str, list[float]] = {}
     else:
         with tell.stage("gates compared", number_of_trials(fitting, options.gate_layer)) as advance:
             chosen, tried = choose_gate(
@@ -160,6 +128,7 @@ def _fit_gate(
             )
         gate = build_gate(chosen, fitting, samples.fitting)
         table = [trial.row() for trial in tried]
+        contrast = contrast_traffic(out_of_fold(chosen, samples.fitting), samples.fitting)
     del fitting
 
     def score(texts: Sequence[str], what: str) -> list[float]:
@@ -167,13 +136,24 @@ def _fit_gate(
         return [float(s) for s in gate.scores(recorded.values, recorded.layers, recorded.offsets)]
 
     own = {name: score(prompts, f"benign: {name}") for name, prompts in benign.items()}
-    if own and not options.paper:
-        # The threshold is 0 by now; the user's traffic may only raise it.
-        raised = max(0.0, threshold_for(own, options.max_false_open))
-        gate = gate.with_bias(gate.bias - raised)
-        own = {name: [value - raised for value in values] for name, values in own.items()}
+    gate, point, own = settle(
+        gate,
+        contrast,
+        own,
+        max_false_open=options.max_false_open,
+        confidence=options.confidence,
+        paper=options.paper,
+        rule=options.contrast_rule,
+    )
     tested = score([s.text for s in samples.test], "held-out prompts") if samples.test else []
-    return gate, table, held_out_figures(tested, samples.test, own)
+    groups = held_out_groups(tested, samples.test)
+    return gate, {
+        "gates": table,
+        "operating_point": stored(point),
+        "held_out": held_out_figures(tested, samples.test, own),
+        # Without the bias, so that the open rates can be told again at another operating point.
+        "held_out_scores": {n: [float(f"{v - gate.bias:.7g}") for v in vs] for n, vs in groups.items()},
+    }
 
 
 # -- 2. the vectors ------------------------------------------------------------------------------------

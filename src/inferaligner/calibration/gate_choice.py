@@ -138,8 +138,13 @@ def build_gate(trial: GateTrial, activations: Activations, samples: Sequence[Sam
     harmful = torch.tensor([sample.harmful for sample in samples])
     weights, offset = trial.builder.fit(features[harmful], features[~harmful])
     # Scores are told in standard deviations of harmless prompts, so that "1.3" means something.
-    scale = float(trial.scores[~harmful.numpy()].std()) or 1.0
+    scale = _scale(trial, samples)
     return GuidanceGate(trial.builder.name, trial.reads, weights / scale, (offset - trial.threshold) / scale)
+
+
+def out_of_fold(trial: GateTrial, samples: Sequence[Sample]) -> list[float]:
+    """The trial's scores `[prompts]` on the built gate's scale: positive above the trial's threshold."""
+    return [float(score) for score in (trial.scores - trial.threshold) / _scale(trial, samples)]
 
 
 def paper_gate(activations: Activations, samples: Sequence[Sample], layer: int | None = None) -> GuidanceGate:
@@ -157,6 +162,10 @@ def paper_gate(activations: Activations, samples: Sequence[Sample], layer: int |
             best = (accuracy, GuidanceGate(builder.name, (GateRead(at),), weights, bias))
     assert best is not None
     return best[1]
+
+
+def _scale(trial: GateTrial, samples: Sequence[Sample]) -> float:
+    return float(trial.scores[[not sample.harmful for sample in samples]].std()) or 1.0
 
 
 def _quality(trial: GateTrial) -> tuple[float, float]:

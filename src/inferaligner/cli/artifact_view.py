@@ -11,6 +11,7 @@ from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.layer_ranges import written
+from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
 from inferaligner.vectors import cosine
 
@@ -34,6 +35,7 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
         "operating_point": {
             "max_false_open": calibration.get("max_false_open"),
             "paper": bool(calibration.get("paper")),
+            **point_as_json(artifact),
         },
         "steering": artifact.steering.model_dump(mode="json"),
         "held_out": calibration.get("held_out") or {},
@@ -58,6 +60,7 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
     shown = [_settings(artifact)]
     if calibration.get("gates"):
         shown.append(_gates(calibration["gates"], calibration.get("max_false_open")))
+    shown += point_tables(artifact)
     if (calibration.get("held_out") or {}).get("open"):
         shown.append(_open_rates(calibration["held_out"]))
     if calibration.get("search"):
@@ -153,6 +156,11 @@ def _open_rates(held_out: Mapping[str, Any]) -> Table:
         table.add_section()
         table.add_row(
             "AUROC", _three(area["value"]), f"{_three(area['low'])} to {_three(area['high'])}", str(area["n"])
+        )
+    for name, area in (held_out.get("auroc_benign") or {}).items():
+        interval = f"{_three(area['low'])} to {_three(area['high'])}"
+        table.add_row(
+            f"AUROC, harmful against {escape(name)}", _three(area["value"]), interval, str(area["n"])
         )
     return table
 

@@ -22,6 +22,7 @@ from inferaligner.cli.model_options import (
 )
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results
+from inferaligner.cli.traffic_options import check_shares, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
 from inferaligner.prompts.reading import read_prompts
 
@@ -92,6 +93,14 @@ def fit(
             rich_help_panel=_CHOICES,
         ),
     ] = 0.02,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="With which that is promised, for each kind of --benign traffic on its own.",
+            rich_help_panel=_CHOICES,
+        ),
+    ] = 0.95,
     gate_layer: Annotated[
         int | None,
         typer.Option(
@@ -139,7 +148,8 @@ def fit(
     """Fit an aligner for TARGET: find the gate, take the vectors from the aligned model, choose where and how
     strongly to steer, and measure it on held-out prompts."""
     layers = None if steer_layers is None else read_layers(steer_layers)
-    _check_numbers(max_false_open, strength)
+    check_shares(max_false_open, confidence)
+    _check_strength(strength)
     traffic = read_benign(benign or [])
     pair = _read_pair(harmful, harmless)
 
@@ -152,6 +162,8 @@ def fit(
     check_output_folder(output)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target, aligned)
+    if not paper:
+        warn_of_too_few(traffic, max_false_open, confidence)
 
     ours = options.load(target, system=system)
     theirs = options.load(aligned, system=system)
@@ -164,6 +176,7 @@ def fit(
         harmless=None if pair is None else pair[1],
         benign=traffic or None,
         max_false_open=max_false_open,
+        confidence=confidence,
         gate_layer=gate_layer,
         steer_layers=layers,
         strength=strength,
@@ -188,22 +201,6 @@ def fit(
     note(f"Written to {place}. Try it: inferaligner chat {target} --aligner {place}")
 
 
-def read_benign(values: list[str]) -> dict[str, list[str]]:
-    """Prompts by name from `SPEC` or `NAME=SPEC`; without a name, the file's own is taken."""
-    traffic: dict[str, list[str]] = {}
-    for value in values:
-        name, equals, spec = value.partition("=")
-        if not equals or "/" in name or Path(value).exists():
-            name, spec = Path(value).stem if "://" not in value else value, value
-        name = name.strip()
-        if not name:
-            raise InputError(f"--benign {value!r} has no name before the '='; expected NAME=SPEC or SPEC.")
-        if name in traffic:
-            raise InputError(f"--benign names {name!r} twice; tell the two apart with --benign NAME=SPEC.")
-        traffic[name] = read_prompts(spec)
-    return traffic
-
-
 def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[str], list[str]] | None:
     if harmful is None and harmless is None:
         return None
@@ -215,10 +212,6 @@ def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[str], li
     return read_prompts(harmful), read_prompts(harmless)
 
 
-def _check_numbers(max_false_open: float, strength: float | None) -> None:
-    if not 0 < max_false_open < 1:
-        raise InputError(
-            f"--max-false-open is {max_false_open}; expected a share between 0 and 1, such as 0.01."
-        )
+def _check_strength(strength: float | None) -> None:
     if strength is not None and not (strength > 0 and math.isfinite(strength)):
         raise InputError(f"--strength is {strength}; expected a positive number, such as 0.2.")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from inferaligner.cli.calibrate import calibrate
 from inferaligner.cli.chat import chat
 from inferaligner.cli.doctor import doctor
 from inferaligner.cli.export import export
@@ -78,6 +79,7 @@ if find_spec("inferaligner.cli.demo") is not None:
     app.command("demo")(import_module("inferaligner.cli.demo").demo)
 for _name, _command in (
     ("fit", fit),
+    ("calibrate", calibrate),
     ("score", score),
     ("generate", generate),
     ("chat", chat),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.plain_json import dump
 
@@ -48,14 +49,6 @@ def write_whole(file: Path, content: bytes) -> None:
         if file.exists() and not file.is_file():  # /dev/stdout, a pipe
             file.write_bytes(content)
             return
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as fresh:
-                fresh.write(content)
-            os.chmod(name, 0o644)
-            os.replace(name, file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_file(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}); give another one with -o.") from None

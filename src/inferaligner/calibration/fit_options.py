@@ -1,0 +1,55 @@
+"""What a fit is told: the two models, and the choices that the user made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from inferaligner.artifact import ModelRecord
+from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule
+from inferaligner.errors import InputError
+from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
+from inferaligner.steering.plan import Positions
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model with its tokenizer, and what the user called it."""
+
+    model: Any
+    tokenizer: Any
+    spec: str
+
+    def record(self) -> ModelRecord:
+        return ModelRecord(
+            spec=self.spec,
+            model=fingerprint_model(self.model),
+            tokenizer=fingerprint_tokenizer(self.tokenizer),
+        )
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What the user fixed; None is chosen from data. `paper` takes the paper's own choices for the rest."""
+
+    max_false_open: float = 0.02
+    confidence: float = 0.95
+    contrast_rule: ContrastRule = CONTRAST_RULE
+    gate_layer: int | None = None
+    steer_layers: tuple[int, ...] | None = None
+    strength: float | None = None
+    positions: Positions | None = None
+    paper: bool = False
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_false_open < 1:
+            raise InputError(
+                f"--max-false-open is {self.max_false_open}; expected a share between 0 and 1, such as 0.01."
+            )
+        if not 0 < self.confidence < 1:
+            raise InputError(
+                f"--confidence is {self.confidence}; expected a share between 0 and 1, such as 0.95."
+            )
+        if self.strength is not None and self.strength <= 0:
+            raise InputError(f"--strength is {self.strength}; expected a positive number.")

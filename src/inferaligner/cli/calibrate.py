@@ -1,0 +1,242 @@
+"""`inferaligner calibrate DIR`: move the operating point of an aligner, or tell how live traffic drifted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inferaligner.cli.model_options import (
+    AsJson,
+    ChatTemplate,
+    Device,
+    Dtype,
+    ModelOptions,
+    Quantization,
+    TrustRemoteCode,
+)
+from inferaligner.cli.progress import RichStages
+from inferaligner.cli.terminal import note, print_json, results, warn
+from inferaligner.cli.traffic_options import by_name, check_shares, read_benign, warn_of_too_few
+from inferaligner.errors import InputError
+
+if TYPE_CHECKING:
+    from inferaligner.artifact import AlignerArtifact
+    from inferaligner.promise import Source
+
+_TRAFFIC, _PROMISE = "Benign traffic", "Promise"
+
+
+def calibrate(
+    place: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder that `fit` wrote.", show_default=False)
+    ],
+    benign: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SPEC",
+            help="Benign prompts, scored now by the target. May be repeated.",
+            rich_help_panel=_TRAFFIC,
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Scores of benign prompts made with this aligner: JSON lines with a field score, as "
+            "`inferaligner score` writes them. May be repeated.",
+            rich_help_panel=_TRAFFIC,
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="The model that scores the prompts; by default the one the aligner was fitted on, by its "
+            "name of then.",
+            rich_help_panel=_TRAFFIC,
+            show_default=False,
+        ),
+    ] = None,
+    scored_bias: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BIAS",
+            help="The gate's bias when --scores were made, if it was moved since.",
+            rich_help_panel=_TRAFFIC,
+            show_default=False,
+        ),
+    ] = None,
+    max_false_open: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="At most this share of each traffic opens the gate; by default the aligner's own limit.",
+            rich_help_panel=_PROMISE,
+            show_default=False,
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With which that is promised for each traffic; by default the aligner's own, or 0.95.",
+            rich_help_panel=_PROMISE,
+            show_default=False,
+        ),
+    ] = None,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Compare with the stored calibration scores; change nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
+    ] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set the operating point of an aligner anew, for exactly the benign traffic given: the gate's bias
+    moves, its weights and the vectors stay. With --drift, compare live traffic with that of the calibration.
+    """
+    check_shares(max_false_open, confidence)
+    if not benign and not scores:
+        raise InputError("There is no traffic: give prompts with --benign FILE or scores with --scores FILE.")
+    if drift and (max_false_open is not None or confidence is not None):
+        raise InputError(
+            "--drift compares with what the aligner stands for; leave out --max-false-open and --confidence."
+        )
+    if scored_bias is not None and (not scores or not math.isfinite(scored_bias)):
+        raise InputError(f"--scored-bias {scored_bias} goes with --scores FILE, and is a finite number.")
+    files, named = by_name(scores or [], "--scores"), by_name(benign or [], "--benign")
+    for name in files:
+        if name in named:
+            raise InputError(f"--benign and --scores both name {name!r}; give one of them another name.")
+    prompts = read_benign(benign or [])
+
+    from inferaligner.artifact import AlignerArtifact
+    from inferaligner.calibration.recalibrate import promise_asked
+
+    artifact = AlignerArtifact.read(place)
+    traffic = _stored(artifact, {name: spec for name, (spec, _) in files.items()}, scored_bias)
+    limit, sure = promise_asked(artifact, max_false_open, confidence)
+    if not drift:
+        warn_of_too_few({**prompts, **traffic}, limit, sure)
+    if prompts:
+        options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
+        traffic = {**_scored(artifact, prompts, target, options), **traffic}
+    if drift:
+        given = {name for name, (_, was_given) in {**files, **named}.items() if was_given}
+        _show_drift(artifact, place, traffic, given, sure, as_json)
+        return
+
+    from inferaligner.calibration.recalibrate import recalibrate
+
+    source: Source = "prompts and scores" if prompts and files else "prompts" if prompts else "scores"
+    moved = recalibrate(artifact, traffic, max_false_open=limit, confidence=sure, source=source)
+    _show_move(artifact, moved, place, not dry_run, as_json)
+
+
+def _stored(
+    artifact: AlignerArtifact, files: dict[str, str], scored_bias: float | None
+) -> dict[str, list[float]]:
+    from inferaligner.calibration.stored_scores import check_age, read_scores
+
+    point = artifact.operating_point
+    if scored_bias is None and point is not None:
+        since = point.history[-1].date if point.history else artifact.provenance.created
+        for file in files.values():
+            check_age(file, since)
+    return {name: read_scores(file, artifact.gate.bias, scored_bias) for name, file in files.items()}
+
+
+def _scored(
+    artifact: AlignerArtifact, prompts: dict[str, list[str]], target: str | None, options: ModelOptions
+) -> dict[str, list[float]]:
+    from inferaligner.aligner import Aligner
+    from inferaligner.calibration.traffic import unseen
+
+    aligner = Aligner(artifact)
+    kept, left_out = unseen(prompts, aligner.fitted_prompts())
+    for name, count in left_out.items():
+        if count:
+            note(f"{name}: {count} prompts left out, because the gate was fitted on them")
+    spec = artifact.provenance.target.spec if target is None else target
+    options.check(spec)
+    loaded = options.load(spec, system=artifact.provenance.system_prompt)
+    found = {}
+    for name, texts in kept.items():
+        with RichStages().stage(f"scoring {name}", len(texts)) as advance:
+            decisions = aligner.score(loaded.model, loaded.tokenizer, texts, advance=advance)
+        found[name] = [decision.score for decision in decisions]
+    return found
+
+
+def _show_move(
+    before: AlignerArtifact, after: AlignerArtifact, place: Path, write: bool, as_json: bool
+) -> None:
+    from inferaligner.cli.operating_point_view import move_tables, point_as_json
+    from inferaligner.model_card import model_card
+
+    if write:
+        after.update(place, model_card(after))
+    if as_json:
+        print_json(
+            {
+                "aligner": str(place),
+                "written": write,
+                "old_bias": before.gate.bias,
+                "new_bias": after.gate.bias,
+                "operating_point": point_as_json(after),
+                "held_out": after.calibration["held_out"],
+                "digest": after.digest(),
+            }
+        )
+        return
+    for table in move_tables(before, after):
+        results().print(table)
+    ordinary = (after.calibration["held_out"].get("open") or {}).get("ordinary traffic")
+    if ordinary and after.gate.bias > before.gate.bias and ordinary["low"] > _limit(after):
+        warn(
+            f"The gate now opens on {ordinary['value']:.1%} of ordinary prompts of other kinds. "
+            "If any of those are served, name them with --benign as well."
+        )
+    if not after.calibration.get("held_out_scores"):
+        note(
+            "This aligner keeps no held-out scores, so its rate on harmful prompts is not known from now on."
+        )
+    note(f"Written to {place}." if write else f"Nothing was written to {place}: --dry-run.")
+
+
+def _limit(artifact: AlignerArtifact) -> float:
+    return float(artifact.calibration["max_false_open"])
+
+
+def _show_drift(
+    artifact: AlignerArtifact,
+    place: Path,
+    traffic: dict[str, list[float]],
+    given: set[str],
+    confidence: float,
+    as_json: bool,
+) -> None:
+    from inferaligner.calibration.drift import drift_of
+    from inferaligner.cli.operating_point_view import drift_table
+
+    found = [
+        drift_of(artifact, name, values, against=name if name in given else None)
+        for name, values in traffic.items()
+    ]
+    if as_json:
+        print_json({"aligner": str(place), "drift": [asdict(drift) for drift in found]})
+        return
+    results().print(drift_table(found, confidence))
+    for drift in found:
+        (warn if drift.exceeded or drift.shifted else note)(f"{drift.name}: {drift.verdict}")

@@ -1,0 +1,91 @@
+"""A sample of scores kept as quantiles, and how far another sample is from it.
+
+A hundred-odd numbers stand for any number of scores. The quantiles are values of the sample itself (the
+inverse of its empirical distribution function), so they give an exact band in which that function lies; every
+figure here is taken from the edge of the band that claims less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inferaligner.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+
+LEVELS_IN_THOUSANDTHS = (*range(0, 1000, 10), *range(991, 1000), 1000)
+"""Hundredths, and thousandths in the last one: thresholds of a gate lie there."""
+
+_LEVELS = np.array(LEVELS_IN_THOUSANDTHS) / 1000
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """The size of a sample and its values at `LEVELS_IN_THOUSANDTHS`, ascending."""
+
+    n: int
+    quantiles: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        fits = len(self.quantiles) == len(LEVELS_IN_THOUSANDTHS) and all(map(math.isfinite, self.quantiles))
+        if not fits or self.n < 1 or list(self.quantiles) != sorted(self.quantiles):
+            raise InputError(
+                f"a stored sample of {self.n} scores with {len(self.quantiles)} quantiles: expected at least "
+                f"one score and {len(LEVELS_IN_THOUSANDTHS)} finite quantiles, ascending"
+            )
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> StoredSample:
+        """Raises `InputError` for a sample that is empty or holds NaN or infinity."""
+        if not len(scores) or not all(map(math.isfinite, scores)):
+            raise InputError(f"{len(scores)} scores, or some not finite: expected at least one, all numbers")
+        ordered, n = sorted(scores), len(scores)
+        # Integers, so that no rounding moves a level past a score.
+        ranks = [max(0, -(-level * n // 1000) - 1) for level in LEVELS_IN_THOUSANDTHS]
+        return cls(n, tuple(float(ordered[rank]) for rank in ranks))
+
+    def below(self, points: Floats) -> tuple[Floats, Floats]:
+        """Bounds `[points]` on the share of the sample at or below each point."""
+        reached = np.searchsorted(np.array(self.quantiles), points, side="right")
+        padded = np.concatenate([[0.0], _LEVELS, [1.0]])
+        return padded[reached], np.where(reached == 0, 0.0, padded[reached + 1])
+
+    def above(self, threshold: float) -> tuple[float, float]:
+        """Bounds on the share of the sample above a threshold."""
+        low, high = self.below(np.array([threshold]))
+        return 1.0 - float(high[0]), 1.0 - float(low[0])
+
+
+def distance(stored: Sequence[StoredSample], scores: Sequence[float]) -> float:
+    """The Kolmogorov-Smirnov distance of `scores` from the stored samples pooled.
+
+    A lower bound on the exact one, short of it by at most one hundredth (a quantile step).
+    """
+    live = np.sort(np.asarray(scores, dtype=np.float64))
+    total = sum(sample.n for sample in stored)
+    points = np.unique(np.concatenate([live, *(np.array(sample.quantiles) for sample in stored)]))
+    share = np.searchsorted(live, points, side="right") / live.size
+    low, high = np.zeros(points.size), np.zeros(points.size)
+    for sample in stored:
+        below = sample.below(points)
+        low += below[0] * sample.n / total
+        high += below[1] * sample.n / total
+    return float(max(0.0, (share - high).max(), (low - share).max()))
+
+
+def kolmogorov_p(found: float, n: int, m: int) -> float:
+    """P(two samples of one distribution, of sizes n and m, are at least this far apart).
+
+    Kolmogorov's limit with Stephens' correction for finite samples; conservative where scores tie.
+    """
+    effective = math.sqrt(n * m / (n + m))
+    at = (effective + 0.12 + 0.11 / effective) * found
+    if at < 0.2:  # the series converges slowly there, to 1 within 1e-12
+        return 1.0
+    total = sum((-1.0) ** (j - 1) * math.exp(-2.0 * j * j * at * at) for j in range(1, 101))
+    return min(1.0, max(0.0, 2.0 * total))
