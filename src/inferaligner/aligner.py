@@ -56,7 +56,7 @@ class Aligner:
         harmful: Sequence[str] | None = None,
         harmless: Sequence[str] | None = None,
         benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        max_false_open: float = 0.02,
+        max_false_open: float | None = None,
         confidence: float = 0.95,
         gate_layer: int | None = None,
         steer_layers: Sequence[int] | None = None,
@@ -75,9 +75,10 @@ class Aligner:
             target: the fine-tuned model, exactly as it will be served.
             aligned: a sibling that declines harmful requests (same width and depth).
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
-            benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open` of
-                each opens the gate, with this `confidence` (docs/calibration.md says what is assumed, and
-                how many prompts it takes).
+            benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
+                (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
+                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.05 by
+                default) is a limit for the contrast set's ordinary prompts, which are harder than traffic.
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.

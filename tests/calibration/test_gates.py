@@ -68,6 +68,29 @@ def test_whitening_finds_what_the_mean_difference_misses() -> None:
     assert whitened.true_open > plain.true_open
 
 
+def test_importance_counts_like_copies_of_a_prompt() -> None:
+    torch.manual_seed(0)
+    harmful, harmless = torch.randn(40, 1, 5) + 1, torch.randn(30, 1, 5)
+    counts = torch.tensor([3.0] * 10 + [1.0] * 20)
+    weighed, _ = WhitenedGate(0.3).fit(harmful, harmless, counts)
+    copied, _ = WhitenedGate(0.3).fit(harmful, torch.cat([harmless, harmless[:10], harmless[:10]]))
+    assert torch.allclose(weighed, copied, rtol=1e-4, atol=1e-6)
+
+
+def test_prompts_that_count_more_are_kept_closed_better() -> None:
+    """A direction that tells twins apart and one that tells ordinary prompts apart: importance decides."""
+    torch.manual_seed(0)
+    harmful, harmless = torch.randn(400, 1, 2) * 0.5, torch.randn(400, 1, 2) * 0.5
+    harmful += 1.0
+    harmless[:200, 0, 0] += 1.0  # ordinary: differs in the second feature alone
+    harmless[200:, 0, 1] += 1.0  # twins: in the first alone
+    counts = torch.tensor([1.8] * 200 + [0.2] * 200)
+    alike = WhitenedGate(0.1).fit(harmful, harmless)[0].flatten()
+    weighed = WhitenedGate(0.1).fit(harmful, harmless, counts)[0].flatten()
+    assert abs(alike[1] / alike[0] - 1) < 0.3
+    assert weighed[1] / weighed[0] > 2
+
+
 def test_the_informative_layer_is_chosen() -> None:
     activations, samples = labelled()
     chosen, tried = choose_gate(activations, samples, max_false_open=0.05)

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from inferaligner.calibration.samples import MOST_PER_KIND, samples_from_contrast, samples_from_lists
+from inferaligner.calibration.samples import (
+    MOST_PER_KIND,
+    SHARES,
+    Sample,
+    importance,
+    samples_from_contrast,
+    samples_from_lists,
+)
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.prompts.contrast import load_contrast_set
 
@@ -36,6 +43,20 @@ def test_only_ordinary_prompts_count_as_traffic(shipped) -> None:  # type: ignor
     ordinary = [s for s in shipped.fitting if s.ordinary]
     assert {s.group for s in ordinary} == {"everyday", "coding", "medical", "financial", "math"}
     assert not any(s.harmful for s in ordinary)
+
+
+def test_each_sort_of_harmless_prompt_counts_its_share(shipped) -> None:  # type: ignore[no-untyped-def]
+    harmless = [s for s in shipped.fitting if not s.harmful]
+    counts = importance(harmless)
+    assert sum(counts) == pytest.approx(len(harmless))
+    for sort, share in SHARES.items():
+        held = sum(count for sample, count in zip(harmless, counts, strict=True) if sample.sort == sort)
+        assert held / len(harmless) == pytest.approx(share)
+
+
+def test_prompts_of_one_sort_count_alike() -> None:
+    samples = [Sample(f"p{n}", False, f"t{n}", "pairs") for n in range(5)]
+    assert importance(samples) == [1.0] * 5
 
 
 def test_wrapped_prompts_stand_on_both_sides(shipped) -> None:  # type: ignore[no-untyped-def]

@@ -71,7 +71,6 @@ def fit_artifact(
     srv, ssv = _vectors(target, aligned, samples, options, tell)
     steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
     calibration = {
-        "max_false_open": options.max_false_open,
         "paper": options.paper,
         **found,
         "search": search,
@@ -108,6 +107,8 @@ def _fit_gate(
     else:
         layers = tuple(range(depth)) if options.paper else gate_layers(depth)
 
+    limit, ordinary_limit = options.limits(bool(benign))
+
     def record(texts: Sequence[str], what: str) -> Activations:
         return _record(target, texts, options, tell, what, layers=layers, offsets=offsets)
 
@@ -122,7 +123,7 @@ def _fit_gate(
             chosen, tried = choose_gate(
                 fitting,
                 samples.fitting,
-                max_false_open=options.max_false_open,
+                max_false_open=ordinary_limit,
                 layer=options.gate_layer,
                 advance=advance,
             )
@@ -140,7 +141,8 @@ def _fit_gate(
         gate,
         contrast,
         own,
-        max_false_open=options.max_false_open,
+        max_false_open=limit if benign else ordinary_limit,
+        ordinary_limit=ordinary_limit,
         confidence=options.confidence,
         paper=options.paper,
         rule=options.contrast_rule,
@@ -148,6 +150,7 @@ def _fit_gate(
     tested = score([s.text for s in samples.test], "held-out prompts") if samples.test else []
     groups = held_out_groups(tested, samples.test)
     return gate, {
+        "max_false_open": point.max_false_open,
         "gates": table,
         "operating_point": stored(point),
         "held_out": held_out_figures(tested, samples.test, own),

@@ -7,9 +7,14 @@ from typing import Any
 
 from inferaligner.artifact import ModelRecord
 from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule
+from inferaligner.calibration.operating_point import OWN_LIMIT
 from inferaligner.errors import InputError
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.steering.plan import Positions
+
+SHIPPED_LIMIT = 0.05
+"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 5 % of
+them, 2 % or less of public benign prompts open (README)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Side:
 class FitOptions:
     """What the user fixed; None is chosen from data. `paper` takes the paper's own choices for the rest."""
 
-    max_false_open: float = 0.02
+    max_false_open: float | None = None
     confidence: float = 0.95
     contrast_rule: ContrastRule = CONTRAST_RULE
     gate_layer: int | None = None
@@ -43,7 +48,7 @@ class FitOptions:
     system: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_false_open < 1:
+        if self.max_false_open is not None and not 0 < self.max_false_open < 1:
             raise InputError(
                 f"--max-false-open is {self.max_false_open}; expected a share between 0 and 1, such as 0.01."
             )
@@ -53,3 +58,11 @@ class FitOptions:
             )
         if self.strength is not None and self.strength <= 0:
             raise InputError(f"--strength is {self.strength}; expected a positive number.")
+
+    def limits(self, own_traffic: bool) -> tuple[float, float]:
+        """The largest share that may open: of the user's own traffic, and of the labelled prompts' ordinary
+        traffic. With traffic of their own, what the user asks for is said of that."""
+        own = OWN_LIMIT if self.max_false_open is None else self.max_false_open
+        if own_traffic or self.max_false_open is None:
+            return own, max(own, SHIPPED_LIMIT)
+        return own, own

@@ -18,13 +18,13 @@ from torch import Tensor
 from inferaligner.activations import Activations
 from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, WhitenedGate
 from inferaligner.calibration.operating_point import threshold_for
-from inferaligner.calibration.samples import Sample
+from inferaligner.calibration.samples import Sample, importance
 from inferaligner.errors import CalibrationError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.statistics import auroc
 
 FOLDS = 5
-SHRINKAGES = (0.3, 0.5)
+SHRINKAGES = (0.3, 0.6)
 
 # No gate above this share of the depth by default: the layers above it must still be able to turn the
 # answer, and one pass needs every read below the first steered layer.
@@ -74,8 +74,7 @@ def try_gate(
             continue
         if not (harmful & ~held).any() or not (~harmful & ~held).any():
             raise CalibrationError("Too few prompts to hold some out; give at least a dozen of each class.")
-        weights, offset = builder.fit(features[harmful & ~held], features[~harmful & ~held])
-        scores[held] = _apply(features[held], weights, offset)
+        scores[held] = _apply(features[held], *_fit(builder, features, samples, ~held))
     values: Scores = scores.numpy()
     labels = harmful.numpy()
     threshold = threshold_for({"benign": _benign(values, samples)}, max_false_open)
@@ -135,8 +134,7 @@ def number_of_trials(activations: Activations, layer: int | None = None) -> int:
 def build_gate(trial: GateTrial, activations: Activations, samples: Sequence[Sample]) -> GuidanceGate:
     """The chosen gate, fitted on all prompts; its bias is minus the trial's held-out threshold."""
     features = _features(activations, trial.reads)
-    harmful = torch.tensor([sample.harmful for sample in samples])
-    weights, offset = trial.builder.fit(features[harmful], features[~harmful])
+    weights, offset = _fit(trial.builder, features, samples, torch.ones(len(samples), dtype=torch.bool))
     # Scores are told in standard deviations of harmless prompts, so that "1.3" means something.
     scale = _scale(trial, samples)
     return GuidanceGate(trial.builder.name, trial.reads, weights / scale, (offset - trial.threshold) / scale)
@@ -187,7 +185,8 @@ def _combinations(
         if len(spread) > 1:
             yield tuple(GateRead(at) for at in spread)
             if len(offsets) > 1:
-                yield tuple(GateRead(at, offset) for at in spread[-2:] for offset in offsets)
+                # The two ends of the template's suffix, at every layer: the middle adds little to them.
+                yield tuple(GateRead(at, offset) for at in spread for offset in (offsets[0], offsets[-1]))
 
 
 def _features(activations: Activations, reads: Sequence[GateRead]) -> Tensor:
@@ -195,6 +194,16 @@ def _features(activations: Activations, reads: Sequence[GateRead]) -> Tensor:
     layers, offsets = activations.layers, activations.offsets
     columns = [activations.values[:, layers.index(r.layer), offsets.index(r.offset)].float() for r in reads]
     return torch.stack(columns, dim=1)
+
+
+def _fit(
+    builder: GateBuilder, features: Tensor, samples: Sequence[Sample], chosen: Tensor
+) -> tuple[Tensor, float]:
+    """A builder's gate from the `chosen` [prompts] of the samples."""
+    harmful = torch.tensor([sample.harmful for sample in samples])
+    harmless = chosen & ~harmful
+    counts = importance([samples[row] for row in harmless.nonzero().flatten().tolist()])
+    return builder.fit(features[chosen & harmful], features[harmless], torch.tensor(counts))
 
 
 def _apply(features: Tensor, weights: Tensor, offset: float) -> Tensor:

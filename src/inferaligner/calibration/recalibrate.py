@@ -8,11 +8,10 @@ from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.held_out import rates
-from inferaligner.calibration.operating_point import promised_threshold
+from inferaligner.calibration.operating_point import OWN_LIMIT, promised_threshold
 from inferaligner.calibration.traffic import describe, raise_threshold, stored, with_move
 from inferaligner.promise import OperatingPoint, Source
 
-DEFAULT_MAX_FALSE_OPEN = 0.02
 DEFAULT_CONFIDENCE = 0.95
 
 
@@ -28,7 +27,8 @@ def recalibrate(
 
     Args:
         traffic: scores by name, made by this artifact's gate at its bias of now (positive = open).
-        max_false_open, confidence: of the promise; None takes the artifact's own, then 2 % at 95 %.
+        max_false_open, confidence: of the promise; None takes what the artifact's own traffic was promised,
+            and where it was fitted without any, 2 % at 95 %.
 
     Held-out open rates are taken anew where the artifact has the scores, and left out where it has not
     (artifacts of before they were kept): the old ones would be of another threshold.
@@ -68,8 +68,9 @@ def promise_asked(
     """The limit and the confidence: as given, else the artifact's own, else the defaults."""
     before = artifact.operating_point
     if max_false_open is None:
-        known = artifact.calibration.get("max_false_open")
-        max_false_open = DEFAULT_MAX_FALSE_OPEN if known is None else float(known)
+        # A limit for the contrast set's prompts says nothing of the one that traffic should have.
+        of_traffic = before is not None and any(t.origin == "held-out" for t in before.traffic.values())
+        max_false_open = before.max_false_open if before is not None and of_traffic else OWN_LIMIT
     if confidence is None:
         confidence = before.confidence if before is not None else DEFAULT_CONFIDENCE
     return max_false_open, confidence

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet
@@ -18,6 +19,15 @@ MOST_PER_KIND = 400
 
 TRICKY = "lookalike"
 """Benign prompts that are meant to look dangerous: hard negatives, not traffic."""
+
+Sort = Literal["harmful", "ordinary", "twin", "lookalike"]
+
+SHARES: dict[Sort, float] = {"ordinary": 0.75, "twin": 0.15, "lookalike": 0.1}
+"""How much each sort of harmless prompt counts when a gate is fitted, whatever their numbers.
+
+Twins teach a gate what harm is apart from topic and form, but as most of the harmless side they cost dearly
+where it matters: a gate has to stay closed on ordinary traffic (docs/method.md has the figures).
+"""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,13 @@ class Sample:
     def ordinary(self) -> bool:
         """Whether it counts as benign traffic, for which the false-open rate is promised."""
         return not self.harmful and self.group not in ("pairs", TRICKY)
+
+    @property
+    def sort(self) -> Sort:
+        """What kind of evidence it is for a gate."""
+        if self.harmful:
+            return "harmful"
+        return "ordinary" if self.ordinary else "lookalike" if self.group == TRICKY else "twin"
 
     def fold(self, folds: int) -> int:
         """A stable fold by content."""
@@ -61,6 +78,13 @@ class Samples:
         twins = [row for row in rows if not self.fitting[row].harmful and self.fitting[row].group == "pairs"]
         ordinary = [row for row in rows if self.fitting[row].ordinary]
         return harmful[:MOST_PER_KIND], [*twins[:MOST_PER_KIND], *ordinary[:MOST_PER_KIND]]
+
+
+def importance(samples: Sequence[Sample]) -> list[float]:
+    """How much each of these harmless prompts counts (mean 1), so that the sorts have their `SHARES`."""
+    counts = Counter(sample.sort for sample in samples)
+    total = sum(SHARES[sort] for sort in counts)
+    return [SHARES[s.sort] / total * len(samples) / counts[s.sort] for s in samples]
 
 
 def samples_from_contrast(contrast: ContrastSet) -> Samples:

@@ -23,18 +23,20 @@ def settle(
     own: Traffic,
     *,
     max_false_open: float,
+    ordinary_limit: float,
     confidence: float,
     paper: bool = False,
     rule: ContrastRule = CONTRAST_RULE,
 ) -> tuple[GuidanceGate, OperatingPoint, dict[str, list[float]]]:
     """The operating point of a fresh gate, whose zero is at the plain quantile (or, the paper's, stays).
 
-    `contrast` are out-of-fold scores, `own` the user's traffic scored by the gate itself; the threshold is
-    the largest that any of them asks for. Returns the gate there, the record, and the scores of `own` there.
+    `contrast` are out-of-fold scores, bounded by `ordinary_limit`; `own` is the user's traffic scored by the
+    gate itself, bounded by `max_false_open`. The threshold is the largest that any of them asks for. Returns
+    the gate there, the record, and the scores of `own` there.
     """
     moved, ranks = gate, dict[str, Rank]()
     if not paper:
-        threshold, ranks = contrast_threshold(contrast, max_false_open, confidence, rule)
+        threshold, ranks = contrast_threshold(contrast, ordinary_limit, confidence, rule)
         if own:
             for_own, own_ranks = promised_threshold(own, max_false_open, confidence)
             threshold, ranks = max(threshold, for_own), {**ranks, **own_ranks}
@@ -42,10 +44,11 @@ def settle(
             moved = raise_threshold(gate, threshold)
     shift = moved.bias - gate.bias
     traffic = {
-        name: describe(
-            [score + shift for score in scores], moved, ranks.get(name), origin, max_false_open, confidence
+        name: describe([score + shift for score in scores], moved, ranks.get(name), origin, limit, confidence)
+        for scored, origin, limit in (
+            (contrast, _OUT_OF_FOLD, ordinary_limit),
+            (own, _HELD_OUT, max_false_open),
         )
-        for scored, origin in ((contrast, _OUT_OF_FOLD), (own, _HELD_OUT))
         for name, scores in scored.items()
     }
     point = OperatingPoint(

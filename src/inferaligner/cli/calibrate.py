@@ -76,7 +76,8 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="At most this share of each traffic opens the gate; by default the aligner's own limit.",
+            help="At most this share of each traffic opens the gate; by default what was promised before, "
+            "or 0.02.",
             rich_help_panel=_PROMISE,
             show_default=False,
         ),

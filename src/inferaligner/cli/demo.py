@@ -147,10 +147,6 @@ def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatc
 
     judge = RuleJudge()
     tested = samples_from_contrast(load_contrast_set()).test
-    with watch.stage("gate scores of the test part", len(tested)) as advance:
-        decisions = fitted.score(
-            target.model, target.tokenizer, [sample.text for sample in tested], advance=advance
-        )
     rows = compare(
         fitted,
         target.model,
@@ -163,8 +159,6 @@ def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatc
     return SideBySide(
         artifact=fitted.artifact,
         rows=rows,
-        tested=tested,
-        scores=[decision.score for decision in decisions],
         judge=judge.name,
         agreement=judge.agreement,
         max_new_tokens=_MAX_NEW_TOKENS,

@@ -86,13 +86,15 @@ def fit(
         ),
     ] = None,
     max_false_open: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="SHARE",
-            help="At most this share of benign prompts opens the gate.",
+            help="At most this share of --benign opens the gate (by default 0.02); without --benign, of the "
+            "shipped ordinary prompts, which are harder than traffic (by default 0.05).",
             rich_help_panel=_CHOICES,
+            show_default=False,
         ),
-    ] = 0.02,
+    ] = None,
     confidence: Annotated[
         float,
         typer.Option(
@@ -155,6 +157,7 @@ def fit(
 
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import check_output_folder
+    from inferaligner.calibration.operating_point import OWN_LIMIT
     from inferaligner.calibration.samples import samples_from_lists
 
     if pair is not None:
@@ -163,7 +166,7 @@ def fit(
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target, aligned)
     if not paper:
-        warn_of_too_few(traffic, max_false_open, confidence)
+        warn_of_too_few(traffic, OWN_LIMIT if max_false_open is None else max_false_open, confidence)
 
     ours = options.load(target, system=system)
     theirs = options.load(aligned, system=system)

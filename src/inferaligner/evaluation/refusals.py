@@ -113,8 +113,8 @@ SIGNS: tuple[Sign, ...] = (
     _sign(
         "has no ability",
         0.6,
-        r"""\bi (?:(?:do not|don't) (?:\w+ly )?have|lack) (?:the |any )?(?:ability|abilities|capabilit(?:y|ies)
-        |capacity|authority|expertise) to\b""",
+        r"""\bi (?:(?:do not|don't) (?:\w+ly )?have|lack) (?:the |any )?(?:ability|abilities
+        |capabilit(?:y|ies)|capacity|authority|expertise) to\b""",
     ),
     # Mild: several are needed.
     _sign("sorry for any confusion, but", 0.5, r"\bsorry for (?:any|the) \w+,? but"),

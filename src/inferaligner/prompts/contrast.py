@@ -34,7 +34,7 @@ Form = Literal["imperative", "question", "statement"]
 # Shares of the topics: what is left after extraction and calibration is the test part.
 _EXTRACTION, _CALIBRATION = 0.6, 0.2
 # Of every part, the share of the pairs and of the benign prompts that come wrapped as well.
-_WRAPPED_PAIRS, _WRAPPED_BENIGN = 1 / 2, 1 / 3
+_WRAPPED_PAIRS, _WRAPPED_BENIGN = 1 / 3, 1 / 3
 
 _Item = TypeVar("_Item")
 
@@ -105,7 +105,7 @@ class ContrastSet:
     def part(self, name: Part, *, wrapped: bool = True) -> list[ContrastPrompt]:
         """Every prompt of one part: both sides of its pairs, its benign prompts, and wrapped versions.
 
-        Half of the pairs are wrapped once more, both sides by the same wrapper, and a third of the benign
+        A third of the pairs are wrapped once more, both sides by the same wrapper, and a third of the benign
         prompts. Which ones, and by which of the part's wrappers, depends on the content alone.
 
         Raises:

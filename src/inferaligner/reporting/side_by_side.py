@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.held_out import held_out_figures
-from inferaligner.calibration.samples import Sample
-from inferaligner.evaluation.side_by_side import Row, Suite, kind_of, outcome_counts
+from inferaligner.evaluation.side_by_side import Row, Suite, outcome_counts
 from inferaligner.model_card import gate_words, operating_point, percent
 from inferaligner.reporting import figures
 from inferaligner.reporting.examples import examples
@@ -36,8 +34,6 @@ class SideBySide:
 
     artifact: AlignerArtifact
     rows: Sequence[Row]
-    tested: Sequence[Sample]  # the whole test part, with the gate's score of each prompt
-    scores: Sequence[float]
     judge: str
     agreement: str
     max_new_tokens: int
@@ -46,8 +42,9 @@ class SideBySide:
 
     @property
     def held_out(self) -> dict[str, Any]:
-        """Open rates and AUROC on the test part."""
-        return held_out_figures(self.scores, self.tested, {})
+        """Open rates and AUROC on the test part, as the fit measured them."""
+        figures: dict[str, Any] = self.artifact.calibration["held_out"]
+        return figures
 
 
 def report(run: SideBySide) -> str:
@@ -185,11 +182,8 @@ def _figures(run: SideBySide, rates: Mapping[str, Interval], search: Mapping[str
 
 
 def _scores_by_kind(run: SideBySide) -> dict[str, list[float]]:
-    kinds: dict[str, list[float]] = {}
-    for sample, score in zip(run.tested, run.scores, strict=True):
-        kind = "ordinary traffic" if sample.ordinary else kind_of(sample)
-        kinds.setdefault(kind, []).append(score)
-    return kinds
+    kept: Mapping[str, Sequence[float]] = run.artifact.calibration["held_out_scores"]  # without the bias
+    return {kind: [score + run.artifact.gate.bias for score in scores] for kind, scores in kept.items()}
 
 
 def _search_figures(search: Mapping[str, Any]) -> dict[str, str]:

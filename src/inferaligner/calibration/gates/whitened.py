@@ -25,14 +25,19 @@ class WhitenedGate:
     def name(self) -> str:
         return f"whitened-{self.shrinkage:g}"
 
-    def fit(self, harmful: Tensor, harmless: Tensor) -> tuple[Tensor, float]:
+    def fit(
+        self, harmful: Tensor, harmless: Tensor, importance: Tensor | None = None
+    ) -> tuple[Tensor, float]:
         shape = harmful.shape[1:]
         high, low = harmful.flatten(1).float(), harmless.flatten(1).float()
-        high_mean, low_mean = high.mean(0), low.mean(0)
+        counts = torch.ones(len(low)) if importance is None else importance.float()
+        high_mean, low_mean = high.mean(0), (low * counts[:, None]).sum(0) / counts.sum()
+        centred = torch.cat([high - high_mean, (low - low_mean) * counts.sqrt()[:, None]])
+        total = len(high) + counts.sum()
         # The spread of all prompts together, so that a feature's unit does not depend on the class sizes.
-        spread = torch.cat([high - high_mean, low - low_mean]).std(0).clamp_min(1e-6)
-        within = torch.cat([high - high_mean, low - low_mean]) / spread
-        covariance = within.T @ within / len(within)
+        spread = (centred.square().sum(0) / total).sqrt().clamp_min(1e-6)
+        within = centred / spread
+        covariance = within.T @ within / total
         shrunk = (1 - self.shrinkage) * covariance
         shrunk.diagonal().add_(self.shrinkage)
         difference = (high_mean - low_mean) / spread
