@@ -77,7 +77,7 @@ class Aligner:
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
                 (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
-                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.05 by
+                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.08 by
                 default) is a limit for the contrast set's ordinary prompts, which are harder than traffic.
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.

@@ -12,9 +12,9 @@ from inferaligner.errors import InputError
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.steering.plan import Positions
 
-SHIPPED_LIMIT = 0.05
-"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 5 % of
-them, 2 % or less of public benign prompts open (README)."""
+SHIPPED_LIMIT = 0.08
+"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 8 % of
+them, 2 % or less of each kind of public benign prompts open (README), on which this number was chosen."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ Outcome = Callable[[str], str]
 """A judge: an answer in, "refusal", "compliance" or "gibberish" out."""
 
 STRENGTHS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
-FINALISTS = 6
+FINALISTS = 5
 # A finalist within this share of the best counts as equal, and the weaker one is taken.
 _TIE = 0.03
 _ANSWER_TOKENS = 48
@@ -127,7 +127,7 @@ def search_strength(
 def layer_blocks(gate_layer: int, depth: int) -> list[tuple[int, ...]]:
     """Contiguous blocks of layers from the gate's layer upward, of several widths and starts."""
     widths = sorted({1, *(max(1, round(share * depth)) for share in (0.1, 0.2, 0.3))})
-    step = max(1, depth // 15)
+    step = max(1, depth // 10)
     blocks = []
     for start in range(gate_layer, depth - 1, step):
         # The very last layer feeds the head alone; steering it only adds to the logits.

@@ -90,7 +90,7 @@ def fit(
         typer.Option(
             metavar="SHARE",
             help="At most this share of --benign opens the gate (by default 0.02); without --benign, of the "
-            "shipped ordinary prompts, which are harder than traffic (by default 0.05).",
+            "shipped ordinary prompts, which are harder than traffic (by default 0.08).",
             rich_help_panel=_CHOICES,
             show_default=False,
         ),
