@@ -127,10 +127,12 @@ def split_for_monitor(samples: Samples) -> tuple[list[Sample], list[Sample]]:
     Raises:
         CalibrationError: too few ordinary prompts for both.
     """
-    ordered = sorted(samples.fitting, key=lambda s: hashlib.sha256(f"monitor {s.text}".encode()).digest())
+    ordered = sorted(samples.fitting, key=lambda sample: _draw(sample.text))
     # Some lists have no ordinary prompts: then what is harmless stands for them.
     labelled = any(sample.ordinary for sample in ordered)
     ordinary = [s for s in ordered if (s.ordinary if labelled else not s.harmful)]
+    # Content by content, so that the cut goes through one of them at most.
+    ordinary.sort(key=lambda sample: _draw(sample.content))
     first = ordinary[: min(_FITTED["ordinary"], len(ordinary) // 2)]
     contents = {sample.content for sample in first}
     calibrating = [s for s in ordinary if s.content not in contents and not s.wrapped][:_CALIBRATED]
@@ -214,7 +216,11 @@ def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[str], options: F
 
 def _some(prompts: Sequence[str], most: int) -> list[str]:
     """A fixed draw of at most so many."""
-    return sorted(prompts, key=lambda text: hashlib.sha256(text.encode()).digest())[:most]
+    return sorted(prompts, key=_draw)[:most]
+
+
+def _draw(text: str) -> bytes:
+    return hashlib.sha256(f"monitor {text}".encode("utf-8", "replace")).digest()
 
 
 def _describe(scores: Sequence[float], monitor: AnswerMonitor, rank: Rank) -> TrafficRecord:

@@ -146,7 +146,8 @@ class _Blocks:
         counts = torch.ones(len(chosen)) if harmful else _importance([answers.samples[r] for r in chosen])
         means, weights = [], []
         for row, count in zip(chosen, counts, strict=True):
-            blocks = torch.split(answers.streams[row][:, place].float(), BLOCK)
+            stream = answers.streams[row][:, place].float()
+            blocks = [stream[at : at + BLOCK] for at in range(0, len(stream), BLOCK)]
             means += [block.mean(0) for block in blocks]
             # A long answer is one answer: its blocks share what the sample counts.
             weights += [count / len(blocks)] * len(blocks)
