@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from inferaligner.steering.plan import Mode, SteeringPlan
 from tests.models.tiny import tiny_model
 from tests.steering.cases import Case, make_case
 from tests.steering.test_compiled import compiled_decoding, graphs
+from tests.steering.test_guard import SOURCES, WAITS
 
 LAYER, WINDOW, TOKENS = 1, 3, 12
 
@@ -163,12 +166,47 @@ def test_the_steering_begins_with_the_token_that_opened(plain: Watched, position
             assert not torch.allclose(logits[row, at], bare[row, at], atol=1e-2)
 
 
-def test_a_closed_batch_keeps_every_bit(plain: Watched) -> None:
-    bare = plain.case.logits(max_new_tokens=TOKENS)
-    shut = replace(plain.case.plan, gate=plain.case.plan.gate.with_bias(-1e6))
-    with Guard(plain.case.model, replace(shut, monitor=plain.monitor.with_bias(-1e6))) as guard:
-        assert torch.equal(plain.case.logits(max_new_tokens=TOKENS), bare)
-        assert guard.decisions[0].opened_at is None
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_closed_batch_keeps_every_bit(plain: Watched, dtype: torch.dtype) -> None:
+    case = replace(plain.case, model=tiny_model().to(dtype))
+    case.model.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    case.model.generation_config.pad_token_id = 0  # type: ignore[union-attr]
+    bare = case.logits(max_new_tokens=TOKENS)
+    shut = replace(case.plan, gate=case.plan.gate.with_bias(-1e6), monitor=plain.monitor.with_bias(-1e6))
+    with Guard(case.model, shut) as guard:
+        # As integers: 0.0 equals -0.0.
+        assert torch.equal(case.logits(max_new_tokens=TOKENS).view(torch.int8), bare.view(torch.int8))
+        assert [decision.opened_at for decision in guard.decisions] == [None] * 4
+
+
+def test_a_step_waits_for_nothing(plain: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moves a number to the host, called from this package's code: at the prompt only."""
+    passes, waits = 0, Counter[tuple[int, str]]()
+
+    def count(module: object, inputs: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    def watching(name: str) -> Any:
+        original = getattr(Tensor, name)
+
+        def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if name != "__len__" and sys._getframe(1).f_code.co_filename.startswith(SOURCES):
+                waits[passes, name] += 1
+            return original(self, *args, **kwargs)
+
+        return method
+
+    with plain.guard():
+        handle = plain.case.model.model.embed_tokens.register_forward_pre_hook(count)
+        with monkeypatch.context() as patch:
+            for name in WAITS:
+                patch.setattr(Tensor, name, watching(name))
+            plain.generate(eos_token_id=7)
+        handle.remove()
+    assert passes > 2
+    assert {number for number, _ in waits} <= {0, 1}, waits
+    assert waits, "the watch must see the one wait of the prompt"
 
 
 def test_a_row_alone_is_the_row_in_a_batch(plain: Watched) -> None:
