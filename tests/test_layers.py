@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("calibration",),
     ("steering",),
     ("artifact", "promise", "model_card", "generation"),
-    ("vectors", "gate", "activations"),
+    ("vectors", "gate", "monitor", "activations"),
     ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
     ("prompts", "models", "statistics", "distribution"),
     ("errors", "version", "plain_json", "atomic"),

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from inferaligner.activations import record_activations
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.fit import fit_artifact
-from inferaligner.calibration.fit_options import FitOptions, Side
+from inferaligner.calibration.fit_options import MONITOR_TOKENS, FitOptions, Side
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
@@ -64,6 +64,8 @@ class Aligner:
         positions: Positions | None = None,
         paper: bool = False,
         system: str | None = None,
+        monitor: bool = False,
+        monitor_tokens: int = MONITOR_TOKENS,
         target_name: str | None = None,
         aligned_name: str | None = None,
         sources: Sequence[str] = ("harmful prompts", "harmless prompts"),
@@ -82,6 +84,8 @@ class Aligner:
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.
+            monitor: fit an answer monitor too, which `apply` then uses (docs/monitor.md). The target answers
+                some of these prompts for it, `monitor_tokens` tokens each; no answer is written or kept.
 
         Raises:
             CalibrationError: the models do not fit each other, or the data allow no choice.
@@ -100,6 +104,8 @@ class Aligner:
             positions=positions,
             paper=paper,
             system=system,
+            monitor=monitor,
+            monitor_tokens=monitor_tokens,
         )
         artifact = fit_artifact(
             Side(target, tokenizer, target_name or _name(target)),
@@ -156,20 +162,26 @@ class Aligner:
         *,
         mode: Mode = "gate",
         source: Source = "aligned",
+        monitor: bool = True,
     ) -> Guard:
         """A context that gates and steers `model` while it is open; the model is left as it was.
 
         Raises `MismatchError` if the model (or the tokenizer, where given) is not the one the aligner was
         fitted on. `mode` and `source` are for controls: always-on steering, shadow mode, the target's own
-        vectors.
+        vectors. An aligner with a monitor reads answers too, unless `monitor` is False.
         """
         self.check(model, tokenizer)
-        return Guard(model, self.plan(source), mode)
+        return Guard(model, self.plan(source, monitor=monitor), mode)
 
-    def plan(self, source: Source = "aligned") -> SteeringPlan:
-        """What an engine needs: the gate and α·θ_l per layer."""
-        steering = self.artifact.steering
-        return SteeringPlan(self.artifact.gate, self.artifact.additions(source), steering.positions)
+    def plan(self, source: Source = "aligned", *, monitor: bool = True) -> SteeringPlan:
+        """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one."""
+        artifact = self.artifact
+        return SteeringPlan(
+            artifact.gate,
+            artifact.additions(source),
+            artifact.steering.positions,
+            artifact.monitor if monitor else None,
+        )
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""

@@ -3,7 +3,8 @@
 1. target activations of the labelled prompts -> gate, chosen by cross-validation; bias at the operating point
 2. mean differences of the pairs' activations -> SRV (target), SSV (aligned model)
 3. the aligned model's own answers -> layers and strength
-4. the test part of the prompts -> figures
+4. where it is asked for, the target's answers -> the monitor
+5. the test part of the prompts -> figures
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from inferaligner.calibration.gate_choice import (
     paper_gate,
 )
 from inferaligner.calibration.held_out import held_out_figures, held_out_groups
+from inferaligner.calibration.monitor import fit_monitor
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.strength import Outcome, Search, search_strength
@@ -75,6 +77,11 @@ def fit_artifact(
         **found,
         "search": search,
     }
+    monitor = None
+    if options.monitor:
+        monitor, calibration["monitor"] = fit_monitor(
+            target, samples, gate, steering.layers, benign, options, tell
+        )
     provenance = Provenance(
         target=records[0],
         aligned=records[1],
@@ -89,7 +96,7 @@ def fit_artifact(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         system_prompt=options.system,
     )
-    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration)
+    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration, monitor)
 
 
 # -- 1. the gate ---------------------------------------------------------------------------------------

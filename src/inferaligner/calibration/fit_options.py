@@ -17,6 +17,10 @@ SHIPPED_LIMIT = 0.08
 them, 2 % or less of each kind of public benign prompts open (README), on which this number was chosen."""
 
 
+MONITOR_TOKENS = 64
+"""How much of each answer the monitor is fitted and calibrated on."""
+
+
 @dataclass(frozen=True)
 class Side:
     """A model with its tokenizer, and what the user called it."""
@@ -46,6 +50,8 @@ class FitOptions:
     positions: Positions | None = None
     paper: bool = False
     system: str | None = None
+    monitor: bool = False
+    monitor_tokens: int = MONITOR_TOKENS
 
     def __post_init__(self) -> None:
         if self.max_false_open is not None and not 0 < self.max_false_open < 1:
@@ -58,6 +64,8 @@ class FitOptions:
             )
         if self.strength is not None and self.strength <= 0:
             raise InputError(f"--strength is {self.strength}; expected a positive number.")
+        if self.monitor_tokens < 1:
+            raise InputError(f"--monitor-tokens is {self.monitor_tokens}; expected a positive number.")
 
     def limits(self, own_traffic: bool) -> tuple[float, float]:
         """The largest share that may open: of the user's own traffic, and of the labelled prompts' ordinary

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.layer_ranges import written
+from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
 from inferaligner.vectors import cosine
@@ -46,6 +47,7 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
             "srv_norm": artifact.srv.norm(dim=-1).tolist(),
             "ssv_norm": artifact.ssv.norm(dim=-1).tolist(),
         },
+        **monitor_as_json(artifact),
         "prompts": provenance.prompts,
         "system_prompt": provenance.system_prompt,
         "versions": provenance.versions,
@@ -65,7 +67,7 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
         shown.append(_open_rates(calibration["held_out"]))
     if calibration.get("search"):
         shown.append(_finalists(calibration["search"]))
-    return shown
+    return shown + monitor_tables(artifact)
 
 
 def layer_chart(artifact: AlignerArtifact) -> Table:

@@ -82,6 +82,9 @@ class Conversation:
         turns = [*self._turns, {"role": "user", "content": text}]
         with self._fitted.apply(self._loaded.model) as guard:
             answer = self._answer(turns, guard)
+            for decision in guard.decisions:
+                if decision.answer_token is not None:
+                    _mark(f"the monitor steered this answer from token {decision.answer_token} on")
         self._turns = [*turns, {"role": "assistant", "content": answer}]
 
     def compare(self) -> None:

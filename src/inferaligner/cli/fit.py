@@ -134,6 +134,24 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option(
+            "--monitor",
+            help="Fit a monitor too: it reads answers while they are generated, and steers from the token on "
+            "at which one turns harmful.",
+            rich_help_panel=_CHOICES,
+        ),
+    ] = False,
+    monitor_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Goes with --monitor: it is fitted and calibrated on the first N tokens of answers.",
+            rich_help_panel=_CHOICES,
+        ),
+    ] = 64,
     paper: Annotated[
         bool,
         typer.Option(
@@ -185,6 +203,8 @@ def fit(
         strength=strength,
         positions=None if positions is None else positions.value,
         paper=paper,
+        monitor=monitor,
+        monitor_tokens=monitor_tokens,
         system=system,
         target_name=target,
         aligned_name=aligned,

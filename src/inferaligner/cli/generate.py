@@ -64,6 +64,9 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the output file anew.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered at once.")] = 32,
+    monitor: Annotated[
+        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
     ] = False,
@@ -74,6 +77,8 @@ def generate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer prompts with the gate in place, greedily: JSON lines with prompt, response, score and open.
+
+    An aligner with a monitor adds opened_at: "prompt", or the number of the generated token, or null.
 
     The lines are in the input's order. On a terminal, panels are shown instead.
     """
@@ -93,6 +98,7 @@ def generate(
                 "target": target,
                 "max_new_tokens": max_new_tokens,
                 "compare": compare,
+                **({} if monitor else {"monitor": False}),
                 "dtype": dtype,
                 "quantization": quantization,
                 "chat_template": chat_template,
@@ -108,7 +114,13 @@ def generate(
         from inferaligner.cli.answer_panels import show
     first = 0 if answers is None else answers.finished
     rows = answer_rows(
-        fitted, loaded, prompts[first:], compare=compare, max_new_tokens=max_new_tokens, batch_size=batch_size
+        fitted,
+        loaded,
+        prompts[first:],
+        compare=compare,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        monitor=monitor,
     )
     if answers is None:
         for batch in rows:
@@ -134,6 +146,7 @@ def answer_rows(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    monitor: bool = True,
 ) -> Iterator[list[dict[str, Any]]]:
     """Answers, batch by batch in the prompts' order.
 
@@ -147,7 +160,7 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, monitor)
 
 
 def _batches(
@@ -157,6 +170,7 @@ def _batches(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    monitor: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.generation import generate_answers
 
@@ -172,9 +186,10 @@ def _batches(
         )
         return sorted(found, key=lambda answer: answer.row)
 
+    watched = monitor and fitted.artifact.monitor is not None
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        with fitted.apply(loaded.model) as guard:
+        with fitted.apply(loaded.model, monitor=monitor) as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
         # opened, the whole batch runs again, so that each row keeps its company and its numerics.
@@ -186,6 +201,7 @@ def _batches(
                 **({"unaligned_response": theirs.text} if compare else {}),
                 "score": ours.decision.score,
                 "open": ours.decision.open,
+                **({"opened_at": ours.decision.opened_at} if watched else {}),
             }
             for prompt, ours, theirs in zip(batch, aligned, bare, strict=True)
         ]
