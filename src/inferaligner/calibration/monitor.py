@@ -144,7 +144,7 @@ def split_for_monitor(samples: Samples) -> tuple[list[Sample], list[Sample]]:
     fitting = first + [s for s in ordered if s.harmful][: _FITTED["harmful"]]
     if labelled:
         for sort in ("twin", "lookalike"):
-            fitting += [s for s in ordered if s.sort == sort][: _FITTED[sort]]  # type: ignore[index]
+            fitting += [s for s in ordered if s.sort == sort][: _FITTED[sort]]
     return fitting, calibrating
 
 
