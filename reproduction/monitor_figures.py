@@ -2,10 +2,10 @@
 
     python -m reproduction.monitor_figures --data FOLDER --aligner DIR [--target SPEC] -o out/monitor
 
-An aligner without a monitor gets one first, fitted as `fit --monitor` does; it is written to the output
-folder. Then the target answers in shadow mode, so that every answer is the bare model's: how many prompts
-open the gate, and of the others, how many answers open the monitor. Harmful rows with a near-duplicate in
-the contrast set are left out.
+An aligner without a monitor gets one first, fitted as `fit --monitor` does, and is written to OUTPUT/aligner.
+Then the target answers in shadow mode, so that every answer is the bare model's: how many prompts open the
+gate, and of the others, how many answers open the monitor. Harmful rows with a near-duplicate in the contrast
+set are left out.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _streamer(tokenizer: Any, guard: Guard | None) -> Any:
                     _mark("without the aligner")
                 else:
                     for decision in guard.decisions:
-                        if decision.open:
+                        if decision.opened_at == "prompt":
                             _mark(gate_mark(decision.score, decision.open))
             print(text, flush=True, end="\n" if stream_end else "")
 
