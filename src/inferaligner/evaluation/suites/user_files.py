@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.suites.suite import KINDS, Item, Kind, Suite, Task
+from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
 from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.prompts.reading import read_prompts
 
@@ -47,7 +47,7 @@ def user_suite(kind: str, spec: str) -> Suite:
         items = _crossed(spec)
     else:
         items = [Item(prompt) for prompt in read_prompts(spec)]
-    return Suite(name, spec, cast(Kind, kind), Given(tuple(items)), task, licence="the user's own file")
+    return Suite(name, spec, kind, Given(tuple(items)), task, licence="the user's own file")
 
 
 def fill(template: str, question: str) -> str | None:
