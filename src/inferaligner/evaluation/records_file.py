@@ -40,6 +40,15 @@ def read_records(folder: Path) -> list[Record]:
     return [record for record, _ in _finished(file)]
 
 
+def stored_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` in the folder says; nothing if there is none that can be read."""
+    try:
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class RecordsFile:
     """The records of one run, looked up by method and suite."""
 
@@ -90,14 +99,12 @@ class RecordsFile:
         self.of(method, suite)[row] = record
 
     def _check_run(self) -> None:
-        try:
-            earlier = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        earlier = stored_run(self.folder)
+        if not earlier:
             raise InputError(
                 f"{self._file} exists, and no readable {RUN} beside it tells which run wrote it. Give "
                 "another folder with -o, or start anew with --overwrite."
-            ) from None
-        earlier = earlier if isinstance(earlier, dict) else {}
+            )
         for name in self.run:
             if self.run[name] != earlier.get(name):
                 raise InputError(
