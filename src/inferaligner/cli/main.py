@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from inferaligner.cli.ablate import ablate
 from inferaligner.cli.calibrate import calibrate
 from inferaligner.cli.chat import chat
 from inferaligner.cli.doctor import doctor
@@ -87,6 +88,7 @@ for _name, _command in (
     ("chat", chat),
     ("evaluate", evaluate),
     ("judge", judge),
+    ("ablate", ablate),
     ("inspect", inspect),
     ("export", export),
     ("doctor", doctor),

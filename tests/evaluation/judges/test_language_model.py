@@ -1,4 +1,4 @@
-"""A language model as the judge: concurrent, repeated, limited, cached; nothing asked twice, nothing dropped."""
+"""A language model as the judge: concurrent, repeated, limited, cached; nothing asked twice or dropped."""
 
 from __future__ import annotations
 
