@@ -27,8 +27,8 @@ from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
     from inferaligner.evaluation.ablation import Setting
-    from inferaligner.evaluation.metrics import ResultRow
     from inferaligner.evaluation.methods.method import Bench, Method
+    from inferaligner.evaluation.metrics import ResultRow
     from inferaligner.evaluation.suites.sampling import Subset
 
 _FACTORS = "0.25,0.5,1,1.5,2,3"
@@ -74,11 +74,15 @@ def ablate(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Vary one choice and show what it does: strength × source of the vectors × layers, number of prompts,
-    positions, or the gate. Writes results.json, records.jsonl and report.html; an interrupted run is
-    continued.""" from inferaligner.evaluation.ablation import AXES from
-    inferaligner.evaluation.methods.method import Bench from inferaligner.evaluation.suites.catalogue import
-    load from inferaligner.reporting.figures import require_matplotlib
+    """Vary one choice and show what it does: strength × source of the vectors × layers, the number of
+    prompts, the positions, or the gate.
+
+    Writes results.json, records.jsonl and report.html; an interrupted run is continued.
+    """
+    from inferaligner.evaluation.ablation import AXES
+    from inferaligner.evaluation.methods.method import Bench
+    from inferaligner.evaluation.suites.catalogue import load
+    from inferaligner.reporting.figures import require_matplotlib
 
     require_matplotlib()
     if axis not in AXES:
@@ -96,12 +100,13 @@ def ablate(
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     fitted = load_aligner(aligner)
-    blocks = [read_layers(text, "--layers") for text in layers or []]
+    blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.tokenizer)
     bench = Bench(loaded, fitted, options.load)
     if axis == "gate":
-        rows, settings = _gates(bench, subsets, output), []
+        rows = _gates(bench, subsets, output)
+        settings: list[Setting] = []
     else:
         settings, methods = _settings(
             bench, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.aligned.spec
