@@ -19,7 +19,7 @@ from inferaligner.prompts.chat import context_length, encode_chats
 DecisionsOf = Callable[[], list[Decision]]
 
 # Padded prompt tokens per batch; decoding is bound by memory traffic, so wide batches pay off.
-_TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def generate_batches(
     start = 0
     while start < len(order):
         rows = order[start : start + batch_size]
-        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > _TOKENS_PER_BATCH:
+        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > TOKENS_PER_BATCH:
             rows = rows[:-1]
         start += len(rows)
         batch = tokenizer.pad(

@@ -198,7 +198,7 @@ def _steering(
 ) -> tuple[SteeringSettings, dict[str, Any]]:
     if options.paper:
         settings = SteeringSettings(
-            layers=options.steer_layers or _paper_layers(gate, len(srv)),
+            layers=options.steer_layers or paper_layers(gate, len(srv)),
             strength=options.strength or PAPER_STRENGTH,
             norm="unit",
             positions=options.positions or "all",
@@ -263,7 +263,8 @@ def _validation(
     return [p for p, _ in declined], [a for _, a in declined], held_out or asked[-_GENERATED:]
 
 
-def _paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+    """The layers that are steered with the paper's constants."""
     # The paper names no numbers; it steers the layers where intent is told well, which are those from
     # the gate's upward, up to three quarters of the depth.
     return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
