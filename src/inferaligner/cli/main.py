@@ -23,6 +23,7 @@ from inferaligner.cli.fit import fit
 from inferaligner.cli.generate import generate
 from inferaligner.cli.inspect import inspect
 from inferaligner.cli.score import score
+from inferaligner.cli.serve import serve
 from inferaligner.cli.terminal import DEBUG, fail, note, quieten
 from inferaligner.errors import InferAlignerError
 from inferaligner.version import __version__
@@ -83,6 +84,7 @@ for _name, _command in (
     ("score", score),
     ("generate", generate),
     ("chat", chat),
+    ("serve", serve),
     ("inspect", inspect),
     ("export", export),
     ("doctor", doctor),
