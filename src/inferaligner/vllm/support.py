@@ -116,6 +116,13 @@ def _check_classes(config: Any) -> None:
             f"async scheduling is {'on' if config.scheduler_config.async_scheduling else 'off'}, which needs "
             f"--scheduler-cls {wanted}; found {scheduler}."
         )
+    from vllm import envs
+
+    if envs.VLLM_SERVER_DEV_MODE:
+        raise SteeringError(
+            "VLLM_SERVER_DEV_MODE opens routes that call any method of a worker, and could switch the gate "
+            "off. Unset it."
+        )
     if config.parallel_config.worker_extension_cls:
         raise SteeringError(
             "--worker-extension-cls adds methods that clients may reach and that could switch the gate "
