@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "inferaligner"
 LAYERS: list[tuple[str, ...]] = [
     ("cli",),
     ("evaluation", "reporting", "control_vector"),
+    ("vllm",),
     ("aligner",),
     ("calibration",),
     ("steering",),

@@ -26,6 +26,7 @@ from inferaligner.cli.generate import generate
 from inferaligner.cli.inspect import inspect
 from inferaligner.cli.judge import judge
 from inferaligner.cli.score import score
+from inferaligner.cli.serve import serve
 from inferaligner.cli.terminal import DEBUG, fail, note, quieten
 from inferaligner.errors import InferAlignerError
 from inferaligner.version import __version__
@@ -89,6 +90,7 @@ for _name, _command in (
     ("evaluate", evaluate),
     ("judge", judge),
     ("ablate", ablate),
+    ("serve", serve),
     ("inspect", inspect),
     ("export", export),
     ("doctor", doctor),
