@@ -81,7 +81,7 @@ class InferAlignerLM(HFLM):  # type: ignore[misc]
         last token of the prompt away, which is the one that the gate reads.
         """
         return (
-            list(self.tok_encode(context, add_special_tokens=False)),  # the template writes them itself
+            list(self.tok_encode(context)),
             list(self.tok_encode(continuation, add_special_tokens=False)),
         )
 
