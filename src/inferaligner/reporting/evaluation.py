@@ -202,7 +202,13 @@ def _figures(
         drawn["open"] = figures.open_rates(
             {name: rate for name, rate in opened.items() if " / " not in name}, name="open"
         )
-        domains = {n: rate for n, rate in opened.items() if " / " in n and rate.n >= 3}
+        harmful = [name for name, methods in suites.items() if methods[BARE][0]["kind"] in HARMFUL_KINDS]
+        domains = {
+            f"{domain} ({suite.removeprefix('contrast-')})": rate
+            for name, rate in opened.items()
+            for suite, _, domain in [name.partition(" / ")]
+            if domain and suite in harmful and rate.n >= 3
+        }
         if domains:
             drawn["domains"] = figures.open_rates(domains, name="domains")
     seconds: dict[str, dict[str, Interval]] = {}

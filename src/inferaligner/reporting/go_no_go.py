@@ -78,6 +78,8 @@ def percent(share: Interval) -> str:
 
 def points(difference: Difference) -> str:
     """A difference in percentage points, marked where it is not clear."""
+    if difference.low == difference.high == 0:
+        return "no difference"
     value, low, high = (f"{100 * v:+.1f}" for v in (difference.value, difference.low, difference.high))
     told = f"{value} points ({low} to {high})".replace("-", "−")
     return told + ("" if difference.clear else ", not clear")
