@@ -13,6 +13,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.models.number_format import DTYPE, format_words
 from inferaligner.vectors import cosine
 
 _GATES_SHOWN = 5
@@ -26,7 +27,9 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
     calibration = artifact.calibration
     return {
         "target": provenance.target.model_dump(mode="json"),
-        "aligned": provenance.aligned.model_dump(mode="json"),
+        "aligned": None if provenance.aligned is None else provenance.aligned.model_dump(mode="json"),
+        "gate_only": artifact.gate_only,
+        "transfer": calibration.get("transfer") or {},
         "gate": {
             "kind": gate.kind,
             "reads": [{"layer": read.layer, "offset": read.offset} for read in gate.reads],
@@ -65,7 +68,26 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
         shown.append(_open_rates(calibration["held_out"]))
     if calibration.get("search"):
         shown.append(_finalists(calibration["search"]))
+    if calibration.get("transfer"):
+        shown.append(map_table(calibration["transfer"]))
     return shown
+
+
+def map_table(transfer: Mapping[str, Any]) -> Table:
+    """From which aligned layer each target layer's vector comes, and how much of it can be trusted."""
+    table = Table(
+        title=f"Map from the aligned model: {percent(transfer['explained'])} of held-out variance explained "
+        f"(median of the upper half; trusted from {percent(transfer['least'])})",
+        title_justify="left",
+    )
+    for name in ("layer", "from layer", "map", "λ", "explained"):
+        table.add_column(name, justify="left" if name == "map" else "right")
+    for one in transfer["layers"]:
+        ridge = "-" if one["ridge"] is None else f"{one['ridge']:g}"
+        table.add_row(
+            str(one["layer"]), str(one["aligned_layer"]), one["kind"], ridge, percent(one["explained"])
+        )
+    return table
 
 
 def layer_chart(artifact: AlignerArtifact) -> Table:
@@ -103,12 +125,14 @@ def _settings(artifact: AlignerArtifact) -> Table:
 
     model = provenance.target.model
     row("target", f"{provenance.target.spec} ({model.architecture}, {model.depth} layers × {model.width})")
-    row("aligned model", provenance.aligned.spec)
+    row("aligned model", provenance.guide)
     row("gate", gate_words(artifact.gate))
     row("operating point", operating_point(artifact.calibration))
     unit = "× unit SSV" if steering.norm == "unit" else "× SSV"
     where = "from the prompt's last token on" if steering.positions == "from_gate" else "all tokens"
-    row("steering", f"layers {written(steering.layers)}, {steering.strength:.3g} {unit}, {where}")
+    told = f"layers {written(steering.layers)}, {steering.strength:.3g} {unit}, {where}"
+    row("steering", "none: a gate alone, for --on-open refuse" if artifact.gate_only else told)
+    row("fitted in", format_words(provenance.versions) if DTYPE in provenance.versions else "-")
     counts = f"{prompts.get('harmful', '-')} harmful, {prompts.get('harmless', '-')} harmless"
     row("prompts", f"{prompts.get('source', '-')}: {counts}")
     if provenance.system_prompt is not None:

@@ -19,7 +19,9 @@ from inferaligner.cli.model_options import (
     Target,
     TrustRemoteCode,
     load_aligner,
+    warn_of_format,
 )
+from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
@@ -67,6 +69,8 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
     ] = False,
+    on_open: OnOpen = WhenOpen.steer,
+    refusal: Refusal = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -81,6 +85,7 @@ def generate(
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
+    text = check_open(fitted.artifact, on_open, refusal)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     answers: AnswersFile | None = None
     if output is not None:
@@ -96,6 +101,7 @@ def generate(
                 "dtype": dtype,
                 "quantization": quantization,
                 "chat_template": chat_template,
+                **({} if text is None else {"refusal": text}),
             },
         )
         if answers.finished == len(prompts):
@@ -107,8 +113,15 @@ def generate(
     if answers is None and not as_json and sys.stdout.isatty():
         from inferaligner.cli.answer_panels import show
     first = 0 if answers is None else answers.finished
+    warn_of_format(fitted.artifact, loaded)
     rows = answer_rows(
-        fitted, loaded, prompts[first:], compare=compare, max_new_tokens=max_new_tokens, batch_size=batch_size
+        fitted,
+        loaded,
+        prompts[first:],
+        compare=compare,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        refusal=text,
     )
     if answers is None:
         for batch in rows:
@@ -134,8 +147,9 @@ def answer_rows(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    refusal: str | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Answers, batch by batch in the prompts' order.
+    """Answers, batch by batch in the prompts' order; with a `refusal`, open prompts get that text.
 
     Raises at once, not with the first batch: `MismatchError` if the aligner is not for this model,
     `PromptTooLongError` for any prompt.
@@ -147,7 +161,7 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal)
 
 
 def _batches(
@@ -157,6 +171,7 @@ def _batches(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    refusal: str | None,
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.generation import generate_answers
 
@@ -174,7 +189,7 @@ def _batches(
 
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        with fitted.apply(loaded.model) as guard:
+        with fitted.apply(loaded.model, loaded.tokenizer, **opening(refusal)) as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
         # opened, the whole batch runs again, so that each row keeps its company and its numerics.
@@ -182,7 +197,8 @@ def _batches(
         yield [
             {
                 "prompt": prompt,
-                "response": ours.text,
+                # The whole text, also where --max-new-tokens is shorter.
+                "response": refusal if refusal is not None and ours.decision.open else ours.text,
                 **({"unaligned_response": theirs.text} if compare else {}),
                 "score": ours.decision.score,
                 "open": ours.decision.open,
