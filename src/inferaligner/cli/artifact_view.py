@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from inferaligner.artifact import AlignerArtifact
+from inferaligner.artifact import AlignerArtifact, ModelRecord
+from inferaligner.calibration.pair import relations
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
@@ -49,6 +51,10 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
             "srv_norm": artifact.srv.norm(dim=-1).tolist(),
             "ssv_norm": artifact.ssv.norm(dim=-1).tolist(),
         },
+        "separability": {str(layer): value for layer, value in layer_separability(artifact).items()},
+        "relations": []
+        if provenance.aligned is None
+        else [asdict(one) for one in relations(provenance.target, provenance.aligned)],
         "prompts": provenance.prompts,
         "system_prompt": provenance.system_prompt,
         "versions": provenance.versions,
@@ -90,6 +96,15 @@ def map_table(transfer: Mapping[str, Any]) -> Table:
     return table
 
 
+def pair_words(target: ModelRecord, aligned: ModelRecord) -> str:
+    """What an aligned model shares with the target, and what not."""
+    found = relations(target, aligned)
+    same = [one.what for one in found if one.same]
+    other = [one.what + (f" ({one.found})" if one.found else "") for one in found if not one.same]
+    words = [f"the same {', '.join(same)}"] * bool(same) + [f"another {', '.join(other)}"] * bool(other)
+    return "; ".join(words)
+
+
 def layer_chart(artifact: AlignerArtifact) -> Table:
     """Cosine of SRV and SSV per layer as bars, their lengths, and where the gate reads and steering acts."""
     table = Table(
@@ -98,8 +113,9 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
     for name in ("layer", "cosine"):
         table.add_column(name, justify="right")
     table.add_column("", width=_BAR)
-    for name in ("‖SRV‖", "‖SSV‖"):
+    for name in ("‖SRV‖", "‖SSV‖", "AUROC"):
         table.add_column(name, justify="right")
+    areas = layer_separability(artifact)
     table.add_column("")
     lengths = zip(artifact.srv.norm(dim=-1).tolist(), artifact.ssv.norm(dim=-1).tolist(), strict=True)
     for layer, (value, (srv, ssv)) in enumerate(
@@ -108,9 +124,25 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
         marks = ["gate"] * (layer in artifact.gate.layers) + ["steered"] * (layer in artifact.steering.layers)
         bar = Text("█" * round(abs(value) * _BAR), style="cyan" if value >= 0 else "red")
         table.add_row(
-            str(layer), f"{value:.2f}", bar, f"{srv:.3g}", f"{ssv:.3g}", Text(", ".join(marks), style="bold")
+            str(layer),
+            f"{value:.2f}",
+            bar,
+            f"{srv:.3g}",
+            f"{ssv:.3g}",
+            _three(areas.get(layer)),
+            Text(", ".join(marks), style="bold"),
         )
     return table
+
+
+def layer_separability(artifact: AlignerArtifact) -> dict[int, float]:
+    """Cross-validated AUROC of each layer that was tried alone, at the last token, by its better gate."""
+    found: dict[int, float] = {}
+    for trial in artifact.calibration.get("gates") or []:
+        if len(trial["reads"]) == 1 and trial["reads"][0][1] == 0 and trial["auroc"] is not None:
+            layer = trial["reads"][0][0]
+            found[layer] = max(found.get(layer, 0.0), trial["auroc"])
+    return dict(sorted(found.items()))
 
 
 def _settings(artifact: AlignerArtifact) -> Table:
@@ -126,6 +158,8 @@ def _settings(artifact: AlignerArtifact) -> Table:
     model = provenance.target.model
     row("target", f"{provenance.target.spec} ({model.architecture}, {model.depth} layers × {model.width})")
     row("aligned model", provenance.guide)
+    if provenance.aligned is not None:
+        row("which has", pair_words(provenance.target, provenance.aligned))
     row("gate", gate_words(artifact.gate))
     row("operating point", operating_point(artifact.calibration))
     unit = "× unit SSV" if steering.norm == "unit" else "× SSV"

@@ -13,6 +13,7 @@ from inferaligner.cli.environment import Finding
 from inferaligner.models.anatomy import dissect, input_device
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.loading import LoadedModel
+from inferaligner.models.number_format import format_words, number_format, other_format
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan
@@ -26,7 +27,7 @@ _DEFECT = "please report this, with the model's name"
 
 
 def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
-    """One finding each for model, width, depth, tokenizer and chat template."""
+    """One finding each for model, width, depth, tokenizer, chat template and number format."""
     expected = aligner.artifact.provenance.target
     anatomy = dissect(loaded.model)
     depth, width = aligner.artifact.srv.shape
@@ -43,7 +44,15 @@ def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
         _finding("depth", _number("depth", anatomy.depth, depth), str(depth)),
         _finding("tokenizer", other, f"{len(loaded.tokenizer)} tokens"),
         _finding("chat template", [] if template else ["the chat template is another one"], "the same"),
+        _format(aligner, loaded),
     ]
+
+
+def _format(aligner: Aligner, loaded: LoadedModel) -> Finding:
+    told = other_format(loaded.model, aligner.artifact.provenance.versions)
+    if told is None:
+        return Finding("number format", "ok", format_words(number_format(loaded.model)))
+    return Finding("number format", "doubtful", told, "see what it does to the scores: doctor … --rescore")
 
 
 @torch.no_grad()
