@@ -100,6 +100,12 @@ class AlignerArtifact:
         if self.gate.weights.shape[1] != width or self.gate.last_layer >= depth:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
         steered = self.steering.layers
+        if (not steered) != (self.provenance.aligned is None):
+            raise ArtifactError(
+                "No decoder layer is steered, although there is an aligned model."
+                if not steered
+                else "Decoder layers are steered, although there is no aligned model to take vectors from."
+            )
         if steered and (min(steered) < 0 or max(steered) >= depth):
             raise ArtifactError(
                 f"Steered layers {list(self.steering.layers)} do not exist: there are layers 0 to "
@@ -135,6 +141,8 @@ class AlignerArtifact:
             settings = SteeringSettings(**{**self.steering.model_dump(), **changes})
         except ValidationError as error:
             raise InputError(f"The steering settings {changes} cannot be used: {error}") from None
+        if not settings.layers:
+            raise InputError(f"The steering settings {changes} cannot be used: no layer would be steered.")
         return replace(self, steering=settings)
 
     # -- saving and loading --------------------------------------------------------------------------

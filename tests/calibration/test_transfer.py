@@ -38,16 +38,17 @@ def test_a_rotation_is_found_and_carries_vectors_exactly() -> None:
         found = carry_over(vectors, aligned, target, CLASSES, FOLD, kind=kind)
         assert found.explained > 0.999 and found.trusted
         assert {one.kind for one in found.maps} == {kind}
-        assert torch.allclose(found.ssv, 3 * vectors @ turn, rtol=0.02, atol=0.02)
+        assert torch.allclose(found.ssv, 3 * vectors @ turn, rtol=0.02, atol=0.05)
 
 
 def test_widths_may_differ_and_noise_lowers_what_is_explained() -> None:
     aligned, matrix = aligned_activations(), draw(NARROW, WIDE, seed=2)
     clean = aligned @ matrix
+    spread = (clean - clean.mean(0)).std()
     vectors = draw(1, NARROW, seed=3)
     explained = []
     for noise in (0.0, 1.0, 3.0):
-        target = clean + noise * clean.std() * draw(PROMPTS, 1, WIDE, seed=4)
+        target = clean + noise * spread * draw(PROMPTS, 1, WIDE, seed=4)
         found = carry_over(vectors, aligned, target, CLASSES, FOLD)
         assert found.ssv.shape == (1, WIDE)
         explained.append(found.explained)
@@ -103,7 +104,7 @@ def test_the_best_layer_of_like_depth_is_taken() -> None:
 
 
 def test_partners_by_relative_depth() -> None:
-    assert partners(4, 2, "depth") == [[0], [0], [1], [1]]
+    assert partners(4, 2, "depth") == [[0], [0], [0], [1]]
     assert partners(2, 4, "depth") == [[1], [3]]
     assert partners(3, 3, "best") == [[0], [1], [2]]
     wide = partners(30, 18, "best")

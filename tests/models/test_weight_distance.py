@@ -22,6 +22,7 @@ def test_a_known_move() -> None:
     found = weight_distances(model, other)
     assert found["mlp.up_proj"] == pytest.approx(0.25, rel=1e-5)
     assert found["self_attn.q_proj"] == 0.0 and found["embedding"] == 0.0
+    other.requires_grad_(False)
     moved = sum(float(layer.mlp.up_proj.weight.square().sum()) for layer in other.model.layers)
     whole = sum(float(p.square().sum()) for p in other.model.layers.parameters())
     assert found["decoder"] == pytest.approx(0.25 * (moved / whole) ** 0.5, rel=1e-4)

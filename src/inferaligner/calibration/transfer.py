@@ -30,7 +30,7 @@ from inferaligner.models.anatomy import dissect
 MapKind = Literal["ridge", "procrustes"]
 LayerMatch = Literal["best", "depth"]
 
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RIDGES = (1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """λ as multiples of the mean squared singular value of the centred aligned activations."""
 
 LEAST_EXPLAINED = 0.5
