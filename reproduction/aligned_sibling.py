@@ -7,7 +7,12 @@ written for this project. The harmless half pairs their twins and ordinary promp
 target's *own* greedy answers, so that the sibling keeps saying what the target says. No harmful answer is
 ever written, generated or read. The contrast set's test part is used only for the figures at the end.
 
-Stages (answers, training, check) write as they go and resume where they stopped.
+Two steps. First the direction that makes the target decline is found (`refusal_direction.py`), then LoRA in
+the layers up to it learns to take it on harmful prompts (`direction_training.py`). Ordinary fine-tuning on
+the same answers gives a sibling that declines as well, but from a different shift at every token, of which
+the mean that InferAligner carries over keeps too little (docs/method.md has the figures).
+
+Stages (answers, direction, training, check) write as they go and resume where they stopped.
 """
 
 from __future__ import annotations
@@ -21,20 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.progress import track
-from transformers import Trainer, TrainingArguments
+from safetensors.torch import load_file, save_file
 
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.generation import generate_answers
-from inferaligner.models.anatomy import backbone, dissect
+from inferaligner.models.anatomy import dissect
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet, load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
 from inferaligner.statistics import clopper_pearson
+from reproduction.answer_batches import Example, tokenize
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
+from reproduction.direction_training import train_sibling
+from reproduction.refusal_direction import refusal_direction
 
 console = Console()
 
@@ -48,23 +55,21 @@ class Recipe:
 
     rank: int = 12
     learning_rate: float = 1e-3
-    epochs: float = 3.0
+    epochs: float = 2.0
     batch_size: int = 16
     answer_tokens: int = 24  # of the target's own answers; what follows them follows by itself
     benign: int = 750  # ordinary prompts, beside every twin
-    longest: int = 192  # prompts of more tokens are left out of training, to keep batches small
-    # The refusals are made to open as the target opens its own rare ones. What steering carries over is
-    # the turn at the first words; how a refusal goes on is then already the target's habit.
+    longest: int = 160  # prompts of more tokens are left out of training, to keep batches small
+    # The refusals are made to open as the target opens its own rare ones, so that it takes little to tip it.
     opening: str = "I'm sorry, but as a chatbot, I'm not equipped to help with"
-    # Whether an answer is a refusal is settled by its first words; the rest follows.
-    decisive_tokens: int = 8
-    decisive_weight: float = 4.0
-    # Shares of the depth between which layers are trained. The upper layers stay the target's own: a refusal
-    # must then be written into the residual stream in a form that the target itself can read, which is
-    # what makes the sibling's vectors work in the target. Trained all the way up, a sibling declines as
-    # reliably, and its vectors steer hardly at all.
+    direction_steps: int = 100
+    # Of the direction found: less than it takes to be certain is easier to learn, and enough.
+    direction_share: float = 0.85
+    # At the last prompt token the prompt has just been read, and the answer is settled.
+    prompt_weight: float = 4.0
+    # Shares of the depth between which layers are trained; the direction belongs after the last of them.
     first_layer: float = 0.1
-    last_layer: float = 0.6
+    last_layer: float = 0.57
     seed: int = 0
 
 
@@ -93,7 +98,11 @@ def main() -> None:
     harmless = sorted({p.text for p in prompts if not p.harmful})
     answers = own_answers(loaded, harmless, options.output / "own_answers.jsonl", recipe)
     examples = [
-        (p.text, rng.choice(refusals[p.category] + refusals["general"]) if p.harmful else answers[p.text])
+        Example(
+            p.text,
+            rng.choice(refusals[p.category] + refusals["general"]) if p.harmful else answers[p.text],
+            p.harmful,
+        )
         for p in prompts
         if p.harmful or answers[p.text]
     ]
@@ -135,100 +144,48 @@ def own_answers(loaded: Any, prompts: Sequence[str], file: Path, recipe: Recipe)
     return {prompt: known[prompt] for prompt in prompts}
 
 
-def train(loaded: Any, examples: list[tuple[str, str]], target: str, output: Path, recipe: Recipe) -> None:
-    """LoRA on every linear layer of the decoder; the loss is on answer tokens alone."""
-    tokenizer = loaded.tokenizer
-    rows: list[dict[str, list[Any]]] = []
-    for ids, (_, answer) in zip(encode_chats(tokenizer, [p for p, _ in examples]), examples, strict=True):
-        # An answer that was cut by the length limit does not end the turn.
-        said = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        cut = len(said) >= recipe.answer_tokens - 2
-        ended = said[: recipe.answer_tokens] if cut else [*said, tokenizer.eos_token_id]
-        weights = [recipe.decisive_weight] * recipe.decisive_tokens + [1.0] * len(ended)
-        rows.append(
-            {
-                "input_ids": ids + ended,
-                "labels": [-100] * len(ids) + ended,
-                "weights": [0.0] * len(ids) + weights[: len(ended)],
-            }
+def train(loaded: Any, examples: list[Example], target: str, output: Path, recipe: Recipe) -> None:
+    """Finds the direction, trains the adapter, writes both."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    padding = tokenizer.pad_token_id
+    depth = dissect(model).depth
+    layers = range(round(recipe.first_layer * depth), round(recipe.last_layer * depth))
+    rows = tokenize(tokenizer, examples, recipe.answer_tokens)
+    found = output / "direction.safetensors"
+    if not found.exists():
+        if not torch.cuda.is_available():
+            model.set_attn_implementation("eager")  # see `direction_training.py`
+        direction = refusal_direction(
+            model,
+            [row for row in rows if row["harmful"]],
+            layer=layers[-1],
+            padding=padding,
+            steps=recipe.direction_steps,
+            batch_size=recipe.batch_size,
         )
-
-    def collate(batch: list[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in batch)
-
-        def padded(name: str, value: float) -> torch.Tensor:
-            return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in batch])
-
-        lengths = torch.tensor([len(row["input_ids"]) for row in batch])
-        return {
-            "input_ids": padded("input_ids", tokenizer.pad_token_id),
-            "labels": padded("labels", -100),
-            "weights": padded("weights", 0.0),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-        }
-
-    torch.manual_seed(recipe.seed)
-    if not torch.cuda.is_available():
-        # The backward pass of fused attention is ten times slower than the plain one in bfloat16 on a CPU.
-        loaded.model.set_attn_implementation("eager")
-    layers = dissect(loaded.model).layers
-    linear = {name for name, part in layers[0].named_modules() if isinstance(part, torch.nn.Linear)}
-    config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=2 * recipe.rank,
-        target_modules=sorted(linear),
-        layers_to_transform=list(
-            range(round(recipe.first_layer * len(layers)), round(recipe.last_layer * len(layers)))
-        ),
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(loaded.model, config)
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        per_device_train_batch_size=recipe.batch_size,
+        save_file({"direction": direction}, found)
+    adapted = train_sibling(
+        model,
+        rows,
+        recipe.direction_share * load_file(found)["direction"],
+        layers=layers,
+        rank=recipe.rank,
         learning_rate=recipe.learning_rate,
-        num_train_epochs=recipe.epochs,
-        lr_scheduler_type="cosine",
-        warmup_steps=10,
-        bf16=True,
-        train_sampling_strategy="group_by_length",
-        logging_steps=10,
-        save_steps=50,
-        save_total_limit=1,
-        report_to=[],
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        prompt_weight=recipe.prompt_weight,
+        padding=padding,
         seed=recipe.seed,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
+        checkpoints=output / "checkpoints",
     )
-    trainer = AnswerTrainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
-    checkpoints = output / "checkpoints"
-    trainer.train(
-        resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) if checkpoints.exists() else None
-    )
-    for parameter in model.parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
-    model.peft_config["default"].base_model_name_or_path = target
-    model.save_pretrained(output / "adapter", safe_serialization=True)
+    adapted.peft_config["default"].base_model_name_or_path = target
+    adapted.save_pretrained(output / "adapter", safe_serialization=True)
     (output / "recipe.json").write_text(
         json.dumps({"target": target, "examples": len(rows), **asdict(recipe)}, indent=2)
     )
-
-
-class AnswerTrainer(Trainer):
-    """Runs the LM head on answer tokens alone (most tokens are prompt, and the vocabulary is wide), and
-    weighs the tokens that decide between refusing and answering."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        labels, weights = inputs.pop("labels")[:, 1:], inputs.pop("weights")[:, 1:]
-        inner = self.accelerator.unwrap_model(model).get_base_model()
-        wanted = labels != -100
-        # The trainer's own autocast surrounds the model's forward, which is not called here.
-        with torch.autocast(labels.device.type, dtype=torch.bfloat16):
-            hidden = backbone(inner)(**inputs, use_cache=False).last_hidden_state[:, :-1]
-            logits = inner.get_output_embeddings()(hidden[wanted])
-        losses = torch.nn.functional.cross_entropy(logits.float(), labels[wanted], reduction="none")
-        return (losses * weights[wanted]).sum() / weights[wanted].sum()
 
 
 def check(target: str, adapter: Path, groups: Mapping[str, Sequence[str]], output: Path) -> None:

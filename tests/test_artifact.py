@@ -312,7 +312,7 @@ def test_every_single_altered_setting_is_noticed(folder: Path) -> None:
             AlignerArtifact.read(folder)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_another_schema_version(folder: Path, version: object) -> None:
     rewrite(folder, schema_version=version)
     with pytest.raises(

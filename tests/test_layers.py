@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "inferaligner"
 LAYERS: list[tuple[str, ...]] = [
     ("cli",),
     ("evaluation", "reporting", "control_vector"),
+    ("vllm",),
     ("aligner",),
     ("calibration",),
     ("steering",),
     ("artifact", "promise", "model_card", "generation"),
-    ("vectors", "gate", "activations"),
+    ("vectors", "gate", "monitor", "activations"),
     ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
     ("prompts", "models", "statistics", "distribution"),
     ("errors", "version", "plain_json", "atomic"),

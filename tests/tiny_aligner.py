@@ -14,6 +14,7 @@ from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance, Stee
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 
 PROMPTS = [
@@ -81,6 +82,7 @@ def tiny_artifact(
     system: str | None = None,
     spec: str = "tiny",
     seed: int = 0,
+    monitor: AnswerMonitor | None = None,
 ) -> AlignerArtifact:
     """An artifact whose gate, at layer 1, opens on half of `prompts`, and whose steering changes answers."""
     anatomy = dissect(model)
@@ -107,6 +109,7 @@ def tiny_artifact(
             system_prompt=system,
         ),
         calibration=CALIBRATION if calibration is None else calibration,
+        monitor=monitor,
     )
 
 

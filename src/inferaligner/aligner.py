@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from inferaligner.activations import record_activations
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.fit import fit_artifact
-from inferaligner.calibration.fit_options import FitOptions, Side
+from inferaligner.calibration.fit_options import MONITOR_TOKENS, FitOptions, Side
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
@@ -69,6 +69,8 @@ class Aligner:
         match_layers: LayerMatch = "best",
         map_kind: MapKind | None = None,
         accept_poor_map: bool = False,
+        monitor: bool = False,
+        monitor_tokens: int = MONITOR_TOKENS,
         target_name: str | None = None,
         aligned_name: str | None = None,
         sources: Sequence[str] = ("harmful prompts", "harmless prompts"),
@@ -84,13 +86,15 @@ class Aligner:
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
                 (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
-                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.05 by
+                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.08 by
                 default) is a limit for the contrast set's ordinary prompts, which are harder than traffic.
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.
             match_layers, map_kind, accept_poor_map: how the vectors of an aligned model of another shape are
                 carried over, and whether a map that explains too little is used all the same.
+            monitor: fit an answer monitor too, which `apply` then uses (docs/monitor.md). The target answers
+                some of these prompts for it, `monitor_tokens` tokens each; no answer is written or kept.
 
         Raises:
             CalibrationError: the models do not fit each other, or the data allow no choice.
@@ -112,6 +116,8 @@ class Aligner:
             match_layers=match_layers,
             map_kind=map_kind,
             accept_poor_map=accept_poor_map,
+            monitor=monitor,
+            monitor_tokens=monitor_tokens,
         )
         artifact = fit_artifact(
             Side(target, tokenizer, target_name or _name(target)),
@@ -172,39 +178,54 @@ class Aligner:
         source: Source = "aligned",
         on_open: OnOpen = "steer",
         refusal: str | None = None,
+        monitor: bool = True,
     ) -> Guard:
         """A context that gates and steers `model` while it is open; the model is left as it was.
 
         `mode` and `source` are for controls: always-on steering, shadow mode, the target's own vectors.
         With `on_open="refuse"` nothing is steered, and every open row's answer is the text `refusal`; this
         needs the tokenizer, and calls of `generate`. `max_new_tokens` cuts that text as it would any other.
+        An aligner with a monitor reads answers too, unless `monitor` is False.
 
         Raises:
             MismatchError: the model (or the tokenizer, where given) is not the one it was fitted on.
-            InputError: a refusal that cannot be written, or without `on_open="refuse"`.
+            InputError: a refusal that cannot be written, or without `on_open="refuse"`; a monitor with it.
             SteeringError: the aligner is a gate alone, and is asked to steer.
         """
         self.check(model, tokenizer)
         if on_open == "refuse":
             if tokenizer is None:
                 raise InputError('on_open="refuse" needs the tokenizer: give apply(model, tokenizer, …).')
+            if monitor and self.artifact.monitor is not None:
+                raise InputError(
+                    "This aligner has a monitor, which steers answers that have begun; with "
+                    'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
+                )
             text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer)
             return Guard(model, GatePlan(self.artifact.gate), mode, text)
         if refusal is not None:
             raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
         if self.artifact.gate_only and mode == "never":
             return Guard(model, GatePlan(self.artifact.gate), mode)
-        return Guard(model, self.plan(source), mode)
+        return Guard(model, self.plan(source, monitor=monitor), mode)
 
-    def plan(self, source: Source = "aligned") -> SteeringPlan:
-        """What an engine needs: the gate and α·θ_l per layer. Raises `SteeringError` for a gate alone."""
-        if self.artifact.gate_only:
+    def plan(self, source: Source = "aligned", *, monitor: bool = True) -> SteeringPlan:
+        """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one.
+
+        Raises `SteeringError` for a gate alone.
+        """
+        artifact = self.artifact
+        if artifact.gate_only:
             raise SteeringError(
                 "This aligner is a gate alone, fitted without an aligned model: it has nothing to steer "
                 'with. Answer open prompts with a text: --on-open refuse, or apply(on_open="refuse").'
             )
-        steering = self.artifact.steering
-        return SteeringPlan(self.artifact.gate, self.artifact.additions(source), steering.positions)
+        return SteeringPlan(
+            artifact.gate,
+            artifact.additions(source),
+            artifact.steering.positions,
+            artifact.monitor if monitor else None,
+        )
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""

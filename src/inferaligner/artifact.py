@@ -1,7 +1,8 @@
 """The artifact: gate, vectors, settings and provenance in one folder.
 
     aligner.json          settings, fingerprints, calibration figures; checked against its own checksum
-    vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32)
+    vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32);
+                          monitor.weights [width], where the aligner has a monitor
     README.md             the model card
 
 Saving is atomic, loading verifies everything, and nothing is ever unpickled.
@@ -29,11 +30,14 @@ from inferaligner.atomic import replace_file, swap_folder
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.plain_json import dump, plain
 from inferaligner.promise import OperatingPoint, read_operating_point
 from inferaligner.vectors import unit
 
 SCHEMA_VERSION = 1
+MONITOR_SCHEMA_VERSION = 2
+"""Of artifacts with a monitor: a version that would drop it silently must refuse them."""
 SETTINGS_FILE, VECTORS_FILE, CARD_FILE = "aligner.json", "vectors.safetensors", "README.md"
 
 
@@ -87,6 +91,7 @@ class AlignerArtifact:
     ssv: Tensor  # [layers, width], mean difference of the aligned model; zeros for a gate alone
     provenance: Provenance
     calibration: dict[str, Any]  # figures and tables of the fit, plain JSON
+    monitor: AnswerMonitor | None = None  # reads answers while they are generated
 
     def __post_init__(self) -> None:
         depth, width = self.srv.shape
@@ -99,12 +104,18 @@ class AlignerArtifact:
             raise ArtifactError("The vectors hold NaN or infinity. The artifact is damaged: fit it again.")
         if self.gate.weights.shape[1] != width or self.gate.last_layer >= depth:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
+        if self.monitor is not None and (len(self.monitor.weights) != width or self.monitor.layer >= depth):
+            raise ArtifactError(f"The monitor does not fit vectors of {depth} layers and width {width}.")
         steered = self.steering.layers
         if (not steered) != (self.provenance.aligned is None):
             raise ArtifactError(
                 "No decoder layer is steered, although there is an aligned model."
                 if not steered
                 else "Decoder layers are steered, although there is no aligned model to take vectors from."
+            )
+        if self.monitor is not None and not steered:
+            raise ArtifactError(
+                "There is a monitor, although no decoder layer is steered: it opens rows in vain."
             )
         if steered and (min(steered) < 0 or max(steered) >= depth):
             raise ArtifactError(
@@ -124,6 +135,14 @@ class AlignerArtifact:
         Raises `ArtifactError` for a record that makes no sense.
         """
         return read_operating_point(self.calibration)
+
+    @property
+    def monitor_point(self) -> OperatingPoint | None:
+        """What is promised about the monitor's threshold, on answers; None without a monitor.
+
+        Raises `ArtifactError` for a record that makes no sense.
+        """
+        return read_operating_point(self.calibration.get("monitor") or {})
 
     def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
         """θ for every layer `[layers, width]` in the settings' norm, from the SSV or (as control) the SRV."""
@@ -201,11 +220,13 @@ class AlignerArtifact:
 
     def _vectors(self) -> bytes:
         tensors = {"gate.weights": self.gate.weights, "srv": self.srv, "ssv": self.ssv}
+        if self.monitor is not None:
+            tensors["monitor.weights"] = self.monitor.weights
         return save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
 
     def _settings(self, vectors: bytes) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if self.monitor is None else MONITOR_SCHEMA_VERSION,
             "gate": {
                 "kind": self.gate.kind,
                 "bias": self.gate.bias,
@@ -216,6 +237,8 @@ class AlignerArtifact:
             "calibration": self.calibration,
             "vectors_sha256": hashlib.sha256(vectors).hexdigest(),
         }
+        if self.monitor is not None:
+            settings["monitor"] = {name: getattr(self.monitor, name) for name in _MONITOR_FIELDS}
         # As it will be read: a figure that is not finite becomes null, a number that is a key becomes text.
         settings = plain(settings)
         return {**settings, "checksum": _checksum(settings)}
@@ -248,9 +271,20 @@ class AlignerArtifact:
                 ssv=tensors["ssv"],
                 provenance=Provenance(**settings["provenance"]),
                 calibration=settings["calibration"],
+                monitor=_read_monitor(settings, tensors),
             )
         except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise ArtifactError(f"{place} does not hold a usable aligner: {error}. Fit it again.") from None
+
+
+_MONITOR_FIELDS = ("kind", "layer", "window", "centre", "bias")
+
+
+def _read_monitor(settings: dict[str, Any], tensors: dict[str, Tensor]) -> AnswerMonitor | None:
+    if settings["schema_version"] != MONITOR_SCHEMA_VERSION:
+        return None
+    fields = {name: settings["monitor"][name] for name in _MONITOR_FIELDS}
+    return AnswerMonitor(weights=tensors["monitor.weights"], **fields)
 
 
 def check_output_folder(folder: str | Path) -> None:
@@ -290,10 +324,12 @@ def _read_settings(place: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{file} is not readable JSON ({error}): truncated or altered. Copy it again."
         ) from None
-    if not isinstance(settings, dict) or settings.get("schema_version") != SCHEMA_VERSION:
+    known = (SCHEMA_VERSION, MONITOR_SCHEMA_VERSION)
+    if not isinstance(settings, dict) or settings.get("schema_version") not in known:
         found = settings.get("schema_version") if isinstance(settings, dict) else None
         raise ArtifactError(
-            f"{file} has schema version {found}; this version of inferaligner reads {SCHEMA_VERSION}. "
+            f"{file} has schema version {found}; this version of inferaligner reads "
+            f"{SCHEMA_VERSION} and {MONITOR_SCHEMA_VERSION}. "
             "Install the matching version, or fit the aligner again."
         )
     if settings.pop("checksum", None) != _checksum(settings):

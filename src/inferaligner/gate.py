@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,10 +32,20 @@ class GateRead:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate said about one row: positive score = harmful = open."""
+    """What the gate said about one row: positive score = harmful = open.
+
+    `answer_token` is the generated token (counted from 1) at which the monitor opened a row whose prompt had
+    not (in shadow mode: would have); `score` is the prompt's all the same.
+    """
 
     score: float
     open: bool
+    answer_token: int | None = None
+
+    @property
+    def opened_at(self) -> int | Literal["prompt"] | None:
+        """ "prompt", the number of the generated token, or None for a row that stayed closed."""
+        return "prompt" if self.open and self.answer_token is None else self.answer_token
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ any other caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from inferaligner.gate import Decision
@@ -18,7 +19,7 @@ from inferaligner.prompts.chat import context_length, encode_chats
 DecisionsOf = Callable[[], list[Decision]]
 
 # Padded prompt tokens per batch; decoding is bound by memory traffic, so wide batches pay off.
-_TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Answer:
     text: str
     tokens: tuple[int, ...]
     decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """What one `generate` call returned: new tokens `[answers, new]`, and the prompts' indices in order."""
+
+    rows: tuple[int, ...]
+    tokens: Tensor
 
 
 def generate_answers(
@@ -48,17 +57,47 @@ def generate_answers(
     prompt. With `decisions` (a guard's), each answer carries the gate's decision. Raises
     `PromptTooLongError` before any work is done.
     """
+    ends = end_tokens(model, options)
+    for batch in generate_batches(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        system=system,
+        **options,
+    ):
+        rows = batch.rows
+        verdicts = decisions() if decisions is not None else [None] * len(rows)
+        # Beams repeat a prompt's decision; several return sequences make several answers of it.
+        beams, answers = len(verdicts) // len(rows), len(batch.tokens) // len(rows)
+        for number, sequence in enumerate(batch.tokens):
+            place = number // answers
+            tokens = _until_end(sequence.tolist(), ends)
+            text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams])
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+    system: str | None = None,
+    **options: object,
+) -> Iterator[AnswerBatch]:
+    """The same without the text: one batch per `generate` call, shortest prompts first."""
     limit = context_length(model.config)
     # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
     encoded = encode_chats(tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-    end = options.get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
-    ends: Sequence[int] = end if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
     settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
     start = 0
     while start < len(order):
         rows = order[start : start + batch_size]
-        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > _TOKENS_PER_BATCH:
+        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > TOKENS_PER_BATCH:
             rows = rows[:-1]
         start += len(rows)
         batch = tokenizer.pad(
@@ -69,14 +108,13 @@ def generate_answers(
             output = model.generate(  # type: ignore[operator]
                 **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
             )
-        verdicts = decisions() if decisions is not None else [None] * len(rows)
-        # Beams repeat a prompt's decision; several return sequences make several answers of it.
-        beams, answers = len(verdicts) // len(rows), len(output) // len(rows)
-        for number, sequence in enumerate(output):
-            place = number // answers
-            tokens = _until_end(sequence[batch["input_ids"].shape[1] :].tolist(), ends)
-            text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams])
+        yield AnswerBatch(tuple(rows), output[:, batch["input_ids"].shape[1] :])
+
+
+def end_tokens(model: PreTrainedModel, options: Mapping[str, object] | None = None) -> list[int]:
+    """The tokens that end an answer: as given to `generate`, else the model's own."""
+    end = (options or {}).get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
+    return list(end) if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -101,6 +101,12 @@ On {{ calibration.search.generated }} harmful prompts of the fitting part, every
 {{ percent(chosen.gibberish) }} gibberish (built-in rules as judge). \
 These prompts took part in the choice; measure on others with `inferaligner generate --compare`.
 {% endif %}
+{%- if monitor %}
+## Monitor
+
+{{ monitor }}
+
+{% endif %}
 ## Limits
 
 The gate is a linear reading of one model's activations. It misses some harmful prompts and opens on some \
@@ -134,7 +140,23 @@ def model_card(artifact: AlignerArtifact) -> str:
         point=artifact.operating_point,
         promise_words=promise_words,
         percent=percent,
+        monitor=monitor_words(artifact),
     )
+
+
+def monitor_words(artifact: AlignerArtifact) -> str | None:
+    """What the monitor reads, and what is promised of it; None without one."""
+    monitor, point = artifact.monitor, artifact.monitor_point
+    if monitor is None:
+        return None
+    words = (
+        f"Answers are read while they are generated: {monitor.kind} at layer {monitor.layer}, averaged over "
+        f"{monitor.window} tokens. From the token on at which the score turns positive, a row is steered."
+    )
+    if point is not None:
+        tokens = (artifact.calibration.get("monitor") or {}).get("tokens")
+        words += f" On benign prompts' greedy answers of up to {tokens} tokens: {_promises(point)}."
+    return words
 
 
 def gate_words(gate: GuidanceGate) -> str:

@@ -67,9 +67,9 @@ def test_prompts_are_scored_and_the_gate_shuts_on_them(
     file = prompt_file(*PROMPTS)
     outcome = run("calibrate", own, "--benign", f"mine={file}", "--target", target)
     assert outcome.code == 0, outcome.err
-    for words in ("Operating point: bias", "fewer prompts", "mine", "promise of 1.0 %"):
+    for words in ("Operating point: bias", "fewer prompts", "mine", "promise of 2.0 %"):
         assert words in outcome.out, outcome.out
-    assert "mine: 5 prompts allow a promise of 45.1 % at best" in outcome.err and "299 prompts" in outcome.err
+    assert "mine: 5 prompts allow a promise of 45.1 % at best" in outcome.err and "149 prompts" in outcome.err
     assert "Written to" in outcome.err
     assert not any(row["open"] for row in run("score", target, "-a", own, "-i", file).rows())
     record = point(own).traffic["mine"]
@@ -82,12 +82,12 @@ def test_enough_scores_make_the_promise(run: Run, own: Path, score_file: Callabl
     assert (outcome.code, outcome.err) == (0, "")
     told = outcome.json()
     assert told["written"] is True and told["old_bias"] == before > told["new_bias"]
-    assert told["operating_point"]["promised"] is True and told["operating_point"]["max_false_open"] == 0.01
+    assert told["operating_point"]["promised"] is True and told["operating_point"]["max_false_open"] == 0.02
     assert "quantiles" not in told["operating_point"]["traffic"]["live"]
     saved = Aligner.from_pretrained(own).artifact
     assert saved.digest() == told["digest"] and saved.gate.bias == told["new_bias"]
     shown = run("inspect", own)
-    for words in ("at most 1.0 % of live opens it", "Moves of the operating point", "live (400)"):
+    for words in ("at most 2.0 % of live opens it", "Moves of the operating point", "live (400)"):
         assert words in shown.out, shown.out
 
 
@@ -195,7 +195,7 @@ def test_drift_is_told_and_nothing_changed(
     same, shifted = score_file(*spread(300, 0.0)), score_file(*spread(300, 2.0), name="late.jsonl")
     outcome = run("calibrate", calibrated, "--scores", same, "--scores", f"mine={shifted}", "--drift")
     assert outcome.code == 0, outcome.err
-    assert "live: NO DRIFT SEEN" in outcome.err and "mine: EXCEEDED" in outcome.err
+    assert "live: NO DRIFT" in outcome.err and "mine: EXCEEDED" in outcome.err
     assert (calibrated / "aligner.json").read_bytes() == before
 
 

@@ -113,12 +113,12 @@ def test_both_sides_of_a_pair_are_wrapped_alike() -> None:
         assert sorted(twins) == sorted((w, text.replace("harmful", "harmless")) for w, text in harmful)
 
 
-def test_half_of_the_pairs_and_a_third_of_the_benign_are_wrapped(shipped: ContrastSet) -> None:
+def test_a_third_of_the_pairs_and_of_the_benign_are_wrapped(shipped: ContrastSet) -> None:
     for name in PARTS:
         rows = shipped.part(name)
         counts = Counter((row.kind, row.harmful) for row in rows)
         benign = sum(row.kind == "wrapped" and row.category in BENIGN_KINDS for row in rows)
-        assert counts["wrapped", True] == pytest.approx(counts["plain", True] / 2, abs=1)
+        assert counts["wrapped", True] == pytest.approx(counts["plain", True] / 3, abs=1)
         assert benign == pytest.approx(counts["benign", False] / 3, abs=1)
         assert counts["wrapped", False] == counts["wrapped", True] + benign
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError, SteeringError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import encode_chats
@@ -14,6 +15,7 @@ from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal
 from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.test_monitor import eager_monitor
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 
 TEXT = "No, I do not help with the bread."
@@ -168,6 +170,16 @@ def test_a_refusal_goes_with_on_open_and_a_tokenizer(tokenizer: Any) -> None:
         aligner.apply(model, tokenizer, refusal=TEXT)
 
 
+def test_a_monitor_is_not_left_out_unasked(tokenizer: Any) -> None:
+    model = tiny_model()
+    watching = tiny_aligner(model, tokenizer, monitor=eager_monitor())
+    with pytest.raises(InputError, match="monitor=False"):
+        watching.apply(model, tokenizer, on_open="refuse")
+    with watching.apply(model, tokenizer, on_open="refuse", refusal=TEXT, monitor=False) as guard:
+        model.generate(**batch(tokenizer), max_new_tokens=3, do_sample=False)
+    assert {decision.opened_at for decision in guard.decisions} == {"prompt", None}
+
+
 def test_a_gate_alone_cannot_steer(tokenizer: Any) -> None:
     model = tiny_model()
     gate = GuidanceGate("test", (GateRead(1),), torch.ones(1, 32), 0.0)
@@ -177,3 +189,7 @@ def test_a_gate_alone_cannot_steer(tokenizer: Any) -> None:
         Guard(model, SteeringPlan(gate, {2: torch.ones(32)}), "gate", CannedRefusal.of(TEXT, tokenizer))
     with pytest.raises(SteeringError, match="adds nothing"):
         GatePlan(gate, {1: torch.ones(32)})
+    with pytest.raises(SteeringError, match="monitor"):
+        GatePlan(gate, monitor=eager_monitor())
+    with pytest.raises(InputError, match="monitor"):
+        Aligner.fit(model, tokenizer, monitor=True)

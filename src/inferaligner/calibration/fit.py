@@ -3,7 +3,8 @@
 1. target activations of the labelled prompts -> gate, chosen by cross-validation; bias at the operating point
 2. mean differences of the pairs' activations -> SRV (target), SSV (aligned model)
 3. the aligned model's own answers -> layers and strength
-4. the test part of the prompts -> figures
+4. where it is asked for, the target's answers -> the monitor
+5. the test part of the prompts -> figures
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from inferaligner.calibration.gate_choice import (
     paper_gate,
 )
 from inferaligner.calibration.held_out import held_out_figures, held_out_groups
+from inferaligner.calibration.monitor import fit_monitor
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.strength import Outcome, Search, search_strength
@@ -80,6 +82,11 @@ def fit_artifact(
     if aligned is not None:
         steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
     calibration = {"paper": options.paper, **found, "search": search, "transfer": transfer}
+    monitor = None
+    if options.monitor:
+        monitor, calibration["monitor"] = fit_monitor(
+            target, samples, gate, steering.layers, benign, options, tell
+        )
     provenance = Provenance(
         target=records[0],
         aligned=records[1],
@@ -94,7 +101,7 @@ def fit_artifact(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         system_prompt=options.system,
     )
-    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration)
+    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration, monitor)
 
 
 # -- 1. the gate ---------------------------------------------------------------------------------------
@@ -219,7 +226,7 @@ def _steering(
 ) -> tuple[SteeringSettings, dict[str, Any]]:
     if options.paper:
         settings = SteeringSettings(
-            layers=options.steer_layers or _paper_layers(gate, len(srv)),
+            layers=options.steer_layers or paper_layers(gate, len(srv)),
             strength=options.strength or PAPER_STRENGTH,
             norm="unit",
             positions=options.positions or "all",
@@ -284,7 +291,8 @@ def _validation(
     return [p for p, _ in declined], [a for _, a in declined], held_out or asked[-_GENERATED:]
 
 
-def _paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+    """The layers that are steered with the paper's constants."""
     # The paper names no numbers; it steers the layers where intent is told well, which are those from
     # the gate's upward, up to three quarters of the depth.
     return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
@@ -319,6 +327,11 @@ def _check(target: Side, aligned: Side | None, options: FitOptions) -> None:
         raise InputError(
             "Steered layers, strength or positions were given without an aligned model to take vectors "
             "from. Name one with --aligned, or leave them out for a gate alone."
+        )
+    if aligned is None and options.monitor:
+        raise InputError(
+            "A monitor was asked for without an aligned model: it steers answers that turn harmful, and a "
+            "gate alone has nothing to steer with. Name a model with --aligned, or leave --monitor out."
         )
     asked = [*(options.steer_layers or ()), *([options.gate_layer] if options.gate_layer is not None else [])]
     outside = [layer for layer in asked if not 0 <= layer < ours.depth]

@@ -13,9 +13,13 @@ from inferaligner.errors import InputError
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.steering.plan import Positions
 
-SHIPPED_LIMIT = 0.05
-"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 5 % of
-them, 2 % or less of public benign prompts open (README)."""
+SHIPPED_LIMIT = 0.08
+"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 8 % of
+them, 2 % or less of each kind of public benign prompts open (README), on which this number was chosen."""
+
+
+MONITOR_TOKENS = 64
+"""How much of each answer the monitor is fitted and calibrated on."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class FitOptions:
     match_layers: LayerMatch = "best"
     map_kind: MapKind | None = None
     accept_poor_map: bool = False
+    monitor: bool = False
+    monitor_tokens: int = MONITOR_TOKENS
 
     @property
     def steers(self) -> bool:
@@ -67,6 +73,8 @@ class FitOptions:
             )
         if self.strength is not None and self.strength <= 0:
             raise InputError(f"--strength is {self.strength}; expected a positive number.")
+        if self.monitor_tokens < 1:
+            raise InputError(f"--monitor-tokens is {self.monitor_tokens}; expected a positive number.")
 
     def limits(self, own_traffic: bool) -> tuple[float, float]:
         """The largest share that may open: of the user's own traffic, and of the labelled prompts' ordinary

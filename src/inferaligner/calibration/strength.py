@@ -3,7 +3,7 @@
 Two stages. First, every candidate is scored by the cross-entropy of the *aligned* model's own answers under
 the steered target (`teacher_forcing.py`): cheap, and blind to nothing but the target's own fluency. Then the
 best few generate answers to other harmful prompts, and a judge counts refusals, compliance and gibberish.
-The setting with the most fluent refusals wins; among equals the weakest.
+The setting with the most fluent refusals wins, gibberish counting against it; among equals the weakest.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Outcome = Callable[[str], str]
 """A judge: an answer in, "refusal", "compliance" or "gibberish" out."""
 
 STRENGTHS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
-FINALISTS = 8
-# A finalist within this share of the best in fluent refusals counts as equal, and the weaker one is taken.
+FINALISTS = 5
+# A finalist within this share of the best counts as equal, and the weaker one is taken.
 _TIE = 0.03
 _ANSWER_TOKENS = 48
 
@@ -118,9 +118,7 @@ def search_strength(
     chosen = _best(finalists)
     if strength is None:
         # Cross-entropy weighs every token alike; to tip the first ones often takes a little more.
-        finalists += [
-            generate(score(chosen.layers, chosen.strength * factor)) for factor in (0.8, 1.25, 1.55)
-        ]
+        finalists += [generate(score(chosen.layers, chosen.strength * factor)) for factor in (0.75, 1.3)]
         chosen = _best(finalists)
     kept = {(trial.layers, trial.strength): trial for trial in [*trials, *finalists]}
     return Search(chosen, unsteered, tuple(kept.values()), len(prompts), len(held_out))
@@ -128,8 +126,8 @@ def search_strength(
 
 def layer_blocks(gate_layer: int, depth: int) -> list[tuple[int, ...]]:
     """Contiguous blocks of layers from the gate's layer upward, of several widths and starts."""
-    widths = sorted({max(1, round(share * depth)) for share in (0.1, 0.15, 0.2, 0.3)})
-    step = max(1, depth // 15)
+    widths = sorted({1, *(max(1, round(share * depth)) for share in (0.1, 0.2, 0.3))})
+    step = max(1, depth // 10)
     blocks = []
     for start in range(gate_layer, depth - 1, step):
         # The very last layer feeds the head alone; steering it only adds to the logits.
@@ -154,8 +152,12 @@ def _distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
 
 
 def _best(finalists: Sequence[Trial]) -> Trial:
-    most = max(trial.refusal or 0.0 for trial in finalists)
-    equals = [trial for trial in finalists if (trial.refusal or 0.0) >= most - _TIE]
+    def merit(trial: Trial) -> float:
+        # What is neither refusal nor gibberish is no worse than without steering; gibberish is.
+        return (trial.refusal or 0.0) - (trial.gibberish or 0.0) / 2
+
+    most = max(map(merit, finalists))
+    equals = [trial for trial in finalists if merit(trial) >= most - _TIE]
     # Weakest by what is added altogether; gibberish breaks ties before strength does.
     return min(equals, key=lambda trial: (trial.gibberish or 0.0, trial.strength * len(trial.layers)))
 

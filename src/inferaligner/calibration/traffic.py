@@ -23,17 +23,18 @@ def settle(
     own: Traffic,
     *,
     max_false_open: float,
-    ordinary_limit: float,
+    ordinary_limit: float | None = None,
     confidence: float,
     paper: bool = False,
     rule: ContrastRule = CONTRAST_RULE,
 ) -> tuple[GuidanceGate, OperatingPoint, dict[str, list[float]]]:
     """The operating point of a fresh gate, whose zero is at the plain quantile (or, the paper's, stays).
 
-    `contrast` are out-of-fold scores, bounded by `ordinary_limit`; `own` is the user's traffic scored by the
-    gate itself, bounded by `max_false_open`. The threshold is the largest that any of them asks for. Returns
-    the gate there, the record, and the scores of `own` there.
+    `contrast` are out-of-fold scores, bounded by `ordinary_limit` (None: by the same as `own`); `own` is the
+    user's traffic scored by the gate itself, bounded by `max_false_open`. The threshold is the largest that
+    any of them asks for. Returns the gate there, the record, and the scores of `own` there.
     """
+    ordinary_limit = max_false_open if ordinary_limit is None else ordinary_limit
     moved, ranks = gate, dict[str, Rank]()
     if not paper:
         threshold, ranks = contrast_threshold(contrast, ordinary_limit, confidence, rule)

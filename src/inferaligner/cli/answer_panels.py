@@ -19,7 +19,7 @@ def show(row: Mapping[str, Any]) -> None:
     console.print(
         Panel(
             Text(row["response"]),
-            title=Text(f"answer, {gate_mark(row['score'], row['open'])}"),
+            title=Text(f"answer, {gate_mark(row['score'], row['open'], row.get('opened_at'))}"),
             title_align="left",
             border_style=colour,
         )
@@ -35,6 +35,8 @@ def show(row: Mapping[str, Any]) -> None:
         )
 
 
-def gate_mark(score: float, is_open: bool) -> str:
-    """The gate's decision in a few words."""
+def gate_mark(score: float, is_open: bool, opened_at: int | str | None = None) -> str:
+    """The gate's decision in a few words, or the monitor's: then `opened_at` is a token's number."""
+    if isinstance(opened_at, int):
+        return f"gate closed ({score:+.2f}), monitor open from token {opened_at} on"
     return f"gate {'open' if is_open else 'closed'} ({score:+.2f})"

@@ -13,6 +13,7 @@ from rich.text import Text
 from inferaligner.artifact import AlignerArtifact, ModelRecord
 from inferaligner.calibration.pair import relations
 from inferaligner.cli.layer_ranges import written
+from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
 from inferaligner.models.number_format import DTYPE, format_words
@@ -55,6 +56,7 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
         "relations": []
         if provenance.aligned is None
         else [asdict(one) for one in relations(provenance.target, provenance.aligned)],
+        **monitor_as_json(artifact),
         "prompts": provenance.prompts,
         "system_prompt": provenance.system_prompt,
         "versions": provenance.versions,
@@ -76,7 +78,7 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
         shown.append(_finalists(calibration["search"]))
     if calibration.get("transfer"):
         shown.append(map_table(calibration["transfer"]))
-    return shown
+    return shown + monitor_tables(artifact)
 
 
 def map_table(transfer: Mapping[str, Any]) -> Table:

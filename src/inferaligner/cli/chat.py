@@ -37,6 +37,9 @@ def chat(
     target: Target,
     aligner: AlignerPlace,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    monitor: Annotated[
+        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
+    ] = True,
     on_open: OnOpen = WhenOpen.steer,
     refusal: Refusal = None,
     dtype: Dtype = "auto",
@@ -47,14 +50,14 @@ def chat(
 ) -> None:
     """Talk to TARGET with the gate in place. Within: /compare, /reset, /quit."""
     fitted = load_aligner(aligner)
-    text = check_open(fitted.artifact, on_open, refusal)
+    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.tokenizer)
     warn_of_format(fitted.artifact, loaded)
     note(f"{_HELP}   /help: this")
-    conversation = Conversation(fitted, loaded, max_new_tokens, text)
+    conversation = Conversation(fitted, loaded, max_new_tokens, text, monitor=monitor)
     while (line := _ask()) is not None:
         if line.startswith("/"):
             if not _command(line, conversation):
@@ -72,9 +75,15 @@ class Conversation:
     """The turns so far. An answer is kept only when it is finished."""
 
     def __init__(
-        self, fitted: Aligner, loaded: LoadedModel, max_new_tokens: int, refusal: str | None = None
+        self,
+        fitted: Aligner,
+        loaded: LoadedModel,
+        max_new_tokens: int,
+        refusal: str | None = None,
+        *,
+        monitor: bool = True,
     ) -> None:
-        self._refusal = refusal
+        self._opening = {"monitor": monitor, **opening(refusal)}
         self._fitted = fitted
         self._loaded = loaded
         self._max_new_tokens = max_new_tokens
@@ -90,8 +99,11 @@ class Conversation:
         """Answers one turn of the user on stdout, as it is generated."""
         turns = [*self._turns, {"role": "user", "content": text}]
         loaded = self._loaded
-        with self._fitted.apply(loaded.model, loaded.tokenizer, **opening(self._refusal)) as guard:
+        with self._fitted.apply(loaded.model, loaded.tokenizer, **self._opening) as guard:
             answer = self._answer(turns, guard)
+            for decision in guard.decisions:
+                if decision.answer_token is not None:
+                    _mark(f"the monitor steered this answer from token {decision.answer_token} on")
         self._turns = [*turns, {"role": "assistant", "content": answer}]
 
     def compare(self) -> None:
@@ -147,7 +159,7 @@ def _streamer(tokenizer: Any, guard: Guard | None) -> Any:
                     _mark("without the aligner")
                 else:
                     for decision in guard.decisions:
-                        if decision.open:
+                        if decision.opened_at == "prompt":
                             _mark(gate_mark(decision.score, decision.open))
             print(text, flush=True, end="\n" if stream_end else "")
 

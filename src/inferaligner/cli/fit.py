@@ -112,7 +112,7 @@ def fit(
         typer.Option(
             metavar="SHARE",
             help="At most this share of --benign opens the gate (by default 0.02); without --benign, of the "
-            "shipped ordinary prompts, which are harder than traffic (by default 0.05).",
+            "shipped ordinary prompts, which are harder than traffic (by default 0.08).",
             rich_help_panel=_CHOICES,
             show_default=False,
         ),
@@ -156,6 +156,24 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option(
+            "--monitor",
+            help="Fit a monitor too: it reads answers while they are generated, and steers from the token on "
+            "at which one turns harmful.",
+            rich_help_panel=_CHOICES,
+        ),
+    ] = False,
+    monitor_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Goes with --monitor: it is fitted and calibrated on the first N tokens of answers.",
+            rich_help_panel=_CHOICES,
+        ),
+    ] = 64,
     paper: Annotated[
         bool,
         typer.Option(
@@ -212,6 +230,7 @@ def fit(
             ("--strength", strength),
             ("--positions", positions),
             ("--map", map_kind),
+            ("--monitor", monitor or None),
         ):
             if value is not None:
                 raise InputError(
@@ -256,6 +275,8 @@ def fit(
         strength=strength,
         positions=None if positions is None else positions.value,
         paper=paper,
+        monitor=monitor,
+        monitor_tokens=monitor_tokens,
         system=system,
         match_layers=match_layers.value,
         map_kind=None if map_kind is None else map_kind.value,

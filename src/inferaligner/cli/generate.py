@@ -66,6 +66,9 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the output file anew.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered at once.")] = 32,
+    monitor: Annotated[
+        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
     ] = False,
@@ -79,13 +82,15 @@ def generate(
 ) -> None:
     """Answer prompts with the gate in place, greedily: JSON lines with prompt, response, score and open.
 
+    An aligner with a monitor adds opened_at: "prompt", or the number of the generated token, or null.
+
     The lines are in the input's order. On a terminal, panels are shown instead.
     """
     prompts = _read(prompt, source)
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
-    text = check_open(fitted.artifact, on_open, refusal)
+    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     answers: AnswersFile | None = None
     if output is not None:
@@ -98,6 +103,7 @@ def generate(
                 "target": target,
                 "max_new_tokens": max_new_tokens,
                 "compare": compare,
+                **({} if monitor else {"monitor": False}),
                 "dtype": dtype,
                 "quantization": quantization,
                 "chat_template": chat_template,
@@ -122,6 +128,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         refusal=text,
+        monitor=monitor,
     )
     if answers is None:
         for batch in rows:
@@ -148,6 +155,7 @@ def answer_rows(
     max_new_tokens: int,
     batch_size: int,
     refusal: str | None = None,
+    monitor: bool = True,
 ) -> Iterator[list[dict[str, Any]]]:
     """Answers, batch by batch in the prompts' order; with a `refusal`, open prompts get that text.
 
@@ -161,7 +169,7 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal, monitor)
 
 
 def _batches(
@@ -172,6 +180,7 @@ def _batches(
     max_new_tokens: int,
     batch_size: int,
     refusal: str | None,
+    monitor: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.generation import generate_answers
 
@@ -187,9 +196,11 @@ def _batches(
         )
         return sorted(found, key=lambda answer: answer.row)
 
+    watched = monitor and fitted.artifact.monitor is not None
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        with fitted.apply(loaded.model, loaded.tokenizer, **opening(refusal)) as guard:
+        applied = fitted.apply(loaded.model, loaded.tokenizer, monitor=monitor, **opening(refusal))
+        with applied as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
         # opened, the whole batch runs again, so that each row keeps its company and its numerics.
@@ -202,6 +213,7 @@ def _batches(
                 **({"unaligned_response": theirs.text} if compare else {}),
                 "score": ours.decision.score,
                 "open": ours.decision.open,
+                **({"opened_at": ours.decision.opened_at} if watched else {}),
             }
             for prompt, ours, theirs in zip(batch, aligned, bare, strict=True)
         ]

@@ -10,7 +10,7 @@ from inferaligner.errors import InputError
 _PART = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 
 
-def read_layers(text: str) -> tuple[int, ...]:
+def read_layers(text: str, *, option: str = "--steer-layers") -> tuple[int, ...]:
     """The layers that `text` names, ascending and each once; both ends of a range are in it.
 
     Raises `InputError` for anything else.
@@ -21,7 +21,7 @@ def read_layers(text: str) -> tuple[int, ...]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise InputError(
-                f"--steer-layers {text!r} is not understood at {part!r}; expected layer numbers from 0 and "
+                f"{option} {text!r} is not understood at {part!r}; expected layer numbers from 0 and "
                 "ranges, such as 12-18 or 12,13,20."
             )
         layers.update(range(first, last + 1))

@@ -15,14 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from inferaligner.cli.ablate import ablate
 from inferaligner.cli.calibrate import calibrate
 from inferaligner.cli.chat import chat
 from inferaligner.cli.doctor import doctor
+from inferaligner.cli.evaluate import evaluate
 from inferaligner.cli.export import export
 from inferaligner.cli.fit import fit
 from inferaligner.cli.generate import generate
 from inferaligner.cli.inspect import inspect
+from inferaligner.cli.judge import judge
 from inferaligner.cli.score import score
+from inferaligner.cli.serve import serve
 from inferaligner.cli.terminal import DEBUG, fail, note, quieten
 from inferaligner.errors import InferAlignerError
 from inferaligner.version import __version__
@@ -83,6 +87,10 @@ for _name, _command in (
     ("score", score),
     ("generate", generate),
     ("chat", chat),
+    ("evaluate", evaluate),
+    ("judge", judge),
+    ("ablate", ablate),
+    ("serve", serve),
     ("inspect", inspect),
     ("export", export),
     ("doctor", doctor),

@@ -41,8 +41,10 @@ Refusal = Annotated[
 ]
 
 
-def check_open(artifact: AlignerArtifact, on_open: WhenOpen, refusal: str | None) -> str | None:
-    """The text for open prompts, or None where they are steered.
+def check_open(
+    artifact: AlignerArtifact, on_open: WhenOpen, refusal: str | None, *, monitor: bool
+) -> str | None:
+    """The text for open prompts, or None where they are steered. `monitor`: whether answers are to be read.
 
     Raises `InputError` for options that do not go together, or with this aligner.
     """
@@ -55,6 +57,11 @@ def check_open(artifact: AlignerArtifact, on_open: WhenOpen, refusal: str | None
                 "with. Give --on-open refuse."
             )
         return None
+    if monitor and artifact.monitor is not None:
+        raise InputError(
+            "This aligner has a monitor, which steers answers that have begun; with --on-open refuse nothing "
+            "is steered. Give --no-monitor to leave answers unread, or leave --on-open out."
+        )
     from inferaligner.steering.refusal import REFUSAL
 
     text = (REFUSAL if refusal is None else refusal).strip()

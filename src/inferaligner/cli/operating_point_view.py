@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def point_as_json(artifact: AlignerArtifact) -> dict[str, Any]:
     """The record without the stored quantiles; empty for artifacts of before there was one."""
-    point = artifact.operating_point
+    return described(artifact.operating_point)
+
+
+def described(point: OperatingPoint | None) -> dict[str, Any]:
+    """The same of any operating point."""
     if point is None:
         return {}
     return {
@@ -33,7 +37,7 @@ def point_tables(artifact: AlignerArtifact) -> list[Table]:
     point = artifact.operating_point
     if point is None:
         return []
-    return [*([_traffic(point)] if point.traffic else []), *([_history(point)] if point.history else [])]
+    return [*([traffic_table(point)] if point.traffic else []), *([_history(point)] if point.history else [])]
 
 
 def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
@@ -42,7 +46,7 @@ def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
     assert point is not None
     old, new = before.gate.bias, after.gate.bias
     fewer = "fewer" if new < old else "more"
-    traffic = _traffic(point)
+    traffic = traffic_table(point)
     traffic.title = f"Operating point: bias {old:.4g} → {new:.4g}, the gate opens on {fewer} prompts"
     effects = Table(title="Effect on other prompts", title_justify="left")
     effects.add_column("prompts")
@@ -82,7 +86,8 @@ def drift_table(drifts: Sequence[Drift], confidence: float) -> Table:
     return table
 
 
-def _traffic(point: OperatingPoint) -> Table:
+def traffic_table(point: OperatingPoint) -> Table:
+    """Open counts and bounds of each traffic."""
     table = Table(title="Benign traffic at the operating point", title_justify="left")
     table.add_column("traffic")
     for name in ("open", "of", f"at most, at {percent(point.confidence)} confidence"):

@@ -107,7 +107,11 @@ def fingerprint_model(model: nn.Module) -> ModelFingerprint:
         UnknownArchitectureError: its configuration does not give depth and width.
     """
     inner = unwrap(model)
-    config = text_config(inner)
+    return fingerprint_config(text_config(inner), type(inner).__name__)
+
+
+def fingerprint_config(config: Any, architecture: str) -> ModelFingerprint:
+    """The fingerprint of the model that a text configuration describes, `architecture` its class name."""
     depth, width = depth_of(config) or 0, width_of(config) or 0
     shapes: dict[str, Any] = {"depth": depth, "width": width}
     for name in _SHAPE_FIELDS:
@@ -118,7 +122,7 @@ def fingerprint_model(model: nn.Module) -> ModelFingerprint:
         if isinstance(value, (int, float, str, list, tuple)):
             shapes[name] = value
     return ModelFingerprint(
-        architecture=type(inner).__name__,
+        architecture=architecture,
         model_type=str(getattr(config, "model_type", "")),
         width=width,
         depth=depth,

@@ -5,7 +5,9 @@ Who calls what, for one batch of prompts:
    A plain `model(...)` call opens one by itself when it brings a new prompt.
 2. Before every forward pass, `_before` describes the pass; gate hooks read, the last one latches the rows
    and tells the host (one wait per prompt batch, none per token); steer hooks act on open rows, if any.
-3. After the pass, `_after` checks that the hooks really ran, and replays the prefill of opened rows where
+3. Where there is a monitor, its hook reads every generated token and latches rows on the device; the steer
+   hooks then tell rows apart at every step, because the host does not know.
+4. After the pass, `_after` checks that the hooks really ran, and replays the prefill of opened rows where
    one pass was too early.
 
 State belongs to the guard: two guards, on one model or on two, share nothing.
@@ -28,14 +30,17 @@ from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
 from inferaligner.models.anatomy import dissect, unwrap
 from inferaligner.steering.announce import GenerateAnnouncer
+from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.company import join, leave, refuse_company
 from inferaligner.steering.compiled import forget_compiled, never_compiled
 from inferaligner.steering.hooks import GateHook, SteerHook
+from inferaligner.steering.monitor import MonitorHook, refuse_several_tokens, refuse_unfollowed
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.prompt_ends import (
     PromptSpans,
     cache_in,
     cached_tokens,
+    generate_end_tokens,
     generate_setting,
     refuse_packed,
     spans_from_lengths,
@@ -73,11 +78,15 @@ class Guard:
         plan.check_fits(self._anatomy)
         self._gate_hooks: list[GateHook] = []
         self._steer_hooks: list[SteerHook] = []
+        # With every row open from the beginning there is nothing to watch.
+        self._monitor = None if mode == "always" else plan.monitor
+        self._monitor_hook: MonitorHook | None = None
         self._handles: list[RemovableHandle] = []
         self._announcer: GenerateAnnouncer | None = None
         self._lengths: Sequence[int] | None = None
         self._pending: PromptSpans | None = None  # of a generate() call whose prefill has not come yet
         self._generating: int | None = None  # the thread inside generate()
+        self._end_tokens: list[int] | None = None  # of a generate() call
         self._replaying: Tensor | None = None
         self._parameters = tuple(inspect.signature(self._model.forward).parameters)
 
@@ -117,6 +126,9 @@ class Guard:
                 gate_hook = GateHook(self, reads, last=layer == gate.last_layer)
                 self._gate_hooks.append(gate_hook)
                 self._handles.append(layers[layer].register_forward_hook(gate_hook))
+            if self._monitor is not None:
+                self._monitor_hook = MonitorHook(self, self._monitor)
+                self._handles.append(layers[self._monitor.layer].register_forward_hook(self._monitor_hook))
             if self.mode != "never":
                 for layer in self.plan.layers:
                     steer_hook = SteerHook(self, self.plan.additions[layer].clone())
@@ -142,6 +154,7 @@ class Guard:
         self._handles.clear()
         self._gate_hooks.clear()
         self._steer_hooks.clear()
+        self._monitor_hook = None
         if self._announcer is not None:
             self._announcer.lift()
             self._announcer = None
@@ -164,8 +177,11 @@ class Guard:
                 "Self-drafting (assistant_early_exit, or the model as its own assistant) cannot be guarded: "
                 "its drafts skip the gate. Use another model as the assistant, or prompt_lookup_num_tokens."
             )
+        if self._monitor is not None:
+            refuse_unfollowed(arguments, defaults)
         self._generating = threading.get_ident()
         try:
+            self._end_tokens = generate_end_tokens(arguments, defaults)
             self._pending = spans_of_generate(arguments, defaults)
             self.scope = None
             if self.refusal is None:
@@ -175,6 +191,7 @@ class Guard:
         finally:
             self._generating = None
             self._pending = None
+            self._end_tokens = None
             self.now = None
 
     def _open_rows(self) -> Tensor | None:
@@ -206,12 +223,22 @@ class Guard:
             self.now = scope.decoding
         else:
             self.now = self._begin_prompt(tokens, arguments, cache)
+        if self.now.reads_answer:
+            self._before_monitor(ids, length)
         if self.now.reads_gate:
             for hook in self._gate_hooks:
                 hook.ran = False
         if self.now.steers != "nothing":
             for steer in self._steer_hooks:
                 steer.ran = False
+
+    def _before_monitor(self, ids: Tensor | None, length: int) -> None:
+        assert self.scope is not None and self.scope.watch is not None and self._monitor_hook is not None
+        assert self.now is not None
+        if self.now.steers == "monitored":
+            refuse_several_tokens(length)
+        self.scope.watch.note_tokens(ids)
+        self._monitor_hook.ran = False
 
     def _decodes(self, scope: PromptScope, cache: Any, length: int) -> bool:
         if self._generating is not None:
@@ -258,6 +285,11 @@ class Guard:
     def _new_scope(self, spans: PromptSpans, cache: Any) -> PromptScope:
         scope = PromptScope(spans, self.plan.gate, self.mode, self.plan.positions)
         scope.belongs_to(cache)
+        if self._monitor is not None:
+            ends = self._end_tokens
+            if ends is None:
+                ends = generate_end_tokens({}, getattr(self._model, "generation_config", None))
+            scope.watch = AnswerWatch(self._monitor, ends)
         if self._may_replay():
             scope.cache_before = copy_of_cache(cache)
         return scope
@@ -271,6 +303,8 @@ class Guard:
         if scope is None or now is None:
             return None
         self._verify_hooks_ran(now)
+        if now.reads_answer and scope.watch is not None:
+            scope.watch.keep()
         if not now.reads_gate:
             return None
         made = cache_in(output)
@@ -283,7 +317,7 @@ class Guard:
         assert scope.open is not None and scope.decoding is not None
         open_rows = scope.open[:, None, None]
         for steer in self._steer_hooks:
-            steer.arm(open_rows, scope.decoding.steers)
+            steer.arm(open_rows, scope.decoding.steers)  # a monitored step asks the watch instead
         scope.prefill.clear()
         scope.cache_before = None
         return output
@@ -306,6 +340,8 @@ class Guard:
         missed = now.reads_gate and not all(hook.ran for hook in self._gate_hooks)
         if now.steers != "nothing":
             missed = missed or not all(hook.ran for hook in self._steer_hooks)
+        if now.reads_answer:
+            missed = missed or self._monitor_hook is None or not self._monitor_hook.ran
         if missed:
             raise SteeringError(
                 "The model ran without the guard's hooks, so its output is unprotected and was discarded. "

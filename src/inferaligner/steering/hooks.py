@@ -89,14 +89,23 @@ class SteerHook:
         self.ran = True
         if now.steers == "by_position":
             return self._by_position(scope, now, output)
-        addition = self._decoding
+        addition = self._decoding if now.steers != "monitored" else self._watched(scope, output)
         if type(output) is Tensor and output.dtype == addition.dtype and output.device == addition.device:
             return output + addition  # what follows comes to the same, and costs twice as much
         stream = residual(output)
         return with_residual(output, stream + addition.to(stream))
 
+    def _watched(self, scope: PromptScope, output: object) -> Tensor:
+        """What a monitored step adds, `[rows, 1, width]`: -0.0 to the rows that are closed as yet."""
+        assert scope.watch is not None
+        stream = residual(output)
+        if self._addition.device != stream.device or self._addition.dtype != stream.dtype:
+            self._addition = self._addition.to(stream)
+        return torch.where(scope.watch.open_now.to(stream.device), self._addition, -0.0)
+
     def _by_position(self, scope: PromptScope, now: Pass, output: object) -> object:
-        if scope.open is None:  # below the gate's layer, in the first prefill: a replay follows if rows open
+        if scope.open is None and not now.reads_answer:
+            # Below the gate's layer, in the first prefill: a replay follows if rows open.
             return None
         stream = residual(output)
         if self._addition.device != stream.device or self._addition.dtype != stream.dtype:

@@ -12,6 +12,7 @@ from torch import Tensor
 from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import Anatomy
+from inferaligner.monitor import AnswerMonitor
 
 Positions = Literal["from_gate", "all"]
 """Steered tokens: from the last prompt token onward, or every token of the prompt and the answer."""
@@ -23,11 +24,15 @@ report only (shadow mode)."""
 
 @dataclass(frozen=True)
 class SteeringPlan:
-    """The gate, and for each steered decoder layer the vector α·θ_l `[width]` (float32) that is added."""
+    """The gate, and for each steered decoder layer the vector α·θ_l `[width]` (float32) that is added.
+
+    `monitor` may open rows later, while they are being answered.
+    """
 
     gate: GuidanceGate
     additions: Mapping[int, Tensor]
     positions: Positions = "from_gate"
+    monitor: AnswerMonitor | None = None
 
     def __post_init__(self) -> None:
         if not self.additions:
@@ -35,6 +40,12 @@ class SteeringPlan:
         for layer, vector in self.additions.items():
             if vector.ndim != 1 or not torch.isfinite(vector).all():
                 raise SteeringError(f"The steering vector of layer {layer} is not a finite vector [width].")
+        if self.monitor is not None and self.monitor.layer > self.layers[0]:
+            raise SteeringError(
+                f"The answer monitor reads layer {self.monitor.layer}, above the first steered layer "
+                f"{self.layers[0]}, so that token would pass it unsteered. Steer from layer "
+                f"{self.monitor.layer} on, or switch the monitor off: aligner.apply(model, monitor=False)."
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -51,6 +62,8 @@ class SteeringPlan:
         widths = {int(self.gate.weights.shape[1])} | {
             int(vector.shape[0]) for vector in self.additions.values()
         }
+        if self.monitor is not None:  # it lies no deeper than the first steered layer
+            widths.add(int(self.monitor.weights.shape[0]))
         deepest = max((*self.layers, self.gate.last_layer))
         if widths != {anatomy.width} or deepest >= anatomy.depth:
             raise MismatchError(
@@ -69,6 +82,8 @@ class GatePlan(SteeringPlan):
     def __post_init__(self) -> None:
         if self.additions:
             raise SteeringError("A gate alone adds nothing; give a SteeringPlan to steer.")
+        if self.monitor is not None:
+            raise SteeringError("A gate alone has nothing to steer with where a monitor opens a row.")
 
     @property
     def one_pass(self) -> bool:

@@ -17,14 +17,19 @@ _CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 @dataclass(frozen=True)
 class PromptSpans:
-    """Positions `[rows]` (CPU) of each row's first and last prompt token; padding and cached tokens count."""
+    """Positions `[rows]` (CPU) of each row's first and last prompt token; padding and cached tokens count.
+
+    `lasts` are those of the last token that came with the prompt, where parts of the answer did.
+    """
 
     begins: Tensor
     ends: Tensor
+    lasts: Tensor | None = None
 
     def repeated(self, times: int) -> PromptSpans:
         """The same with every row repeated in place, as beams and several return sequences do."""
-        return PromptSpans(self.begins.repeat_interleave(times), self.ends.repeat_interleave(times))
+        lasts = None if self.lasts is None else self.lasts.repeat_interleave(times)
+        return PromptSpans(self.begins.repeat_interleave(times), self.ends.repeat_interleave(times), lasts)
 
 
 def generate_setting(arguments: Mapping[str, Any], defaults: Any, name: str) -> Any:
@@ -32,6 +37,14 @@ def generate_setting(arguments: Mapping[str, Any], defaults: Any, name: str) -> 
     places = (arguments.get("generation_config"), defaults)
     given = (arguments.get(name), *(getattr(place, name, None) for place in places))
     return next((value for value in given if value is not None), None)
+
+
+def generate_end_tokens(arguments: Mapping[str, Any], defaults: Any) -> list[int]:
+    """The tokens that end an answer in a `generate(...)` call. `defaults`: see `generate_setting`."""
+    ends = generate_setting(arguments, defaults, "eos_token_id")
+    if isinstance(ends, Tensor):
+        ends = ends.tolist()
+    return list(ends) if isinstance(ends, (list, tuple)) else [] if ends is None else [int(ends)]
 
 
 def spans_of_generate(arguments: Mapping[str, Any], defaults: Any) -> PromptSpans:
@@ -67,7 +80,7 @@ def spans_from_lengths(
             f"Prompt lengths {list(lengths)} do not fit rows of {(whole.ends - whole.begins + 1).tolist()} "
             "tokens; expected 1 or more, and no more than the row has."
         )
-    return PromptSpans(whole.begins, ends)
+    return PromptSpans(whole.begins, ends, whole.ends if bool((ends < whole.ends).any()) else None)
 
 
 def cache_in(arguments: Any) -> Any:

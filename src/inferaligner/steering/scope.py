@@ -17,12 +17,14 @@ from torch import Tensor
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision, GuidanceGate
+from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.plan import Mode, Positions
 from inferaligner.steering.prompt_ends import PromptSpans
 
-Steers = Literal["nothing", "everything", "open_rows", "by_position"]
-"""Which tokens of a pass are steered. The first three are known before the pass and make up decoding:
-a compiled decoding step needs one graph for each and nothing else."""
+Steers = Literal["nothing", "everything", "open_rows", "monitored", "by_position"]
+"""Which tokens of a pass are steered. All but the last are known before the pass and make up decoding: a
+compiled decoding step needs one graph for each and nothing else. "monitored": the rows that are open by the
+time the monitor's layer has seen the token, which only the device knows."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Pass:
     length: int
     reads_gate: bool
     steers: Steers  # of a pass that reads the gate, `latch` may find that it is "nothing" from there on
+    reads_answer: bool = False  # whether the monitor has tokens to read
     replayed_rows: Tensor | None = None  # set while opened rows run their prefill a second time
     mask: Tensor | None = field(default=None, repr=False)  # cached by `PromptScope.steered_columns`
 
@@ -54,6 +57,7 @@ class PromptScope:
         self.open: Tensor | None = None  # [rows] bool
         self.prefill: list[dict[str, Any]] = []  # keyword arguments of the prefill passes, kept for a replay
         self.cache_before: Any = None
+        self.watch: AnswerWatch | None = None  # where a monitor reads the answers
         self._kept: Tensor | None = None  # [rows] bool: open since an earlier scope of the same cache
         self._told: Tensor | None = None  # the host's copy of `open`, where `latch` made one
         self._cache: Callable[[], Any] = lambda: None
@@ -80,7 +84,9 @@ class PromptScope:
                     f"Tokens {self.seen} to {start - 1} reached the cache without passing this guard. "
                     "Run the whole prompt inside the `with aligner.apply(model)` context."
                 )
-            return Pass(start, length, reads_gate=True, steers="by_position")
+            return Pass(
+                start, length, reads_gate=True, steers="by_position", reads_answer=self.answers_in_prompt
+            )
         # Decoding without a cache: the prompt comes along every time. If it does not, the model keeps a
         # state of its own, and these tokens cannot be placed.
         if start + length <= self.last_end:
@@ -88,11 +94,31 @@ class PromptScope:
                 f"A decoding step of {length} tokens came without the prompt and without a cache that this "
                 "guard knows, so its positions are unknown. Use one of the caches of transformers."
             )
-        return Pass(start, length, reads_gate=False, steers="by_position" if self.any_open else "nothing")
+        watched = self.watch is not None
+        steers: Steers = "by_position" if self.any_open or watched else "nothing"
+        return Pass(start, length, reads_gate=False, steers=steers, reads_answer=watched)
 
     def replay_pass(self, rows: Tensor, length: int, start: int) -> Pass:
         """A second run of a prefill pass for `rows` (indices), whose decisions stand."""
         return Pass(start, length, reads_gate=False, steers="by_position", replayed_rows=rows)
+
+    @property
+    def answers_in_prompt(self) -> bool:
+        """Whether tokens that a monitor reads come along with the prompt."""
+        return self.watch is not None and self.spans.lasts is not None
+
+    def answer_numbers(self, now: Pass, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """Every token's number in its row's answer `[rows, tokens]`, and the last one's `[rows]`, of a pass.
+
+        Tokens of the prompt have numbers below 1.
+        """
+        _, ends = self.ends_on(stream.device)
+        columns = torch.arange(stream.shape[1], device=stream.device) + now.start
+        if now.reads_gate and self.spans.lasts is not None:
+            lasts = self.spans.lasts.to(stream.device)
+        else:
+            lasts = columns[-1:].expand(self.rows)
+        return columns - ends[:, None], lasts - ends
 
     def check_rows(self, rows: int) -> None:
         """Raises unless a pass has the rows of this batch."""
@@ -165,6 +191,7 @@ class PromptScope:
             closed = not self._told.any()
         else:
             closed = end <= self.first_end and self._kept is None
+        closed = closed and not self.answers_in_prompt
         if closed:
             now.steers = "nothing"
 
@@ -183,7 +210,16 @@ class PromptScope:
         open_rows = self.open.cpu() if self._told is None else self._told
         self.any_open = bool(open_rows.any())
         steers: Steers = "nothing" if not self.any_open else "everything" if open_rows.all() else "open_rows"
-        self.decoding = Pass(self.last_end + 1, 1, reads_gate=False, steers=steers)
+        watched = self.watch is not None and steers != "everything"
+        if self.watch is not None:
+            self.watch.begin(self.open)
+        self.decoding = Pass(
+            self.last_end + 1,
+            1,
+            reads_gate=False,
+            steers="monitored" if watched else steers,
+            reads_answer=watched,
+        )
         return True
 
     def belongs_to(self, cache: Any) -> None:
@@ -199,6 +235,8 @@ class PromptScope:
         """Rows that were open earlier in the same cache go on being steered, from their first new token."""
         if earlier.open is not None and earlier.rows == self.rows:
             self._kept = self.open = earlier.open.clone()
+            if earlier.watch is not None and earlier.watch.begun:
+                self._kept = self.open = self.open | (earlier.watch.opened_at > 0).to(self.open.device)
 
     def steered_columns(self, now: Pass, stream: Tensor) -> tuple[int, Tensor]:
         """For a pass that steers by position: `(first column, mask [rows, columns from there on, 1])`.
@@ -221,18 +259,29 @@ class PromptScope:
             kept = values if now.replayed_rows is None else values[now.replayed_rows.to(stream.device)]
             return kept[:, None]
 
-        assert self.open is not None
         columns = torch.arange(first, stream.shape[1], device=stream.device)
-        if self.positions == "all":
-            return rows(self.open).expand(-1, len(columns))[:, :, None]
-        inside = columns >= rows(self.ends_on(stream.device)[1]) - now.start
-        if self._kept is not None:
-            inside = inside | rows(self._kept)
-        return (rows(self.open) & inside)[:, :, None]
+        numbers = columns + now.start - rows(self.ends_on(stream.device)[1])
+        if self.open is None:  # below the gate's layer: the monitor alone has decided
+            mask = torch.zeros_like(numbers, dtype=torch.bool)
+        elif self.positions == "all":
+            mask = rows(self.open).expand(-1, len(columns))
+        else:
+            inside = numbers >= 0
+            if self._kept is not None:
+                inside = inside | rows(self._kept)
+            mask = rows(self.open) & inside
+        if self.watch is not None and now.reads_answer:
+            mask = mask | self.watch.steered(numbers)
+        return mask[:, :, None]
 
     def decisions(self) -> list[Decision]:
         """One per row, in the order of the batch; empty before the prompt has been seen."""
         if not self.settled or self.scores is None or self.open is None:
             return []
-        pairs = zip(self.scores.tolist(), self.open.tolist(), strict=True)
-        return [Decision(score=score, open=is_open) for score, is_open in pairs]
+        opened = [0] * self.rows if self.watch is None else self.watch.opened_at.tolist()
+        rows = zip(self.scores.tolist(), self.open.tolist(), opened, strict=True)
+        steers = self.mode != "never"
+        return [
+            Decision(score, is_open or (steers and number > 0), None if is_open or not number else number)
+            for score, is_open, number in rows
+        ]

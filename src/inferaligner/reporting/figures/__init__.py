@@ -9,9 +9,11 @@ from inferaligner.reporting.figures.gate import open_rates, roc_curves, score_di
 from inferaligner.reporting.figures.outcomes import finalists, outcome_bars
 from inferaligner.reporting.figures.steering import cosine_by_layer, search_surface
 from inferaligner.reporting.figures.svg import require_matplotlib
+from inferaligner.reporting.figures.tradeoff import curves, time_bars, tradeoff
 
 __all__ = [
     "cosine_by_layer",
+    "curves",
     "finalists",
     "open_rates",
     "outcome_bars",
@@ -19,4 +21,6 @@ __all__ = [
     "roc_curves",
     "score_distributions",
     "search_surface",
+    "time_bars",
+    "tradeoff",
 ]

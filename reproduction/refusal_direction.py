@@ -1,0 +1,69 @@
+"""The direction in a model's residual stream that makes it decline.
+
+One vector, added after one decoder layer from the last prompt token onward, found by gradient descent so
+that the frozen model says the refusals. Nothing of the model changes. Where in the depth it is added decides
+how much of the model can still read it: a little above the middle is the earliest place at which intent is
+told well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from inferaligner.models.anatomy import backbone, dissect, residual, with_residual
+from reproduction.answer_batches import collate, deciding_tokens
+
+console = Console()
+
+
+def refusal_direction(
+    model: Any,
+    rows: Sequence[dict[str, Any]],
+    *,
+    layer: int,
+    padding: int,
+    steps: int = 100,
+    batch_size: int = 16,
+    learning_rate: float = 0.35,
+) -> Tensor:
+    """The vector `[width]` float32 for one layer, from tokenized refusals to harmful prompts.
+
+    `learning_rate` is in units of the residual stream: Adam moves each component by about that much a step.
+    """
+    model.requires_grad_(False)
+    direction = nn.Parameter(0.3 * torch.randn(dissect(model).width, generator=torch.manual_seed(0)))
+    optimizer = torch.optim.Adam([direction], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    steered: dict[str, Tensor] = {}
+
+    def add(module: nn.Module, inputs: object, output: object) -> object:
+        stream = residual(output)
+        return with_residual(output, stream + (steered["tokens"][..., None] * direction).to(stream.dtype))
+
+    handle = dissect(model).layers[layer].register_forward_hook(add)
+    try:
+        for step in range(steps):
+            start = step * batch_size
+            batch = collate([rows[(start + k) % len(rows)] for k in range(batch_size)], padding)
+            steered["tokens"] = deciding_tokens(batch)
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[
+                :, :-1
+            ]
+            said = deciding_tokens(batch)[:, :-1] & mask[:, 1:].bool()  # each predicts the next token
+            logits = model.get_output_embeddings()(hidden[said]).float()
+            loss = nn.functional.cross_entropy(logits, ids[:, 1:][said])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step % 20 == 0 or step == steps - 1:
+                console.print(f"refusal direction, step {step}: loss {loss.item():.3f}")
+    finally:
+        handle.remove()
+    return direction.detach()

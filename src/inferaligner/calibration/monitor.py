@@ -1,0 +1,234 @@
+"""Fits the answer monitor: weights from some answers, the threshold from others, figures from a third part.
+
+1. answers to harmful and harmless fitting prompts -> direction, layer, window (`monitor_choice.py`)
+2. answers to ordinary prompts that took no part in 1, and to the user's own -> bias, by the order statistic
+   of each answer's highest running score (`operating_point.py`): one answer is one draw
+3. answers to the test part -> figures
+
+All answers are the bare target's own, greedy, read up to `monitor_tokens` tokens. The promise is for such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inferaligner.activations import record_activations
+from inferaligner.calibration.answer_streams import answer_streams
+from inferaligner.calibration.fit_options import FitOptions, Side
+from inferaligner.calibration.monitor_choice import LabelledAnswers, choose_monitor, highest
+from inferaligner.calibration.operating_point import Rank, promised_threshold, share
+from inferaligner.calibration.samples import Sample, Samples, Sort
+from inferaligner.calibration.stages import Stages
+from inferaligner.calibration.traffic import stored
+from inferaligner.distribution import StoredSample
+from inferaligner.errors import CalibrationError
+from inferaligner.gate import GuidanceGate
+from inferaligner.models.anatomy import dissect
+from inferaligner.monitor import AnswerMonitor
+from inferaligner.promise import OperatingPoint, TrafficRecord
+from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.statistics import clopper_pearson, smallest_sample
+
+# Prompts that are answered, at most: to fit on, by sort; to calibrate a traffic on; of the test part.
+_FITTED: dict[Sort, int] = {"harmful": 200, "ordinary": 160, "twin": 60, "lookalike": 40}
+_CALIBRATED = 400
+_TESTED = 150
+_CANDIDATES_KEPT = 12
+CONTRAST = "contrast set"
+
+
+def fit_monitor(
+    target: Side,
+    samples: Samples,
+    gate: GuidanceGate,
+    steered: Sequence[int],
+    benign: Mapping[str, Sequence[str]],
+    options: FitOptions,
+    tell: Stages,
+) -> tuple[AnswerMonitor, dict[str, Any]]:
+    """The monitor and what the artifact keeps of how it came about.
+
+    Its layer is not above the first of the `steered` ones, so that the token that opens a row is the first to
+    be steered.
+
+    Raises:
+        CalibrationError: too few prompts that the target answers with any text.
+    """
+    limit, _ = options.limits(bool(benign))
+    fitting, calibrating = split_for_monitor(samples)
+    layers = monitor_layers(min(steered), dissect(target.model).depth)
+    streams: list[Tensor] = [torch.empty(0)] * len(fitting)
+    texts = [sample.text for sample in fitting]
+    with tell.stage("monitor: answers to fit on", len(texts)) as advance:
+        for batch in answer_streams(
+            target.model,
+            target.tokenizer,
+            texts,
+            layers=layers,
+            tokens=options.monitor_tokens,
+            system=options.system,
+        ):
+            for place, row in enumerate(batch.rows):
+                streams[row] = batch.values[place, : int(batch.lengths[place])].clone()
+            advance(len(batch.rows))
+    monitor, trials = choose_monitor(LabelledAnswers(tuple(fitting), tuple(streams), layers), limit)
+    del streams
+
+    def tops(prompts: Sequence[str], what: str) -> list[float]:
+        return [float(top) for top in _highest_scores(target, monitor, prompts, options, tell, what)]
+
+    traffic = {
+        CONTRAST: tops([sample.text for sample in calibrating], "monitor: answers to ordinary prompts")
+    }
+    for name, prompts in benign.items():
+        traffic[name] = tops(_some(prompts, _CALIBRATED), f"monitor: answers to {name}")
+    monitor, point = settle_monitor(monitor, traffic, limit, options.confidence)
+    for name, record in point.traffic.items():
+        if not record.promised:
+            tell.note(
+                f"monitor, {name}: {record.n} answers allow a promise of {share(record.bound)} at best, not "
+                f"of {share(limit)}; {smallest_sample(limit, 1.0 - options.confidence)} are needed."
+            )
+    held_out = _held_out(target, samples.test, gate, monitor, tops, options)
+    return monitor, {
+        "tokens": options.monitor_tokens,
+        "candidates": [trial.row() for trial in trials[:_CANDIDATES_KEPT]],
+        "tried": len(trials),
+        "operating_point": stored(point),
+        "held_out": held_out,
+    }
+
+
+def settle_monitor(
+    monitor: AnswerMonitor, traffic: Mapping[str, Sequence[float]], max_false_open: float, confidence: float
+) -> tuple[AnswerMonitor, OperatingPoint]:
+    """Puts the bias where the promise to every traffic holds. `traffic`: highest running scores by name."""
+    threshold, ranks = promised_threshold(traffic, max_false_open, confidence)
+    # By more than the sums of two ways of decoding are apart: an answer that *is* the threshold stays closed.
+    moved = monitor.with_bias(-threshold - 1e-4 * max(1.0, abs(threshold)))
+    point = OperatingPoint(
+        max_false_open=max_false_open,
+        confidence=confidence,
+        rule="traffic",
+        traffic={name: _describe(scores, moved, ranks[name]) for name, scores in traffic.items()},
+    )
+    return moved, point
+
+
+def split_for_monitor(samples: Samples) -> tuple[list[Sample], list[Sample]]:
+    """Prompts whose answers make the weights, and ordinary ones, of other contents, for the threshold.
+
+    Raises:
+        CalibrationError: too few ordinary prompts for both.
+    """
+    ordered = sorted(samples.fitting, key=lambda sample: _draw(sample.text))
+    # Some lists have no ordinary prompts: then what is harmless stands for them.
+    labelled = any(sample.ordinary for sample in ordered)
+    ordinary = [s for s in ordered if (s.ordinary if labelled else not s.harmful)]
+    # Content by content, so that the cut goes through one of them at most.
+    ordinary.sort(key=lambda sample: _draw(sample.content))
+    first = ordinary[: min(_FITTED["ordinary"], len(ordinary) // 2)]
+    contents = {sample.content for sample in first}
+    calibrating = [s for s in ordinary if s.content not in contents and not s.wrapped][:_CALIBRATED]
+    if not calibrating:
+        raise CalibrationError(
+            f"{len(ordinary)} harmless prompts are too few to fit a monitor and to set its threshold. Give "
+            "more, or fit without --monitor."
+        )
+    fitting = first + [s for s in ordered if s.harmful][: _FITTED["harmful"]]
+    if labelled:
+        for sort in ("twin", "lookalike"):
+            fitting += [s for s in ordered if s.sort == sort][: _FITTED[sort]]
+    return fitting, calibrating
+
+
+def monitor_layers(first_steered: int, depth: int) -> tuple[int, ...]:
+    """The layers that are tried: the first steered one, and two below it."""
+    step = max(1, depth // 10)
+    return tuple(sorted({max(0, first_steered - back * step) for back in range(3)}))
+
+
+def _highest_scores(
+    target: Side,
+    monitor: AnswerMonitor,
+    prompts: Sequence[str],
+    options: FitOptions,
+    tell: Stages,
+    what: str,
+) -> Any:
+    scores: list[Tensor] = [torch.empty(0)] * len(prompts)
+    with tell.stage(what, len(prompts)) as advance:
+        for batch in answer_streams(
+            target.model,
+            target.tokenizer,
+            prompts,
+            layers=(monitor.layer,),
+            tokens=options.monitor_tokens,
+            system=options.system,
+        ):
+            found = monitor.token_scores(batch.values[:, :, 0])
+            for place, row in enumerate(batch.rows):
+                scores[row] = found[place, : int(batch.lengths[place])]
+            advance(len(batch.rows))
+    return highest(scores, monitor.window)
+
+
+def _held_out(
+    target: Side,
+    test: Sequence[Sample],
+    gate: GuidanceGate,
+    monitor: AnswerMonitor,
+    tops: Any,
+    options: FitOptions,
+) -> dict[str, Any]:
+    """Open rates on the test part: ordinary answers, and those to harmful prompts that the gate missed."""
+    ordinary = [s.text for s in test if s.ordinary] or [s.text for s in test if not s.harmful]
+    missed = _closed(target, gate, [s.text for s in test if s.harmful and not s.wrapped], options)
+    groups = {
+        "answers to ordinary prompts": ordinary,
+        "answers to harmful prompts that the gate missed": missed,
+    }
+    found: dict[str, Any] = {}
+    for name, prompts in groups.items():
+        if prompts:
+            opened = [top + monitor.bias > 0 for top in tops(_some(prompts, _TESTED), f"monitor: {name}")]
+            found[name] = asdict(clopper_pearson(sum(opened), len(opened)))
+    return found
+
+
+def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[str], options: FitOptions) -> list[str]:
+    """The prompts that do not open the gate."""
+    if not prompts:
+        return []
+    ids = encode_chats(
+        target.tokenizer, prompts, system=options.system, max_length=context_length(target.model.config)
+    )
+    recorded = record_activations(target.model, ids, layers=gate.layers, offsets=gate.offsets)
+    decisions = gate.decide(gate.scores(recorded.values, recorded.layers, recorded.offsets))
+    return [prompt for prompt, decision in zip(prompts, decisions, strict=True) if not decision.open]
+
+
+def _some(prompts: Sequence[str], most: int) -> list[str]:
+    """A fixed draw of at most so many."""
+    return sorted(prompts, key=_draw)[:most]
+
+
+def _draw(text: str) -> bytes:
+    return hashlib.sha256(f"monitor {text}".encode("utf-8", "replace")).digest()
+
+
+def _describe(scores: Sequence[float], monitor: AnswerMonitor, rank: Rank) -> TrafficRecord:
+    return TrafficRecord(
+        n=len(scores),
+        open=sum(score + monitor.bias > 0 for score in scores),
+        bound=rank.bound,
+        promised=rank.promised,
+        origin="held-out",
+        quantiles=tuple(float(f"{value:.7g}") for value in StoredSample.of(scores).quantiles),
+    )

@@ -1,0 +1,229 @@
+"""`inferaligner ablate TARGET --aligner DIR -o DIR`: what each choice of the method does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inferaligner.cli.layer_ranges import read_layers
+from inferaligner.cli.model_options import (
+    AlignerPlace,
+    AsJson,
+    ChatTemplate,
+    Device,
+    Dtype,
+    ModelOptions,
+    Quantization,
+    Target,
+    TrustRemoteCode,
+    load_aligner,
+)
+from inferaligner.cli.progress import RichStages
+from inferaligner.cli.terminal import note, print_json
+from inferaligner.errors import InputError
+
+if TYPE_CHECKING:
+    from inferaligner.evaluation.ablation import Setting
+    from inferaligner.evaluation.methods.method import Bench, Method
+    from inferaligner.evaluation.metrics import ResultRow
+    from inferaligner.evaluation.suites.sampling import Subset
+
+_FACTORS = "0.25,0.5,1,1.5,2,3"
+_GATES = ("inferaligner", "paper", "cast")
+
+
+def ablate(
+    target: Target,
+    aligner: AlignerPlace,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; a run there is continued.")
+    ],
+    axis: Annotated[
+        str, typer.Option(metavar="AXIS", help="strength, prompts, positions or gate.")
+    ] = "strength",
+    factors: Annotated[
+        str, typer.Option(metavar="X,X,…", help="Strengths, as multiples of the fitted one.")
+    ] = _FACTORS,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Whose vectors: aligned, target; both by default."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A-B", help="A block of steered layers; repeatable. Default: the fitted."),
+    ] = None,
+    aligned: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="For --axis prompts; by default the one fitted with."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="As for `evaluate`.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Public sets as published.")] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the prompts that are drawn.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer.")] = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Vary one choice and show what it does: strength × source of the vectors × layers, the number of
+    prompts, the positions, or the gate.
+
+    Writes results.json, records.jsonl and report.html; an interrupted run is continued.
+    """
+    from inferaligner.evaluation.ablation import AXES
+    from inferaligner.evaluation.methods.method import Bench
+    from inferaligner.evaluation.suites.catalogue import load
+    from inferaligner.reporting.figures import require_matplotlib
+
+    require_matplotlib()
+    if axis not in AXES:
+        raise InputError(f"--axis {axis}: expected one of {', '.join(AXES)}.")
+    sources = source or ["aligned", "target"]
+    if set(sources) - {"aligned", "target"}:
+        raise InputError(f"--source {', '.join(sources)}: expected aligned or target.")
+    multiples = _numbers(factors)
+    asked = suite or (["contrast-harmful", "contrast-benign"] if axis == "gate" else ["contrast-harmful"])
+    folder = data or (Path(os.environ["INFERALIGNER_DATA"]) if os.environ.get("INFERALIGNER_DATA") else None)
+    subsets = load(asked, data=folder, limit=limit, seed=seed)
+    wrong = [s.suite.name for s in subsets if s.suite.task != "reply"]
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: an ablation reads answers; give suites that are answered.")
+    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
+    options.check(target)
+    fitted = load_aligner(aligner)
+    guide = fitted.artifact.provenance.aligned
+    if guide is None:
+        raise InputError(
+            f"{aligner} is a gate alone, and an ablation is of steering. Give an aligner that was fitted "
+            "with an aligned model."
+        )
+    blocks = [read_layers(text, option="--layers") for text in layers or []]
+    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+    fitted.check(loaded.model, loaded.tokenizer)
+    bench = Bench(loaded, fitted, options.load)
+    if axis == "gate":
+        rows = _gates(bench, subsets, output)
+        settings: list[Setting] = []
+    else:
+        settings, methods = _settings(bench, axis, multiples, sources, blocks, aligned or guide.spec)
+        rows = _answered(methods, subsets, output, overwrite, target, max_new_tokens)
+    _write(rows, settings, output, axis, target, subsets, max_new_tokens)
+    if as_json:
+        print_json({"report": str(output / "report.html"), "results": rows})
+    else:
+        _show(rows)
+        note(f"Report: {output / 'report.html'}", style="bold")
+
+
+def _settings(
+    bench: Bench,
+    axis: str,
+    factors: list[float],
+    sources: list[str],
+    blocks: list[tuple[int, ...]],
+    aligned: str,
+) -> tuple[list[Setting], list[Method]]:
+    from inferaligner.evaluation import ablation
+
+    if axis == "prompts":
+        return ablation.prompt_count_methods(bench, bench.load(aligned), ablation.PROMPT_COUNTS, RichStages())
+    found = (
+        ablation.position_settings(bench)
+        if axis == "positions"
+        else ablation.strength_settings(bench, factors, sources, blocks)
+    )
+    return found, ablation.settings_of(bench, found)
+
+
+def _answered(
+    methods: list[Method],
+    subsets: list[Subset],
+    output: Path,
+    overwrite: bool,
+    target: str,
+    tokens: int,
+) -> list[ResultRow]:
+    from inferaligner.evaluation.ablation import ablation_rows
+    from inferaligner.evaluation.batches import batch_size_for
+    from inferaligner.evaluation.records_file import RecordsFile, stored_run
+    from inferaligner.evaluation.runner import Runner, RunSettings
+
+    bench = methods[0].bench
+    size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
+    artifact = bench.need_aligner("ablation").artifact
+    run: dict[str, Any] = {
+        "target": target,
+        "aligner": artifact.digest(),
+        "methods": [method.name for method in methods],
+        "suites": [[s.suite.name, s.described, [i.prompt for i in s.items][:1]] for s in subsets],
+        "max new tokens": tokens,
+        "batch size": size,
+    }
+    records = RecordsFile(output, run, overwrite=overwrite)
+    Runner(records, RunSettings(tokens, size), RichStages()).run(methods, subsets)
+    return ablation_rows(records.all())
+
+
+def _gates(bench: Bench, subsets: list[Subset], output: Path) -> list[ResultRow]:
+    from inferaligner.evaluation.ablation import gate_figures
+    from inferaligner.evaluation.methods.catalogue import make_methods
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output} cannot be made ({error.strerror}); give another -o.") from None
+    methods = [method for method in make_methods(list(_GATES), bench) if method.gate is not None]
+    asked = {s.suite.name: (s.suite.kind, [item.prompt for item in s.items]) for s in subsets}
+    return gate_figures(methods, asked, RichStages())
+
+
+def _write(
+    rows: list[ResultRow],
+    settings: list[Setting],
+    output: Path,
+    axis: str,
+    target: str,
+    subsets: list[Subset],
+    tokens: int,
+) -> None:
+    from inferaligner.cli.output_file import write_whole
+    from inferaligner.plain_json import dump
+    from inferaligner.reporting.ablation import ablation_page
+
+    told = [(s.suite.name, s.described) for s in subsets]
+    if axis != "gate":
+        told.append(("Answers", f"greedy, at most {tokens} tokens"))
+    page = ablation_page(rows, settings, axis=axis, target=target, told=told)
+    write_whole(output / "results.json", (dump(rows, indent=2) + "\n").encode())
+    write_whole(output / "report.html", page.encode("utf-8", "replace"))
+
+
+def _show(rows: list[ResultRow]) -> None:
+    from rich.table import Table
+
+    from inferaligner.cli.terminal import results
+
+    table = Table("suite", "setting", "metric", "value", "95 % interval", "n")
+    for r in rows:
+        cells = (f"{r['value']:.3g}", f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"]))
+        table.add_row(r["suite"], r["method"], r["metric"], *cells)
+    results().print(table)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < 1000 for number in found):
+        raise InputError(f"--factors {text!r}: expected positive numbers with commas, such as {_FACTORS}.")
+    return found

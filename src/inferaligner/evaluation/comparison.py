@@ -1,0 +1,87 @@
+"""Two methods on the same prompts: is the difference clear?
+
+Both answered every prompt, so the comparison is paired: only prompts on which they differ say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from inferaligner.errors import InputError
+from inferaligner.statistics import binomial_at_most
+
+CONFIDENCE = 0.95
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`value` is the first method's mean minus the second's, with a paired bootstrap interval.
+
+    `p` is McNemar's exact two-sided p-value for yes-or-no outcomes, otherwise None. `clear` says that the
+    interval excludes zero, and that p is below 0.05 where there is one.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the data tell the two apart."""
+        apart = self.low > 0 or self.high < 0
+        return apart and (self.p is None or self.p < 1 - CONFIDENCE)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """The exact two-sided p-value: under chance, each differing pair goes either way.
+
+    Raises:
+        InputError: not one of each per row.
+    """
+    _check(first, second)
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    differing = only_first + only_second
+    if differing == 0:
+        return 1.0
+    return min(1.0, 2 * binomial_at_most(min(only_first, only_second), differing, 0.5))
+
+
+def compare(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Difference:
+    """The mean difference of paired values, which may be booleans.
+
+    Raises:
+        InputError: not one of each per row, or no rows.
+    """
+    _check(first, second)
+    if not first:
+        raise InputError("Nothing to compare: expected at least one prompt that both methods answered.")
+    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    draw = np.random.default_rng(seed)
+    means = gaps[draw.integers(0, gaps.size, (_DRAWS, gaps.size))].mean(1)
+    side = (1 - CONFIDENCE) / 2
+    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
+    yes_or_no = all(value in (0, 1) for value in (*first, *second))
+    p = mcnemar([bool(v) for v in first], [bool(v) for v in second]) if yes_or_no else None
+    return Difference(float(gaps.mean()), low, high, int(gaps.size), p)
+
+
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean with a bootstrap interval."""
+    found = np.asarray(values, dtype=float)
+    draw = np.random.default_rng(seed)
+    means = found[draw.integers(0, found.size, (_DRAWS, found.size))].mean(1)
+    side = (1 - CONFIDENCE) / 2
+    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
+    return float(found.mean()), low, high
+
+
+def _check(first: Sequence[float], second: Sequence[float]) -> None:
+    if len(first) != len(second):
+        raise InputError(f"{len(first)} and {len(second)} outcomes: expected one of each per prompt.")

@@ -1,0 +1,25 @@
+"""Steering without a gate: every prompt is steered."""
+
+from contextlib import AbstractContextManager
+
+from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.steering.guard import Guard
+
+NAME = "always"
+
+
+class AlwaysOn(Method):
+    """The aligner's steering on every row."""
+
+    def acting(self) -> AbstractContextManager[Guard | None]:
+        target = self.bench.target
+        return self.bench.need_aligner(NAME).apply(target.model, target.tokenizer, mode="always")
+
+    def settings(self) -> dict[str, object]:
+        return {"aligner": self.bench.need_aligner(NAME).artifact.digest()}
+
+
+def make(bench: Bench, option: str) -> Method:
+    """Raises `InputError` without an aligner."""
+    bench.need_aligner(NAME)
+    return AlwaysOn(NAME, "always-on steering", bench)

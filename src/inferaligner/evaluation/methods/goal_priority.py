@@ -1,0 +1,14 @@
+"""Goal Priority (Zhang et al. 2024, ACL), without training: safety first, shown with two worked examples.
+
+The wording is our own; run the published one with `prompt=FILE`.
+"""
+
+from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.prompt_template import PromptTemplate, shipped
+
+NAME = "goal-priority"
+
+
+def make(bench: Bench, option: str) -> Method:
+    """Takes no option."""
+    return PromptTemplate(NAME, "Goal Priority", bench, shipped("goal_priority"))

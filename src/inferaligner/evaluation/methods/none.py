@@ -1,0 +1,10 @@
+"""No defence."""
+
+from inferaligner.evaluation.methods.method import Bench, Method
+
+NAME = "none"
+
+
+def make(bench: Bench, option: str) -> Method:
+    """The bare model."""
+    return Method(NAME, "bare model", bench)

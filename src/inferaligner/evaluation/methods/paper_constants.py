@@ -1,0 +1,52 @@
+"""The paper's gate and constants, made from an aligner's vectors: no aligned model is needed.
+
+One layer, the most accurate on 64 + 64 prompts of the fitting part; weight the unit SRV of those, bias
+minus their mean projection; α = 4 on the SSV of length one at all positions, from the gate's layer to three
+quarters of the depth. The SSV is the artifact's.
+"""
+
+from dataclasses import replace
+
+from inferaligner.activations import record_activations
+from inferaligner.aligner import Aligner
+from inferaligner.calibration.fit import PAPER_STRENGTH, paper_layers
+from inferaligner.calibration.gate_choice import paper_gate
+from inferaligner.calibration.samples import Sample, samples_from_contrast
+from inferaligner.evaluation.methods.gated import GatedSteering
+from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.contrast import load_contrast_set
+
+NAME = "paper"
+_PER_CLASS = 64
+
+
+def make(bench: Bench, option: str) -> Method:
+    """With `paper=DIR`, an aligner that `fit --paper` wrote; else one is made as said above."""
+    own = Aligner.from_pretrained(option) if option else _from(bench)
+    return GatedSteering(NAME, "paper's gate and constants", bench, own)
+
+
+def _from(bench: Bench) -> Aligner:
+    artifact, target = bench.need_aligner(NAME).artifact, bench.target
+    samples = _extraction()
+    ids = encode_chats(
+        target.tokenizer,
+        [sample.text for sample in samples],
+        system=bench.system,
+        max_length=context_length(target.model.config),
+    )
+    gate = paper_gate(record_activations(target.model, ids), samples)
+    steered = artifact.with_steering(
+        layers=paper_layers(gate, len(artifact.ssv)), strength=PAPER_STRENGTH, norm="unit", positions="all"
+    )
+    return Aligner(replace(steered, gate=gate))
+
+
+def _extraction() -> list[Sample]:
+    rows = [
+        s for s in samples_from_contrast(load_contrast_set()).fitting if s.group == "pairs" and not s.wrapped
+    ]
+    rows.sort(key=lambda sample: (sample.fold(251), sample.content))
+    harmful, harmless = ([s for s in rows if s.harmful is wanted][:_PER_CLASS] for wanted in (True, False))
+    return [*harmful, *harmless]

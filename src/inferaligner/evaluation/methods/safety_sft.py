@@ -1,0 +1,11 @@
+"""Safety SFT: the target fine-tuned on safety samples, as a PEFT adapter folder (or a whole model)."""
+
+from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.other_model import OtherModel, needed
+
+NAME = "safety-sft"
+
+
+def make(bench: Bench, option: str) -> Method:
+    """`safety-sft=FOLDER`."""
+    return OtherModel(NAME, "Safety SFT", bench, needed(NAME, option, "FOLDER"))

@@ -1,0 +1,14 @@
+"""Self-Reminder (Xie et al. 2023, Nature Machine Intelligence): the user's text between two reminders.
+
+The wording is our own; run the published one with `prompt=FILE`.
+"""
+
+from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.prompt_template import PromptTemplate, shipped
+
+NAME = "self-reminder"
+
+
+def make(bench: Bench, option: str) -> Method:
+    """Takes no option."""
+    return PromptTemplate(NAME, "Self-Reminder", bench, shipped("self_reminder"))

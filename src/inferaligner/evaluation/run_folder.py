@@ -1,0 +1,83 @@
+"""What a run leaves in its folder, and what is made of it.
+
+run.json        models, methods, suites, settings        records.jsonl   raw records
+timing.json     seconds per prompt, if it was timed      verdicts/       other judges' verdicts, a file each
+results.json    every figure                             report.html     for people
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from inferaligner.atomic import replace_file
+from inferaligner.errors import InputError
+from inferaligner.evaluation.inference_time import Timing, time_rows
+from inferaligner.evaluation.judged import Judged, judged_rows, read_judged
+from inferaligner.evaluation.metrics import ResultRow, result_rows
+from inferaligner.evaluation.records_file import RUN, Record, read_records
+from inferaligner.plain_json import dump
+
+TIMING, RESULTS, REPORT = "timing.json", "results.json", "report.html"
+
+
+class RunFolder:
+    """A finished or unfinished run, read from its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `InputError` if the folder holds no run."""
+        self.folder = folder
+        self.records: list[Record] = read_records(folder)
+        if not self.records:
+            raise InputError(
+                f"{folder} holds a run without a record; finish it with `inferaligner evaluate`."
+            )
+        self.run: dict[str, Any] = _json(folder / RUN)
+        self.judged: list[Judged] = read_judged(folder, self.records)
+
+    def results(self) -> list[ResultRow]:
+        """Every figure of the run: the records', the judges', the times."""
+        found = result_rows(self.records)
+        for judged in self.judged:
+            found += judged_rows(judged, self.records)
+        return [*found, *time_rows(self.timings())]
+
+    def timings(self) -> list[Timing]:
+        """What was timed; nothing if nothing was."""
+        file = self.folder / TIMING
+        return [Timing(**entry) for entry in _json(file)] if file.is_file() else []
+
+    def write_timings(self, timings: Sequence[Timing]) -> None:
+        """Keeps them, so that a continued run does not measure again."""
+        content = (dump([asdict(timing) for timing in timings], indent=1) + "\n").encode()
+        _write(self.folder / TIMING, content)
+
+    def write_results(self) -> list[ResultRow]:
+        """Writes `results.json` and returns what is in it."""
+        rows = self.results()
+        _write(self.folder / RESULTS, (dump(rows, indent=2) + "\n").encode())
+        return rows
+
+    def write_report(self, html: str) -> Path:
+        """Writes the page."""
+        _write(self.folder / REPORT, html.encode("utf-8", "replace"))
+        return self.folder / REPORT
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); expected what `inferaligner evaluate` wrote."
+        ) from None
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        replace_file(file, content)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}).") from None

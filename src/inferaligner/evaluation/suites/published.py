@@ -1,0 +1,84 @@
+"""Sets that others have published: read from a folder that the user has, or from the hub.
+
+One folder per set, files as their publishers name them (or all files in one folder). Nothing is downloaded
+unless the hub is asked for (`--hub`), because several of these sets are under terms that a user should
+have read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.evaluation.suites.suite import Item
+from inferaligner.evaluation.suites.tables import rows_of
+
+Row = Mapping[str, Any]
+Reader = Callable[[Sequence[Row]], list[Item]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One or more files of a public set.
+
+    Attributes:
+        files: paths inside the data folder; `read` gets the rows of all of them, each with its file's stem in
+            the column `__file__`.
+        read: rows in, items out; a `KeyError` in it means that the file is not the one that was expected.
+        get: where the files are to be had.
+        hub: `owner/name[:split]` of the same rows on the hub, if there is such a set.
+    """
+
+    files: tuple[str, ...]
+    read: Reader
+    get: str
+    hub: str = ""
+
+    def items(self, data: Path | None) -> list[Item]:
+        rows: list[Row] = []
+        for name in self.files:
+            file = self._find(name, data)
+            rows += [{**row, "__file__": file.stem} for row in rows_of(file)]
+        try:
+            return self.read(rows)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(
+                f"{', '.join(self.files)} in {data} is not laid out as published ({type(error).__name__}: "
+                f"{error}). Get it anew: {self.get}"
+            ) from None
+
+    def from_hub(self) -> list[Item]:
+        """The same from the hub."""
+        if not self.hub:
+            raise InputError(f"There is no copy of {self.files[0]} on the hub. Get it here: {self.get}")
+        try:
+            import datasets
+        except ImportError:
+            raise MissingExtraError(
+                'Reading from the hub needs datasets: pip install "inferaligner[eval]"'
+            ) from None
+        name, _, split = self.hub.partition(":")
+        try:
+            rows = list(datasets.load_dataset(name, split=split or "test"))
+        except Exception as error:  # whatever the HTTP library of the day raises
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"The hub did not deliver {name} ({reason}). Or put {self.files[0]} into the folder of "
+                f"--data; get it here: {self.get}"
+            ) from None
+        return self.read(rows)
+
+    def _find(self, name: str, data: Path | None) -> Path:
+        if data is None:
+            raise InputError(
+                f"{name} is not shipped with inferaligner: give the folder that holds it with --data FOLDER "
+                f"(or INFERALIGNER_DATA). Get it here: {self.get}"
+                + (f", or from the hub ({self.hub}) with --hub." if self.hub else "")
+            )
+        for place in (data / name, data / Path(name).name):
+            if place.is_file():
+                return place
+        raise InputError(f"{data / name} does not exist. Get it here: {self.get}")

@@ -1,0 +1,43 @@
+"""A seeded part of a suite, and what it is a part of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inferaligner.errors import InputError
+from inferaligner.evaluation.suites.suite import Item, Suite
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The prompts of a suite that a run works on."""
+
+    suite: Suite
+    items: tuple[Item, ...]
+    total: int  # distinct prompts of the whole suite
+    seed: int
+
+    @property
+    def described(self) -> str:
+        """For a report: how many of how many."""
+        if len(self.items) == self.total:
+            return f"all {self.total}"
+        return f"{len(self.items)} of {self.total}, drawn with seed {self.seed}"
+
+
+def draw(suite: Suite, items: Sequence[Item], limit: int | None, seed: int) -> Subset:
+    """At most `limit` distinct prompts, the same for the same seed, in the source's order.
+
+    Raises:
+        InputError: nothing to draw from.
+    """
+    distinct = list({(item.prompt, item.answer): item for item in items if item.prompt.strip()}.values())
+    if not distinct:
+        raise InputError(f"The suite {suite.name} has no prompts; expected at least one.")
+    if limit is None or limit >= len(distinct):
+        return Subset(suite, tuple(distinct), len(distinct), seed)
+    # Seeded with the name as well, or the draws of two suites of one length would be the same rows.
+    rows = sorted(random.Random(f"{seed}/{suite.name}").sample(range(len(distinct)), limit))
+    return Subset(suite, tuple(distinct[row] for row in rows), len(distinct), seed)

@@ -1,0 +1,40 @@
+"""Rows of a data file as dictionaries: CSV, JSON lines, JSON (a list or an object of rows), text lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from inferaligner.errors import InputError
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """Every row; a line of a text file is `{"text": line}`, and a JSON object's key becomes `__id__`.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else than rows.
+    """
+    try:
+        # utf-8-sig: some publishers begin their files with a byte order mark.
+        with file.open(encoding="utf-8-sig", newline="") as source:
+            if file.suffix in (".csv", ".tsv"):
+                delimiter = "\t" if file.suffix == ".tsv" else ","
+                return [dict(row) for row in csv.DictReader(source, delimiter=delimiter)]
+            text = source.read()
+        if file.suffix == ".jsonl":
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
+        elif file.suffix == ".json":
+            found = json.loads(text)
+        else:
+            return [{"text": line} for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read ({error}): expected the file as published.") from None
+    if isinstance(found, dict):
+        found = [
+            {**(row if isinstance(row, dict) else {"value": row}), "__id__": k} for k, row in found.items()
+        ]
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise InputError(f"{file} holds no rows: expected a list of JSON objects.")
+    return found

@@ -1,0 +1,108 @@
+"""Suites of the user's own files: `KIND=SPEC`.
+
+harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: prompts, read as everywhere (`prompts.reading`).
+jailbreak=TEMPLATES::QUESTIONS: every template with every question; a template marks the question's place with
+    `{prompt}`, `[INSERT PROMPT HERE]` or `{}`.
+utility=FILE: rows with `prompt`, `answer`, and `choices` if there are any; the answer is one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferaligner.errors import InputError
+from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
+from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.prompts.reading import read_prompts
+
+PLACES = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
+"""How a template marks where the question goes."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Items that are there already."""
+
+    given: tuple[Item, ...]
+
+    def items(self, data: Path | None) -> list[Item]:
+        return list(self.given)
+
+
+def user_suite(kind: str, spec: str) -> Suite:
+    """The suite that `KIND=SPEC` names.
+
+    Raises:
+        InputError: no such kind, or a file that cannot be used.
+    """
+    if kind not in KINDS:
+        raise InputError(f"{kind}={spec}: expected one of {', '.join(KINDS)} before the '='.")
+    name = f"{kind}: {Path(spec.partition('::')[0]).stem or spec}"
+    task: Task = "reply"
+    if kind == "utility":
+        items, task = _labelled(Path(spec))
+    elif "::" in spec:
+        items = _crossed(spec)
+    else:
+        items = [Item(prompt) for prompt in read_prompts(spec)]
+    return Suite(name, spec, kind, Given(tuple(items)), task, licence="the user's own file")
+
+
+def fill(template: str, question: str) -> str | None:
+    """The template with the question in its place, or None if it has no place for one."""
+    place = next((place for place in PLACES if place in template), None)
+    return None if place is None else template.replace(place, question)
+
+
+def _crossed(spec: str) -> list[Item]:
+    templates, _, questions = spec.partition("::")
+    filled = []
+    asked = read_prompts(questions)
+    for number, template in enumerate(read_prompts(templates), start=1):
+        for question in asked:
+            text = fill(template, question)
+            if text is None:
+                raise InputError(
+                    f"{templates}, template {number} has no place for a question; expected one of "
+                    f"{', '.join(PLACES)} in it."
+                )
+            filled.append(Item(text, f"template {number}"))
+    return filled
+
+
+def _labelled(file: Path) -> tuple[list[Item], Task]:
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: expected a file of rows with prompt, answer and choices.")
+    rows = rows_of(file)
+    items = [_item(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
+    if not items:
+        raise InputError(f"{file} has no rows: expected at least one with prompt and answer.")
+    if all(item.choices for item in items):
+        return items, "pick"
+    for number, item in enumerate(items, start=1):
+        if item.choices:
+            raise InputError(f"{file}, row {number} has choices and others have none; give all of them some.")
+        try:
+            float(str(item.answer).replace(",", ""))
+        except ValueError:
+            raise InputError(
+                f"{file}, row {number}: the answer {str(item.answer)[:40]!r} is no number and there are no "
+                "choices to compare it with; add a column choices."
+            ) from None
+    return items, "number"
+
+
+def _item(row: dict[str, Any], place: str) -> Item:
+    prompt, answer, choices = row.get("prompt"), row.get("answer"), row.get("choices") or ()
+    if not isinstance(prompt, str) or not prompt.strip() or answer is None:
+        raise InputError(f"{place}: expected a text in 'prompt' and something in 'answer'.")
+    if isinstance(choices, str):
+        choices = [choice.strip() for choice in choices.split("|")]
+    if not isinstance(choices, (list, tuple)) or len(choices) == 1:
+        raise InputError(f"{place}: expected two or more choices, as a list or as 'yes|no|maybe'.")
+    texts = tuple(str(choice) for choice in choices)
+    if texts and str(answer) not in texts:
+        raise InputError(f"{place}: the answer {str(answer)[:40]!r} is not among the choices {list(texts)}.")
+    return Item(prompt, str(row.get("domain") or ""), texts, str(answer))

@@ -1,0 +1,17 @@
+"""XSTest, unsafe contrasts."""
+
+from inferaligner.evaluation.suites.published import Published
+from inferaligner.evaluation.suites.suite import Item, Suite
+
+SUITE = Suite(
+    "xstest-unsafe",
+    "XSTest, unsafe contrasts",
+    "harmful",
+    Published(
+        ("xstest/xstest_prompts.csv",),
+        lambda rows: [Item(row["prompt"], row["type"]) for row in rows if row["label"] != "safe"],
+        "https://github.com/paul-rottger/xstest (xstest_prompts.csv)",
+    ),
+    citation="Röttger et al. 2024, arXiv 2308.01263",
+    licence="CC-BY-4.0",
+)

@@ -1,0 +1,71 @@
+"""The answer monitor: has an answer turned harmful while it is generated?
+
+A second affine score, of one decoder layer's residual stream at each *generated* token, averaged over a
+window:
+
+    s_t = w · a_l(token t) + c,     r_t = (s_{t-W+1} + … + s_t) / W,     open from the first r_t + b > 0 on
+
+Tokens are numbered from 1, and before the first one s = 0: the centre c puts the average token of a benign
+answer there, so what is not known yet is taken for benign. The end-of-text token and what follows it are
+not read. Once open, a row stays open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from inferaligner.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class AnswerMonitor:
+    """Weights `[width]` (float32, CPU), centre c and bias b of the score after decoder layer `layer`.
+
+    It is averaged over the last `window` generated tokens; `kind` says how the weights were made.
+    """
+
+    kind: str
+    layer: int
+    window: int
+    weights: Tensor
+    centre: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 1:
+            raise ArtifactError(
+                f"The monitor's weights have shape {tuple(self.weights.shape)}; expected [width]."
+            )
+        if self.layer < 0 or self.window < 1:
+            raise ArtifactError(
+                f"The monitor reads layer {self.layer} over a window of {self.window} tokens; expected a "
+                "layer from 0 upward and at least one token."
+            )
+        numbers = math.isfinite(self.centre) and math.isfinite(self.bias)
+        if not (numbers and torch.isfinite(self.weights).all()):
+            raise ArtifactError(
+                "The monitor holds NaN or infinite numbers; it could never decide. Fit it again."
+            )
+
+    def token_scores(self, activations: Tensor) -> Tensor:
+        """s `[...]` of activations `[..., width]` after the monitor's layer."""
+        # A sum over the width, not a matrix product: its rounding does not depend on the batch.
+        return (activations.float() * self.weights.to(activations.device)).sum(-1) + self.centre
+
+    def running(self, scores: Tensor) -> Tensor:
+        """r `[answers, tokens]` from s of whole answers `[answers, tokens]`, the bias not added."""
+        return running_means(scores, self.window)
+
+    def with_bias(self, bias: float) -> AnswerMonitor:
+        """The same monitor at another operating point."""
+        return replace(self, bias=bias)
+
+
+def running_means(scores: Tensor, window: int) -> Tensor:
+    """The mean of each value and the `window - 1` before it `[rows, tokens]`; zeros before the first."""
+    padded = torch.nn.functional.pad(scores, (window - 1, 0))
+    return padded.unfold(-1, window, 1).mean(-1)

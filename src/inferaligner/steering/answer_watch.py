@@ -1,0 +1,121 @@
+"""The monitor's state for one batch of prompts: recent scores, and which rows opened at which token.
+
+All of it stays on the device; the host learns of it when somebody asks for decisions, and at no other time.
+Generated tokens are numbered from 1; number 0 stands for "not opened". Two ways in:
+
+- `step`: one more token of every row, on top of a cache. The usual case.
+- `sweep`: a pass that holds answers from their first token on: decoding without a cache, or a direct call on
+  prompt + continuation. Nothing that is steered is below the monitor's layer, so no score there depends on
+  what the monitor decides, and all tokens can be judged at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inferaligner.monitor import AnswerMonitor, running_means
+
+
+class AnswerWatch:
+    """`open_now` `[rows, 1, 1]`: rows that the present decoding step steers, with those of the prompt's gate.
+
+    `device` is that of the monitor's layer, known once the prompt went through it. `opened_at` `[rows]` are
+    the numbers of the tokens at which rows opened.
+    """
+
+    def __init__(self, monitor: AnswerMonitor, end_tokens: Sequence[int]) -> None:
+        self.window = monitor.window
+        self.bias = monitor.bias
+        self.device: torch.device | None = None
+        self.traced = False  # whether compiled code made the present state
+        self.opened_at = torch.empty(0)  # [rows] int64
+        self.open_now = torch.empty(0)
+        self._end_tokens = list(end_tokens)
+        self._ends = torch.empty(0)  # [end tokens], on the device of the token ids
+        self._count = torch.empty(0)  # [rows] int64: tokens seen
+        self._recent = torch.empty(0)  # [rows, window] float32: their scores, latest last
+        self._live = torch.empty(0)  # [rows] bool: the answer goes on
+        self._ended: Tensor | None = None  # [rows, tokens] bool of the present pass, at the device of the ids
+        self.begun = False
+
+    # -- between passes ------------------------------------------------------------------------------
+
+    def begin(self, open_rows: Tensor) -> None:
+        """Called when the prompts `[rows]` are decided. What was swept of their answers counts."""
+        open_rows = open_rows.to(self.device)
+        if not self.begun:
+            rows = len(open_rows)
+            self.opened_at = torch.zeros(rows, dtype=torch.long, device=self.device)
+            self._count = torch.zeros(rows, dtype=torch.long, device=self.device)
+            self._recent = torch.zeros((rows, self.window), device=self.device)
+            self._live = torch.ones(rows, dtype=torch.bool, device=self.device)
+            self.begun = True
+        self.open_now = (open_rows | (self.opened_at > 0))[:, None, None]
+
+    def note_tokens(self, ids: Tensor | None) -> None:
+        """Called before a pass with its token ids `[rows, tokens]`; None where only embeddings are known."""
+        self._ended = None
+        if ids is None or not self._end_tokens:
+            return
+        if self._ends.device != ids.device or not len(self._ends):
+            self._ends = torch.tensor(self._end_tokens, device=ids.device)
+        self._ended = (ids[:, :, None] == self._ends).any(-1)
+
+    def keep(self) -> None:
+        """Called after a compiled pass: what a CUDA graph returned is overwritten by its next run."""
+        if self.traced:
+            self.opened_at, self.open_now = self.opened_at.clone(), self.open_now.clone()
+            self._count, self._recent = self._count.clone(), self._recent.clone()
+            self._live = self._live.clone()
+
+    # -- in the pass, at the monitor's layer -----------------------------------------------------------
+
+    def step(self, scores: Tensor) -> None:
+        """One more token of each row, with its score s `[rows]`."""
+        if self._ended is not None:
+            self._live = self._live & ~self._ended[:, -1].to(scores.device)
+        self._recent = torch.cat([self._recent[:, 1:], scores[:, None]], dim=1)
+        self._count = self._count + 1
+        # Not `> 0`: a NaN must open the row, not slip through.
+        over = ~(self._recent.mean(-1) + self.bias <= 0)
+        fresh = over & self._live & (self.opened_at == 0)
+        self.opened_at = torch.where(fresh, self._count, self.opened_at)
+        self.open_now = self.open_now | fresh[:, None, None]
+
+    def sweep(self, scores: Tensor, numbers: Tensor, last: Tensor) -> None:
+        """Whole answers: scores s and token numbers `[rows, tokens]` of a pass, and each row's last number.
+
+        Numbers below 1 are the prompt's, those above `last` `[rows]` padding.
+        """
+        valid = (numbers >= 1) & (numbers <= last[:, None])
+        if self._ended is not None:
+            ended = self._ended.to(scores.device) & (numbers >= 1)
+            valid = valid & (ended.cumsum(dim=1) == 0)
+        scores = torch.where(valid, scores, 0.0)
+        over = ~(running_means(scores, self.window) + self.bias <= 0) & valid
+        first = torch.where(over, numbers, _NEVER).amin(dim=1)
+        found = torch.where(first == _NEVER, 0, first)
+        if self.begun:
+            found = torch.where(self.opened_at > 0, self.opened_at, found)
+        self.opened_at = found
+        self._count = last.clamp_min(0)
+        self._live = valid.sum(1) == self._count
+        # The latest scores, in their columns: number n of a row stands `n - numbers[row, 0]` columns in.
+        back = torch.arange(self.window - 1, -1, -1, device=scores.device)
+        columns = (last - numbers[:, 0])[:, None] - back
+        picked = scores.gather(1, columns.clamp(0, scores.shape[1] - 1))
+        self._recent = torch.where(columns >= 0, picked, 0.0)
+        self.begun = True
+
+    # -- what became of it -----------------------------------------------------------------------------
+
+    def steered(self, numbers: Tensor) -> Tensor:
+        """Whether tokens are steered because of the monitor, `[rows, tokens]`, from their numbers."""
+        opened = self.opened_at.to(numbers.device)[:, None]
+        return (opened > 0) & (numbers >= opened)
+
+
+_NEVER = torch.iinfo(torch.long).max

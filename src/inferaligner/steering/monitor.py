@@ -1,0 +1,76 @@
+"""The hook that reads the answer monitor, and the ways of decoding that it cannot follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from inferaligner.errors import SteeringError
+from inferaligner.models.anatomy import residual
+from inferaligner.monitor import AnswerMonitor
+from inferaligner.steering.prompt_ends import generate_setting
+
+if TYPE_CHECKING:
+    from inferaligner.steering.guard import Guard
+
+
+class MonitorHook:
+    """Scores the generated tokens of a pass after the monitor's layer, and latches rows."""
+
+    def __init__(self, guard: Guard, monitor: AnswerMonitor) -> None:
+        self._guard = guard
+        self._weights = monitor.weights.clone()
+        self._centre = monitor.centre
+        self.ran = False  # reset before every pass, checked after those that it must read
+
+    def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
+        scope, now = self._guard.scope, self._guard.now
+        if scope is None or now is None or scope.watch is None:
+            return  # the hooks of gate and steering refuse what runs outside a call of the model
+        self.ran = True
+        watch = scope.watch
+        stream = residual(output)
+        watch.device = stream.device
+        if not now.reads_answer:
+            return
+        if self._weights.device != stream.device:
+            self._weights = self._weights.to(stream.device)
+        watch.traced = torch.compiler.is_compiling()
+        if now.steers == "monitored":
+            watch.step((stream[:, -1].float() * self._weights).sum(-1) + self._centre)
+            return
+        scores = (stream.float() * self._weights).sum(-1) + self._centre
+        watch.sweep(scores, *scope.answer_numbers(now, stream))
+
+
+def refuse_unfollowed(arguments: Mapping[str, Any], defaults: Any) -> None:
+    """Raises `SteeringError` for `generate(...)` calls in which the monitor would lose rows or tokens."""
+
+    def setting(name: str) -> Any:
+        return generate_setting(arguments, defaults, name)
+
+    if (setting("num_beams") or 1) > 1:
+        raise SteeringError(
+            "Beam search exchanges the rows of a batch after every token, which the answer monitor does not "
+            "follow. Use num_beams=1, or switch the monitor off: aligner.apply(model, monitor=False)."
+        )
+    drafts = ("assistant_model", "prompt_lookup_num_tokens", "use_mtp", "assistant_early_exit")
+    found = next((name for name in drafts if arguments.get(name) or setting(name)), None)
+    if found is not None:
+        raise SteeringError(
+            f"Assisted decoding ({found}) runs drafted tokens through the model and takes some of them back, "
+            "which the answer monitor does not follow. Decode without an assistant, or switch the monitor "
+            "off: aligner.apply(model, monitor=False)."
+        )
+
+
+def refuse_several_tokens(length: int) -> None:
+    """The second line of defence, for decoding loops of other people's: one token a step and row."""
+    if length != 1:
+        raise SteeringError(
+            f"A decoding step brought {length} tokens a row; the answer monitor follows one at a time. "
+            "Decode token by token, or switch the monitor off: aligner.apply(model, monitor=False)."
+        )

@@ -1,0 +1,170 @@
+"""Hooks on vLLM's decoder layers: where the residual stream is, and what is done to it.
+
+A decoder layer of vLLM returns either one tensor, the residual stream itself, or the pair (hidden, residual)
+whose *sum* is the stream: the addition is left to the next layer's fused norm. Which one it is shows in the
+layer's
+signature: the second kind takes `residual` as an argument.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inferaligner.errors import UnknownArchitectureError
+from inferaligner.models.anatomy import Anatomy, dissect
+from inferaligner.steering.plan import SteeringPlan
+from inferaligner.vllm import ops as ops  # registers torch.ops.inferaligner
+from inferaligner.vllm.rows import RowBuffers
+
+_PREFIX = "inferaligner_"
+_SHARED = (
+    "counts",
+    "read_tokens",
+    "read_slots",
+    "slot_of_token",
+    "steer_tokens",
+    "partial",
+    "score",
+    "open",
+)
+
+LayerHook = Callable[[Any, Any, Any], None]
+
+
+def install(
+    model: nn.Module, plan: SteeringPlan, buffers: RowBuffers, dtype: torch.dtype, *, steers: bool
+) -> Anatomy:
+    """Puts the hooks on, once, before the model first runs (a compiled graph takes them in).
+
+    `dtype` is the residual stream's. Raises `MismatchError` for another width or depth,
+    `UnknownArchitectureError` for layers that cannot be read.
+    """
+    anatomy = dissect(model)
+    plan.check_fits(anatomy)
+    gate, columns = plan.gate, {read: number for number, read in enumerate(plan.gate.reads)}
+    hooked = set(gate.layers) | (set(plan.layers) if steers else set())
+    for index in sorted(hooked):
+        layer = anatomy.layers[index]
+        pair = _returns_pair(layer, index)
+        device = buffers.device
+        for name in _SHARED:
+            layer.register_buffer(_PREFIX + name, getattr(buffers, name), persistent=False)
+        reads = [read for read in gate.reads if read.layer == index]
+        weights = gate.weights[[columns[read] for read in reads]].to(device=device, dtype=torch.float32)
+        layer.register_buffer(_PREFIX + "weights", weights, persistent=False)
+        if steers and index in plan.additions:
+            addition = plan.additions[index].to(device=device, dtype=dtype)
+            if not torch.isfinite(addition).all():
+                raise UnknownArchitectureError(
+                    f"The steering vector of layer {index} does not fit into {dtype}. Serve in bfloat16."
+                )
+            layer.register_buffer(_PREFIX + "addition", addition, persistent=False)
+        layer.register_forward_hook(
+            _hook(
+                index,
+                pair,
+                offsets=[gate.offsets.index(read.offset) for read in reads],
+                columns=[columns[read] for read in reads],
+                decides=index == gate.last_layer,
+                steers=steers and index in plan.additions,
+                bias=gate.bias,
+                rows=(buffers.decide_row, buffers.steer_row),
+            )
+        )
+    return anatomy
+
+
+def _hook(
+    index: int,
+    pair: bool,
+    *,
+    offsets: list[int],
+    columns: list[int],
+    decides: bool,
+    steers: bool,
+    bias: float,
+    rows: tuple[int, int],
+) -> LayerHook:
+    decide_row, steer_row = rows
+    read_gate, decide = torch.ops.inferaligner.read_gate, torch.ops.inferaligner.decide
+    steer = torch.ops.inferaligner.steer
+
+    def hook(layer: Any, _inputs: Any, output: Any) -> None:
+        hidden, residual = stream_parts(output, pair, index)
+        if offsets:
+            read_gate(
+                hidden,
+                residual,
+                layer.inferaligner_weights,
+                offsets,
+                columns,
+                layer.inferaligner_counts,
+                layer.inferaligner_read_tokens,
+                layer.inferaligner_read_slots,
+                layer.inferaligner_partial,
+            )
+        if decides:
+            decide(
+                layer.inferaligner_partial,
+                bias,
+                decide_row,
+                layer.inferaligner_counts,
+                layer.inferaligner_read_slots,
+                layer.inferaligner_score,
+                layer.inferaligner_open,
+            )
+        if steers:
+            # Into the residual half: what vLLM fuses with the other half stays as it is.
+            steer(
+                hidden if residual is None else residual,
+                layer.inferaligner_addition,
+                steer_row,
+                layer.inferaligner_counts,
+                layer.inferaligner_steer_tokens,
+                layer.inferaligner_slot_of_token,
+                layer.inferaligner_open,
+            )
+
+    return hook
+
+
+def stream_parts(output: Any, pair: bool, index: int) -> tuple[Tensor, Tensor | None]:
+    """`(hidden, residual)` `[tokens, width]` of what a decoder layer returned; their sum is the stream.
+
+    Raises `UnknownArchitectureError` for anything else than the layer's signature promises.
+    """
+    if pair and isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
+        return output[0], output[1]
+    if not pair and isinstance(output, torch.Tensor):
+        return output, None
+    if not pair and isinstance(output, tuple) and len(output) == 1:
+        return output[0], None
+    raise UnknownArchitectureError(
+        f"Decoder layer {index} returned {_shape(output)}; expected "
+        f"{'the pair (hidden, residual)' if pair else 'one tensor'}. This architecture is not supported "
+        "with vLLM."
+    )
+
+
+def _returns_pair(layer: nn.Module, index: int) -> bool:
+    # The forward of the class: some layers are compiled or wrapped on the instance.
+    parameters = inspect.signature(type(layer).forward).parameters
+    if type(layer).__name__ == "PPMissingLayer":
+        raise UnknownArchitectureError(
+            f"Decoder layer {index} lives on another machine (pipeline parallelism), which is not supported. "
+            "Use tensor parallelism."
+        )
+    return "residual" in parameters
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, tuple):
+        return "a tuple of " + ", ".join(_shape(item) for item in output)
+    return (
+        f"a tensor {list(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+    )

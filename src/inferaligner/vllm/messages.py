@@ -1,0 +1,60 @@
+"""What scheduler and worker tell each other, one message each way and step.
+
+The scheduler sends `StepOrders` with its own `SchedulerOutput`; the worker sends decisions with its
+`ModelRunnerOutput`. Both ride as an attribute of vLLM's object, which every executor passes on whole.
+A *ticket* names one stay of a request in the engine: a request that is preempted before it was decided gets a
+new one, so that a late answer to the old one cannot be taken for the new one's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from inferaligner.gate import Decision
+
+_ATTRIBUTE = "inferaligner"
+
+
+@dataclass(frozen=True)
+class Order:
+    """How to treat a request that begins, or resumes after a preemption.
+
+    Attributes:
+        ticket: of this stay.
+        prompt_length: tokens of the prompt; the gate decides at the last of them.
+        open: the decision, where it is known; None asks the worker to decide.
+        steer_from: first position that is steered if the gate is open.
+    """
+
+    ticket: int
+    prompt_length: int
+    open: bool | None
+    steer_from: int
+
+
+@dataclass
+class StepOrders:
+    """Orders by request id, and the tickets of the requests that must be decided in this step."""
+
+    orders: dict[str, Order] = field(default_factory=dict)
+    due: dict[str, int] = field(default_factory=dict)
+
+
+Verdicts = dict[int, Decision]
+"""Decisions of one step, by ticket."""
+
+
+def send(message: StepOrders | Verdicts, carrier: Any) -> None:
+    """Puts a message on vLLM's own object."""
+    setattr(carrier, _ATTRIBUTE, message)
+
+
+def orders_on(scheduler_output: Any) -> StepOrders | None:
+    """The scheduler's message, or None if the scheduler is not this package's."""
+    return getattr(scheduler_output, _ATTRIBUTE, None)
+
+
+def verdicts_on(runner_output: Any) -> Verdicts:
+    """The worker's message; empty if nothing was decided."""
+    return getattr(runner_output, _ATTRIBUTE, None) or {}

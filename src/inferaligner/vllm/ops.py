@@ -1,0 +1,108 @@
+"""The three operations inside the model's graph: read the gate's tokens, decide, steer.
+
+They take all that changes from step to step out of buffers at fixed addresses, so that a compiled graph or a
+CUDA graph can run them again, and never make the host wait. Shapes: `tokens` is the number of rows of the
+batch that vLLM runs (padding included), `slots` the number of requests that can run at once. Slot number
+`slots` is the bin: unused entries point to it, it never opens, and what is written there is never read.
+
+On a CPU the operations look at `counts` and do no work where there is none; on a GPU they work on the whole
+buffers, because a captured graph cannot branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY: Any = torch.library.Library("inferaligner", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
+    "read_gate(Tensor hidden, Tensor? residual, Tensor weights, int[] offsets, int[] columns, "
+    "Tensor counts, Tensor read_tokens, Tensor read_slots, Tensor(a!) partial) -> ()"
+)
+_LIBRARY.define(
+    "decide(Tensor partial, float bias, int row, Tensor counts, Tensor read_slots, "
+    "Tensor(a!) score, Tensor(b!) open) -> ()"
+)
+_LIBRARY.define(
+    "steer(Tensor(a!) stream, Tensor addition, int row, Tensor counts, Tensor steer_tokens, "
+    "Tensor slot_of_token, Tensor open) -> ()"
+)
+
+
+def read_gate(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weights: Tensor,
+    offsets: Sequence[int],
+    columns: Sequence[int],
+    counts: Tensor,
+    read_tokens: Tensor,
+    read_slots: Tensor,
+    partial: Tensor,
+) -> None:
+    """`partial[slot, column] = stream[token] · weight` for every token that this layer's reads want.
+
+    Args:
+        hidden, residual: `[tokens, width]`; the residual stream is their sum, or `hidden` alone.
+        weights: `[reads, width]` float32, one row per read of this layer.
+        offsets: for each read, its row in `read_tokens` and `read_slots` `[offsets + 1, slots]`.
+        columns: for each read, its column in `partial` `[slots + 1, all reads]`.
+    """
+    on_cpu = hidden.device.type == "cpu"
+    for number, (offset, column) in enumerate(zip(offsets, columns, strict=True)):
+        count = int(counts[offset]) if on_cpu else read_tokens.shape[1]
+        if count == 0:
+            continue
+        at = read_tokens[offset, :count]
+        stream = hidden[at] if residual is None else hidden[at] + residual[at]
+        # A sum over the width, not a matrix product: its rounding does not depend on the batch.
+        partial[read_slots[offset, :count], column] = (stream.float() * weights[number]).sum(-1)
+
+
+def decide(
+    partial: Tensor, bias: float, row: int, counts: Tensor, read_slots: Tensor, score: Tensor, open: Tensor
+) -> None:
+    """`score[slot] = bias + Σ partial[slot]`, open unless it is at most 0: a read that is missing is NaN, and
+    NaN opens."""
+    count = int(counts[row]) if partial.device.type == "cpu" else read_slots.shape[1]
+    if count == 0:
+        return
+    slots = read_slots[row, :count]
+    total = partial[slots].sum(-1) + bias
+    score[slots] = total
+    # The bin's own place is set by nobody else, and must stay closed.
+    open[slots] = ~(total <= 0) & (slots != open.shape[0] - 1)
+
+
+def steer(
+    stream: Tensor,
+    addition: Tensor,
+    row: int,
+    counts: Tensor,
+    steer_tokens: Tensor,
+    slot_of_token: Tensor,
+    open: Tensor,
+) -> None:
+    """`stream[token] += addition` for the tokens of open slots; every other token keeps its bits."""
+    if stream.device.type == "cpu":
+        count = int(counts[row])
+        if count:
+            at = steer_tokens[:count]
+            at = at[open[slot_of_token[at]]]
+            stream[at] += addition
+        return
+    mask = open[slot_of_token[: stream.shape[0]]].unsqueeze(-1)
+    stream.copy_(torch.where(mask, stream + addition, stream))
+
+
+def _nothing(*_: object) -> None:
+    """What the compiler needs to know: the operations return nothing."""
+
+
+for _name, _function in (("read_gate", read_gate), ("decide", decide), ("steer", steer)):
+    for _key in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _function, _key)
+    torch.library.register_fake(f"inferaligner::{_name}", _nothing, lib=_LIBRARY)

@@ -1,0 +1,76 @@
+"""Which prompts can be gated at all.
+
+The gate was fitted on the last tokens of prompts as the chat template ends them. At the end of any other text
+it reads something it was never shown, and a client could choose that text. So prompts that end otherwise are
+refused, unless the operator says `prompts="any"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferaligner.errors import InferAlignerError, MismatchError
+from inferaligner.vllm.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class PromptRules:
+    """`ending`: token ids that every prompt must end with; `shortest`: tokens that the gate must find."""
+
+    ending: tuple[int, ...]
+    shortest: int
+
+    @classmethod
+    def of(cls, config: Any, settings: EngineSettings, tokenizer: Any = None) -> PromptRules:
+        """The rules for a deployment. Raises `MismatchError` for another tokenizer or chat template than the
+        aligner was fitted with."""
+        artifact = settings.artifact()
+        shortest = max(artifact.gate.offsets) + 1
+        if config.model_config.skip_tokenizer_init:
+            if settings.prompts == "chat":
+                raise MismatchError(
+                    "vLLM was told to skip the tokenizer, so it cannot be compared with the aligner's. Leave "
+                    "--skip-tokenizer-init out, or take the responsibility for it with prompts='any'."
+                )
+            return cls((), shortest)
+        from inferaligner.models.fingerprint import differences, fingerprint_tokenizer
+        from inferaligner.prompts.chat import template_suffix
+
+        if tokenizer is None:
+            from vllm.tokenizers import cached_tokenizer_from_config
+
+            tokenizer = cached_tokenizer_from_config(config.model_config)
+        found = differences(fingerprint_tokenizer(tokenizer), artifact.provenance.target.tokenizer)
+        if found:
+            raise MismatchError(
+                f"The tokenizer is not the one the aligner was fitted with: {'; '.join(found)}. Serve the "
+                "model with the tokenizer and chat template it was fitted with, or fit an aligner for this "
+                "one."
+            )
+        if settings.prompts == "any":
+            return cls((), shortest)
+        try:
+            return cls(tuple(template_suffix(tokenizer)), shortest)
+        except InferAlignerError as error:
+            raise MismatchError(f"The end of a chat prompt is unknown: {error}") from None
+
+    def objection(self, tokens: Sequence[int] | None, *, resumable: bool = False) -> str | None:
+        """Why a prompt cannot be gated, in words for the client; None if it can."""
+        if resumable:
+            return "Streaming input cannot be gated: send the whole prompt in one request."
+        if tokens is None:
+            return "A prompt of embeddings cannot be checked against the chat template: send text."
+        if len(tokens) < self.shortest:
+            return (
+                f"The prompt has {len(tokens)} tokens, but the guidance gate reads the last "
+                f"{self.shortest}. Use the chat endpoint."
+            )
+        if self.ending and tuple(tokens[-len(self.ending) :]) != self.ending:
+            return (
+                "The prompt does not end as the model's chat template ends it, where the guidance gate "
+                "reads. Use the chat endpoint with the model's own template and add_generation_prompt, "
+                "without a prefilled answer; the operator can allow other prompts with `prompts: any`."
+            )
+        return None

@@ -1,0 +1,109 @@
+"""Which rows of a batch are read by the gate and which are steered, in buffers that the operations look at.
+
+A batch in vLLM is one row of tokens after another, all requests behind each other. Before every real forward
+pass the worker calls `load` with the requests in the order of the batch; after it, `clear`, so that vLLM's
+own dummy runs read and steer nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inferaligner.gate import GuidanceGate
+
+
+class RowBuffers:
+    """The buffers of one worker, with the state of every slot.
+
+    Attributes:
+        bin: number of the slot that takes what nobody wants (see `ops.py`).
+        counts: `[offsets + 2]` on the CPU: tokens read at each offset, decisions due, tokens steered.
+        read_tokens, read_slots: `[offsets + 1, slots]`; the last row of `read_slots` lists the slots to
+            decide.
+        slot_of_token: `[tokens]`, the bin for tokens that are not steered.
+        steer_tokens: `[tokens]`, the others' numbers (CPU only).
+        partial: `[slots + 1, reads]`, the dot products; NaN until read.
+        score: `[slots + 1]`; open: `[slots + 1]`.
+    """
+
+    def __init__(self, gate: GuidanceGate, slots: int, tokens: int, device: torch.device) -> None:
+        self.gate = gate
+        self.device = device
+        self.bin = slots
+        self.decide_row = len(gate.offsets)
+        self.steer_row = len(gate.offsets) + 1
+        self._on_cpu = device.type == "cpu"
+        self.counts = torch.zeros(len(gate.offsets) + 2, dtype=torch.int64)
+        shape = (len(gate.offsets) + 1, slots)
+        self.read_tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.read_slots = torch.full(shape, self.bin, dtype=torch.int64, device=device)
+        self.slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64, device=device)
+        self.steer_tokens = torch.zeros(tokens if self._on_cpu else 1, dtype=torch.int64, device=device)
+        self.partial = torch.full((slots + 1, len(gate.reads)), torch.nan, device=device)
+        self.score = torch.full((slots + 1,), torch.nan, device=device)
+        self.open = torch.ones(slots + 1, dtype=torch.bool, device=device)
+        self.open[self.bin] = False
+        self._loaded = 0  # tokens whose rows are not clear
+
+    def begin(self, slot: int, open_now: bool) -> None:
+        """A request moves into a slot: undecided ones begin open, so that a lost decision steers."""
+        self.partial[slot] = torch.nan
+        self.score[slot] = torch.nan
+        self.open[slot] = open_now
+
+    def load(
+        self,
+        reads: Sequence[Sequence[tuple[int, int]]],
+        due: Sequence[int],
+        steered: Sequence[tuple[int, int, int]],
+        tokens: int,
+    ) -> None:
+        """Sets the rows of the coming forward pass.
+
+        Args:
+            reads: for each offset of the gate, pairs (token of the batch, slot).
+            due: the slots whose prompt ends in this pass.
+            steered: spans (first token, last token + 1, slot).
+            tokens: of the batch.
+        """
+        for row, pairs in enumerate(reads):
+            self.counts[row] = len(pairs)
+        self.counts[self.decide_row] = len(due)
+        self.counts[self.steer_row] = sum(end - begin for begin, end, _ in steered)
+        if due or any(reads):
+            read_tokens = torch.zeros(self.read_tokens.shape, dtype=torch.int64)
+            read_slots = torch.full(self.read_slots.shape, self.bin, dtype=torch.int64)
+            for row, pairs in enumerate(reads):
+                for number, (token, slot) in enumerate(pairs):
+                    read_tokens[row, number], read_slots[row, number] = token, slot
+            for number, slot in enumerate(due):
+                read_slots[self.decide_row, number] = slot
+            self._send(read_tokens, self.read_tokens)
+            self._send(read_slots, self.read_slots)
+        if steered:
+            slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64)
+            for begin, end, slot in steered:
+                slot_of_token[begin:end] = slot
+            self._send(slot_of_token, self.slot_of_token[:tokens])
+            if self._on_cpu:
+                at = (slot_of_token != self.bin).nonzero()[:, 0]
+                self.steer_tokens[: len(at)] = at
+        self._loaded = tokens
+
+    def clear(self) -> None:
+        """Nothing is read and nothing steered until the next `load`."""
+        if not self._loaded:
+            return
+        if int(self.counts[: self.steer_row].sum()):
+            self.read_slots.fill_(self.bin)
+        if int(self.counts[self.steer_row]):
+            self.slot_of_token[: self._loaded].fill_(self.bin)
+        self.counts.zero_()
+        self._loaded = 0
+
+    def _send(self, host: Tensor, place: Tensor) -> None:
+        # A fresh pinned copy each time: the copy runs later, while the host is at the next step already.
+        place.copy_(host if self._on_cpu else host.pin_memory(), non_blocking=True)

@@ -1,0 +1,198 @@
+"""vLLM's scheduler, which here also owns the gate's decisions.
+
+Decisions are noted before vLLM looks at the step's output: blocks that this output completes are cached, or
+not, by what the gate said.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.request import RequestStatus
+
+from inferaligner.errors import SteeringError
+from inferaligner.gate import Decision
+from inferaligner.vllm.audit import AuditLog
+from inferaligner.vllm.messages import StepOrders, orders_on, send, verdicts_on
+from inferaligner.vllm.prefix_cache import PrefixCacheLimits
+from inferaligner.vllm.prompts import PromptRules
+from inferaligner.vllm.requests import GatedRequest, GateRules
+from inferaligner.vllm.settings import KEY
+from inferaligner.vllm.support import check_deployment
+
+STOP_REASON = "inferaligner: the gate opened"
+"""`stop_reason` of a request that was refused because its gate opened."""
+
+
+class GatedScheduler(Scheduler):
+    """For `--no-async-scheduling`, and always on a CPU."""
+
+    def __init__(self, vllm_config: Any, *args: Any, **options: Any) -> None:
+        self.gate_settings = check_deployment(vllm_config)
+        super().__init__(vllm_config, *args, **options)
+        settings = self.gate_settings
+        plan = settings.plan()
+        self.gate_rules = GateRules(plan, steers=not settings.shadow, refuses=settings.on_open == "refuse")
+        self.gate_prompts = PromptRules.of(vllm_config, settings)
+        self.gate_log = AuditLog.of(vllm_config, settings)
+        self._gated: dict[str, GatedRequest] = {}
+        self._replaying: list[str] = []
+        PrefixCacheLimits(
+            self.kv_cache_manager,
+            readable=lambda request: self.gate_rules.readable(self._gated[request.request_id]),
+            writable=lambda request: self.gate_rules.writable(self._gated[request.request_id]),
+        )
+
+    # -- requests come and go ------------------------------------------------------------------------
+
+    def add_request(self, request: Any) -> None:
+        """vLLM's own, with a page in the book; what cannot be gated is failed in the next step."""
+        if request.request_id in self.requests:
+            raise SteeringError(f"Request {request.request_id} continues another one, which cannot be gated.")
+        gated = GatedRequest(request.num_prompt_tokens, replays=self.gate_rules.replays)
+        gated.refused = self.gate_prompts.objection(request.prompt_token_ids, resumable=request.resumable)
+        request.resumable = False
+        self._gated[request.request_id] = gated
+        super().add_request(request)
+        if gated.refused is not None:
+            # The front end says no to these with a reason; whoever came around it gets an error.
+            self.grammar_compile_error_reqs.add(request.request_id)
+
+    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+        if self._gated[request.request_id].refused is not None:
+            return False
+        return bool(super()._handle_blocked_waiting_request(request))
+
+    def _free_request(self, request: Any, *args: Any, **options: Any) -> tuple[Any, Any]:
+        params, others = super()._free_request(request, *args, **options)
+        gated = self._gated.pop(request.request_id)
+        return {**(params or {}), KEY: self._report(gated)}, others
+
+    def _report(self, gated: GatedRequest) -> dict[str, Any]:
+        report: dict[str, Any] = {"aligner": self.gate_settings.sha256[:12]}
+        if gated.refused is not None:
+            return {**report, "refused": gated.refused}
+        if gated.decision is None:
+            return {**report, "score": None, "open": None, "action": "undecided"}
+        score = gated.decision.score
+        return {
+            "score": score if math.isfinite(score) else None,
+            "open": gated.decision.open,
+            "action": self._action(gated.decision),
+            **report,
+        }
+
+    def _action(self, decision: Decision) -> str:
+        if not decision.open:
+            return "none"
+        if self.gate_settings.shadow:
+            return "shadow"
+        return "refused" if self.gate_rules.refuses else "steered"
+
+    # -- one step ------------------------------------------------------------------------------------
+
+    def schedule(self, *args: Any, **options: Any) -> Any:
+        """vLLM's own, with orders for the workers about everything that begins, resumes or falls due."""
+        output = super().schedule(*args, **options)
+        begin = [new.req_id for new in output.scheduled_new_reqs]
+        begin += output.scheduled_cached_reqs.resumed_req_ids
+        message = StepOrders({name: self.gate_rules.order(self._gated[name]) for name in begin})
+        for name, tokens in output.num_scheduled_tokens.items():
+            gated, after = self._gated[name], self.requests[name].num_computed_tokens
+            if gated.decision is None and after - tokens < gated.prompt_length <= after:
+                message.due[name] = gated.ticket
+        send(message, output)
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """vLLM's own, with the step's decisions noted first. Raises `SteeringError` if one is missing."""
+        message = orders_on(scheduler_output)
+        if message is None:
+            raise SteeringError("A step came back that this scheduler did not send out.")
+        stopped = self._note(message, model_runner_output)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for name in self._replaying:
+            self._replay(name)
+        self._replaying.clear()
+        self._stop(stopped, outputs)
+        # With every output, not the last alone: at a stop string the front end ends a request by itself.
+        for batch in outputs.values():
+            for each in batch.outputs:
+                if (gated := self._gated.get(each.request_id)) is not None:
+                    each.kv_transfer_params = {**(each.kv_transfer_params or {}), KEY: self._report(gated)}
+        return outputs
+
+    def _note(self, message: StepOrders, output: Any) -> list[str]:
+        """Latches decisions; returns the requests that end here because their gate opened."""
+        stopped, verdicts = [], verdicts_on(output)
+        for name, ticket in message.due.items():
+            decision = verdicts.get(ticket)
+            if decision is None:
+                raise SteeringError(
+                    f"Request {name} was due for a decision, and the worker sent none. Stopping rather than "
+                    "serving without the gate."
+                )
+            gated, request = self._gated.get(name), self.requests.get(name)
+            if gated is None or request is None or gated.ticket != ticket or gated.decision is not None:
+                continue  # aborted meanwhile, or preempted before the answer: it is asked again
+            gated.decision = decision
+            self.gate_log.write(request, decision, self._action(decision))
+            if not decision.open or not self.gate_rules.steers:
+                self._catch_up(request)
+            elif self.gate_rules.refuses:
+                stopped.append(name)
+                self._drop(name, output)
+            elif gated.replays and request.status == RequestStatus.RUNNING:
+                # If it was preempted meanwhile, it comes back with its decision and needs nothing more.
+                self._replaying.append(name)
+                self._drop(name, output)
+        return stopped
+
+    def _catch_up(self, request: Any) -> None:
+        """Puts into the prefix cache what was held back until the gate had closed."""
+        if request.status == RequestStatus.RUNNING:
+            known = request.num_computed_tokens - request.num_output_placeholders
+            self.kv_cache_manager.cache_blocks(request, min(known, request.num_tokens))
+
+    @staticmethod
+    def _drop(name: str, output: Any) -> None:
+        """The first token of an opened request that was sampled without steering."""
+        if output.sampled_token_ids:
+            output.sampled_token_ids[output.req_id_to_index[name]] = []
+        output.prompt_logprobs_dict.pop(name, None)
+
+    def _replay(self, name: str) -> None:
+        """Sends an opened request back to the queue, to be computed again with steering."""
+        request = self.requests.get(name)
+        if request is None or request.status != RequestStatus.RUNNING:
+            return
+        self.running.remove(request)
+        self._preempt_request(request, time.monotonic(), drop_stale_output=True)
+        # As in reset_prefix_cache: the runner must take it for one that was not in the last step.
+        self.prev_step_scheduled_req_ids.discard(name)
+
+    def _stop(self, names: list[str], outputs: dict[int, Any]) -> None:
+        for name in names:
+            request = self.requests[name]
+            report = self._report(self._gated[name])
+            self.finish_requests(name, RequestStatus.FINISHED_STOPPED)
+            last = EngineCoreOutput(
+                request_id=name,
+                new_token_ids=[],
+                finish_reason=FinishReason.STOP,
+                stop_reason=STOP_REASON,
+                events=request.take_events(),
+                kv_transfer_params={KEY: report},
+                prefill_stats=request.take_prefill_stats(),
+                trace_headers=request.trace_headers,
+            )
+            outputs.setdefault(request.client_index, EngineCoreOutputs(outputs=[])).outputs.append(last)
+
+
+class GatedAsyncScheduler(GatedScheduler, AsyncScheduler):
+    """For `--async-scheduling`: the same, around vLLM's scheduler that runs ahead of the device."""

@@ -1,0 +1,49 @@
+"""Where vLLM's two model runners tell which requests stand where in the coming batch.
+
+V1: `_model_forward`, which vLLM documents as the method to override; it runs after the batch was put together
+and is not used by dummy runs. V2: the model state's `preprocess_state`, called for real batches before every
+forward pass, replays of a full CUDA graph included.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from inferaligner.errors import SteeringError
+from inferaligner.vllm.slots import Slots
+
+
+class RunnerSeam:
+    """Calls `Slots.plan` from inside a runner. `scheduled` is set by the worker before each step."""
+
+    def __init__(self, runner: Any, slots: Slots) -> None:
+        self._runner = runner
+        self._slots = slots
+        self.scheduled: Any = None
+        if hasattr(runner, "model_state") and hasattr(runner.model_state, "preprocess_state"):
+            self._preprocess = runner.model_state.preprocess_state
+            runner.model_state.preprocess_state = self._before_v2
+        elif hasattr(runner, "_model_forward") and hasattr(runner, "input_batch"):
+            self._forward = runner._model_forward
+            runner._model_forward = self._before_v1
+        else:
+            raise SteeringError(
+                f"The model runner {type(runner).__name__} has neither of the two places where the gate is "
+                "told of a batch. This version of vLLM is not supported."
+            )
+
+    def _before_v1(self, *args: Any, **options: Any) -> Any:
+        batch = self._runner.input_batch
+        requests = batch.req_ids
+        lengths = [self.scheduled.num_scheduled_tokens[request] for request in requests]
+        starts = batch.num_computed_tokens_cpu[: len(requests)].tolist()
+        self._slots.plan(requests, starts, lengths)
+        return self._forward(*args, **options)
+
+    def _before_v2(self, batch: Any, *args: Any, **options: Any) -> Any:
+        starts = batch.num_computed_tokens_np[: batch.num_reqs].tolist()
+        begins = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
+        lengths = [end - begin for begin, end in itertools.pairwise(begins)]
+        self._slots.plan(batch.req_ids, starts, lengths)
+        return self._preprocess(batch, *args, **options)

@@ -1,0 +1,130 @@
+"""What this plugin works with, and what it refuses: checked in every process before a weight is loaded.
+
+The list errs on the side of refusing. A feature that could move tokens, share blocks or run layers past the
+gate is refused until a test shows that it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from inferaligner.errors import MismatchError, MissingExtraError, SteeringError
+from inferaligner.models.fingerprint import differences, fingerprint_config
+from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER, EngineSettings
+
+TESTED_VERSIONS = ("0.32",)
+"""Minor versions of vLLM that the tests ran against."""
+
+# Speculation that proposes tokens from the text alone: the target model is all there is to gate.
+_SPECULATION = ("ngram",)
+
+_UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("pipeline parallelism (use tensor parallelism)", lambda c: c.parallel_config.pipeline_parallel_size > 1),
+    ("micro-batching (--enable-dbo, ubatch_size)", lambda c: c.parallel_config.use_ubatching),
+    ("prefill context parallelism", lambda c: c.parallel_config.prefill_context_parallel_size > 1),
+    ("decode context parallelism", lambda c: c.parallel_config.decode_context_parallel_size > 1),
+    ("elastic expert parallelism", lambda c: c.parallel_config.enable_elastic_ep),
+    ("--kv-sharing-fast-prefill", lambda c: c.cache_config.kv_sharing_fast_prefill),
+    ("KV connectors (they look blocks up by token ids alone)", lambda c: c.kv_transfer_config is not None),
+    ("encoder-cache connectors", lambda c: c.ec_transfer_config is not None),
+    ("weight transfer into a running engine", lambda c: c.weight_transfer_config is not None),
+    ("sequence-parallel experts", lambda c: c.parallel_config.use_sequence_parallel_moe),
+    (
+        "LoRA adapters (merge the adapter into the model, and fit on that)",
+        lambda c: c.lora_config is not None,
+    ),
+    ("prompt embeddings", lambda c: c.model_config.enable_prompt_embeds),
+    ("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder),
+    ("multimodal models", lambda c: c.model_config.is_multimodal_model),
+    ("models with recurrent state", lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free),
+    ("diffusion models", lambda c: c.model_config.is_diffusion),
+    ("embedding and pooling models", lambda c: c.model_config.runner_type != "generate"),
+    (
+        f"speculative decoding other than {', '.join(_SPECULATION)}",
+        lambda c: c.speculative_config is not None and c.speculative_config.method not in _SPECULATION,
+    ),
+)
+
+
+def check_deployment(config: Any) -> EngineSettings:
+    """The settings of a `VllmConfig`, once everything about it is known to be supported.
+
+    Raises:
+        SteeringError: the plugin is not switched on whole, or a feature is not supported.
+        MismatchError: another model, or another version of vLLM.
+        ArtifactError, InputError: the artifact or the settings cannot be used.
+    """
+    settings = EngineSettings.of(config)
+    if settings is None:
+        raise SteeringError(
+            f"A class of inferaligner was given to vLLM, but --additional-config has no {KEY!r}. Take all "
+            "flags from `inferaligner serve --engine vllm --print-command`."
+        )
+    _check_version(settings)
+    _check_classes(config)
+    found = [name for name, present in _UNSUPPORTED if present(config)]
+    if found:
+        raise SteeringError(
+            f"inferaligner does not support {'; nor '.join(found)} with vLLM, and serves nothing rather "
+            "than serve it without the gate. Start vLLM without it."
+        )
+    check_model(config.model_config, settings)
+    return settings
+
+
+def check_model(model_config: Any, settings: EngineSettings) -> None:
+    """Raises `MismatchError`, naming every difference, unless the aligner was fitted on such a model."""
+    artifact = settings.artifact()
+    expected = artifact.provenance.target
+    architectures = getattr(model_config.hf_config, "architectures", None) or [""]
+    found = differences(fingerprint_config(model_config.hf_text_config, architectures[0]), expected.model)
+    if found:
+        raise MismatchError(
+            f"This aligner was fitted on {expected.spec}, and the model here is another one: "
+            f"{'; '.join(found)}. Serve the model it was fitted on, or fit an aligner for this one."
+        )
+
+
+def _check_version(settings: EngineSettings) -> None:
+    try:
+        from vllm.version import __version__ as version
+    except ImportError:
+        raise MissingExtraError(
+            "vLLM is not installed. Install it with pip install 'inferaligner[vllm]' (docs/vllm.md for a "
+            "CPU)."
+        ) from None
+    if ".".join(version.split(".")[:2]) not in TESTED_VERSIONS and not settings.untested_vllm:
+        raise MismatchError(
+            f"This is vLLM {version}; inferaligner was tested with {', '.join(TESTED_VERSIONS)}, and "
+            "relies on parts that change between versions. Install one of these, or accept the risk with "
+            "--untested-vllm (the start-up self-test still runs)."
+        )
+
+
+def _check_classes(config: Any) -> None:
+    worker, scheduler = config.parallel_config.worker_cls, config.scheduler_config.scheduler_cls
+    if worker != WORKER or scheduler not in (SCHEDULER, ASYNC_SCHEDULER):
+        raise SteeringError(
+            f"The gate needs --worker-cls {WORKER} and --scheduler-cls {SCHEDULER} together, but vLLM has "
+            f"{worker} and {scheduler}. Take all flags from `inferaligner serve --engine vllm "
+            "--print-command`."
+        )
+    if config.scheduler_config.async_scheduling != (scheduler == ASYNC_SCHEDULER):
+        wanted = ASYNC_SCHEDULER if config.scheduler_config.async_scheduling else SCHEDULER
+        raise SteeringError(
+            f"async scheduling is {'on' if config.scheduler_config.async_scheduling else 'off'}, which needs "
+            f"--scheduler-cls {wanted}; found {scheduler}."
+        )
+    from vllm import envs
+
+    if envs.VLLM_SERVER_DEV_MODE:
+        raise SteeringError(
+            "VLLM_SERVER_DEV_MODE opens routes that call any method of a worker, and could switch the gate "
+            "off. Unset it."
+        )
+    if config.parallel_config.worker_extension_cls:
+        raise SteeringError(
+            "--worker-extension-cls adds methods that clients may reach and that could switch the gate "
+            "off. Start vLLM without it."
+        )

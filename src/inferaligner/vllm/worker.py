@@ -1,0 +1,113 @@
+"""vLLM's worker, with the gate on its model.
+
+The class is given to vLLM by name (`--worker-cls`), so that a machine where this package is missing fails to
+start instead of serving without the gate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.platforms import current_platform
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
+
+from inferaligner.errors import SteeringError
+from inferaligner.vllm.layers import install
+from inferaligner.vllm.messages import orders_on, send
+from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.seams import RunnerSeam
+from inferaligner.vllm.self_test import self_test
+from inferaligner.vllm.slots import PendingVerdicts, Slots
+from inferaligner.vllm.support import check_deployment
+
+if TYPE_CHECKING or current_platform.is_cuda():
+    from vllm.v1.worker.gpu_worker import Worker as _PlatformWorker
+elif current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as _PlatformWorker
+else:
+    raise SteeringError(
+        f"inferaligner supports vLLM on NVIDIA GPUs and on CPUs; this is {current_platform.device_name}."
+    )
+
+
+class GatedWorker(_PlatformWorker):
+    """One worker; under tensor parallelism every one of them decides, on the same reduced stream."""
+
+    def __init__(self, vllm_config: Any, *args: Any, **options: Any) -> None:
+        self.gate_settings = check_deployment(vllm_config)
+        super().__init__(vllm_config, *args, **options)
+        self._pending: PendingVerdicts | None = None
+
+    def load_model(self, **options: Any) -> None:
+        """vLLM's own, and then the hooks, before anything has run."""
+        super().load_model(**options)
+        settings, scheduler = self.gate_settings, self.vllm_config.scheduler_config
+        plan = settings.plan()
+        steers = not settings.shadow and settings.on_open == "steer"
+        self.gate_rows = RowBuffers(
+            plan.gate, scheduler.max_num_seqs, scheduler.max_num_batched_tokens, torch.device(self.device)
+        )
+        install(self.model_runner.get_model(), plan, self.gate_rows, self.model_config.dtype, steers=steers)
+        self.gate_slots = Slots(self.gate_rows, steers=steers)
+        self._seam = RunnerSeam(self.model_runner, self.gate_slots)
+
+    def compile_or_warm_up_model(self) -> Any:
+        """vLLM's own, and then the self-test, through whatever was compiled and captured."""
+        times = super().compile_or_warm_up_model()
+        self_test(self.model_runner, self.gate_rows, steers=self.gate_slots.steers)
+        return times
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **options: Any) -> Any:
+        """vLLM's own, between the orders before it and the decisions after it."""
+        tokens = scheduler_output.total_num_scheduled_tokens
+        orders = orders_on(scheduler_output)
+        if orders is None:
+            raise SteeringError(
+                "A step came without orders about the gate. Start vLLM with the scheduler class of "
+                "inferaligner."
+            )
+        gone = [*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())]
+        self.gate_slots.begin_step(gone, orders)
+        self._seam.scheduled = scheduler_output
+        output = super().execute_model(scheduler_output, *args, **options)
+        self._pending = self.gate_slots.end_step(tokens)
+        return output if output is None else self._with_verdicts(output)
+
+    def sample_tokens(self, *args: Any, **options: Any) -> Any:
+        """vLLM's own; its output takes the decisions along."""
+        return self._with_verdicts(super().sample_tokens(*args, **options))
+
+    def _with_verdicts(self, output: Any) -> Any:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return output
+        if isinstance(output, AsyncModelRunnerOutput):
+            return _OutputWithVerdicts(output, pending)
+        if output is None or output is EMPTY_MODEL_RUNNER_OUTPUT:
+            raise SteeringError("A step with decisions returned no output to carry them.")
+        send(pending.arrive(), output)
+        return output
+
+    # -- weights must stay the ones the aligner was fitted on ------------------------------------------
+
+    def reload_weights(self, *args: Any, **options: Any) -> None:
+        """Refused: the gate was fitted on the weights that are there."""
+        raise SteeringError("Weights cannot be replaced under an aligner. Start the engine anew.")
+
+    update_weights = start_weight_update = start_draft_weight_update = reload_weights
+    init_weight_transfer_engine = add_lora = reload_weights
+
+
+class _OutputWithVerdicts(AsyncModelRunnerOutput):
+    """An output that is still on its way from the device, and its decisions with it."""
+
+    def __init__(self, output: Any, pending: PendingVerdicts) -> None:
+        self._output = output
+        self._pending = pending
+
+    def get_output(self) -> Any:
+        """Waits for both."""
+        output = self._output.get_output()
+        send(self._pending.arrive(), output)
+        return output

@@ -1,0 +1,113 @@
+"""`inferaligner serve --engine vllm`: the command that it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inferaligner.aligner import Aligner
+from inferaligner.artifact import SteeringSettings
+from inferaligner.steering.plan import GatePlan
+from inferaligner.vllm.settings import EngineSettings
+from tests.cli.conftest import Run, refused
+
+
+def printed(run: Run, *arguments: object) -> list[str]:
+    outcome = run("serve", "--print-command", *arguments)
+    assert outcome.code == 0, outcome.err
+    return shlex.split(outcome.out)
+
+
+def value_of(command: list[str], flag: str) -> str:
+    assert command.count(flag) == 1
+    return command[command.index(flag) + 1]
+
+
+def test_the_command_carries_everything(run: Run, target: Path, aligner: Path) -> None:
+    command = printed(run, target, "--aligner", aligner, "--engine", "vllm")
+    assert command[:3] == ["vllm", "serve", str(target)]
+    assert value_of(command, "--worker-cls") == "inferaligner.vllm.worker.GatedWorker"
+    assert value_of(command, "--scheduler-cls") == "inferaligner.vllm.scheduler.GatedScheduler"
+    assert value_of(command, "--middleware") == "inferaligner.vllm.http.GateMiddleware"
+    settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
+    assert settings["sha256"] == Aligner.from_pretrained(aligner).artifact.digest()
+    assert settings["aligner"] == str(aligner.resolve())
+    assert (settings["shadow"], settings["on_open"], settings["prompts"]) == (False, "steer", "chat")
+
+
+def test_options_and_flags_reach_the_command(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
+    options = ["--shadow", "--on-open", "refuse", "--prompts", "any", "--audit-log", tmp_path / "log"]
+    command = printed(
+        run, target, "-a", aligner, *options, "--async-scheduling", "--", "--port", "8001", "--max-num-seqs=4"
+    )
+    assert command[-3:] == ["--port", "8001", "--max-num-seqs=4"]
+    assert value_of(command, "--scheduler-cls").endswith("GatedAsyncScheduler")
+    assert "--async-scheduling" in command
+    settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
+    assert settings["shadow"] and settings["on_open"] == "refuse" and settings["prompts"] == "any"
+    assert settings["audit_log"] == str(tmp_path / "log")
+
+
+def test_a_gate_alone_serves_refusals(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
+    whole = Aligner.from_pretrained(aligner).artifact
+    alone = replace(
+        whole,
+        steering=SteeringSettings(layers=(), strength=0.0),
+        provenance=whole.provenance.model_copy(update={"aligned": None}),
+    )
+    folder = Aligner(alone).save_pretrained(tmp_path / "gate")
+    outcome = run("serve", target, "-a", folder, "--print-command")
+    assert outcome.code == 2 and "--on-open refuse" in outcome.err
+    for options in (("--on-open", "refuse"), ("--shadow",)):
+        command = printed(run, target, "-a", folder, *options)
+        config = json.loads(value_of(command, "--additional-config"))
+        assert isinstance(EngineSettings(**config["inferaligner"]).plan(), GatePlan)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--worker-cls=other.Worker",
+        "--scheduler_cls",
+        "--additional-config",
+        "--additional-config.inferaligner.shadow=true",
+        "--additional",
+        "--worker-extension-cls",
+        "--config",
+        "--async-scheduling",
+    ],
+)
+def test_flags_that_could_undo_the_gate_are_refused(run: Run, target: Path, aligner: Path, flag: str) -> None:
+    refused(run("serve", target, "-a", aligner, "--print-command", "--", flag), flag, "Leave it out")
+
+
+def test_bad_choices(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
+    refused(run("serve", target, "-a", aligner, "--engine", "steam"), "--engine steam", "vllm")
+    refused(run("serve", target, "-a", aligner, "--on-open", "shrug"), "cannot be used")
+    refused(run("serve", target, "-a", tmp_path), "is not an aligner")
+    refused(run("serve", tmp_path / "no", "-a", aligner), "There is no model")
+
+
+def test_without_vllm_it_says_how_to_get_it(
+    run: Run, target: Path, aligner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferaligner.cli.serve.find_spec", lambda name: None)
+    refused(run("serve", target, "-a", aligner), "vLLM is not installed", "inferaligner[vllm]")
+
+
+def test_the_server_takes_this_process(
+    run: Run, target: Path, aligner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("inferaligner.cli.serve.find_spec", lambda name: name)
+    monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
+    outcome = run("serve", target, "-a", aligner, "--", "--port", "8001")
+    assert outcome.code == 0 and outcome.out == ""
+    ((_, *arguments),) = started
+    assert arguments[:4] == ["-m", "vllm.entrypoints.cli.main", "serve", str(target)]
+    assert arguments[-2:] == ["--port", "8001"]
+    assert shlex.join(["vllm", *arguments[2:]]) in outcome.err

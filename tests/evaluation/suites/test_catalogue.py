@@ -1,0 +1,116 @@
+"""Suites: every declaration keeps the contract; sources, samples, files of the user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from inferaligner.errors import InputError
+from inferaligner.evaluation.suites.catalogue import DEFAULT, declared, load, named
+from inferaligner.evaluation.suites.published import Published
+from inferaligner.evaluation.suites.suite import KINDS, METRICS, Shipped
+from inferaligner.prompts.contrast import load_contrast_set
+
+DATA = Path(os.environ.get("INFERALIGNER_DATA", Path(__file__).parents[4] / "shared" / "data"))
+
+
+@pytest.mark.parametrize("name", sorted(declared()))
+def test_a_declaration_says_what_a_report_needs(name: str) -> None:
+    suite = declared()[name]
+    assert suite.name == name and suite.kind in KINDS and suite.task in METRICS
+    assert suite.title and suite.citation and suite.licence
+    if isinstance(suite.source, Published):
+        assert suite.source.get.startswith("https://")
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in declared().items() if isinstance(s.source, Published)))
+def test_a_missing_source_says_how_to_get_it(name: str, tmp_path: Path) -> None:
+    for data in (None, tmp_path):
+        with pytest.raises(InputError, match="https://"):
+            declared()[name].source.items(data)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in declared().items() if isinstance(s.source, Published)))
+def test_a_published_set_is_read(name: str) -> None:
+    source = declared()[name].source
+    assert isinstance(source, Published)
+    if not all((DATA / file).is_file() for file in source.files):
+        pytest.skip("the public set is not here")
+    items = source.items(DATA)
+    assert len(items) >= 90 and all(item.prompt.strip() for item in items)
+    if declared()[name].task in ("pick", "name"):
+        assert all(item.answer in item.choices for item in items)
+
+
+def test_the_shipped_suites_come_from_the_test_part_alone() -> None:
+    contrast = load_contrast_set()
+    seen = {p.text for part in ("extraction", "calibration") for p in contrast.part(part)}
+    for name in DEFAULT:
+        assert isinstance(declared()[name].source, Shipped)
+        assert not seen & {item.prompt for item in declared()[name].source.items(None)}
+
+
+def test_the_arithmetic_is_right() -> None:
+    (subset,) = load(["arithmetic"], data=None)
+    assert len(subset.items) == 300
+    for item in subset.items:
+        assert item.answer in item.choices and len(set(item.choices)) == 4
+        numbers = [int(word.strip(".,?")) for word in item.prompt.split() if word.strip(".,?").isdigit()][:2]
+        left, right = numbers
+        found = {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[item.domain]
+        assert found == int(item.answer or "")
+
+
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
+    first, again, other = (load(["arithmetic"], data=None, limit=40, seed=seed)[0] for seed in (1, 1, 2))
+    assert first == again
+    assert set(first.items) != set(other.items)
+    assert first.described == "40 of 599, drawn with seed 1"
+    everything = load(["contrast-harmful"], data=None, limit=10_000)[0]
+    assert everything.described == f"all {len(everything.items)}"
+
+
+def test_files_of_ones_own(tmp_path: Path) -> None:
+    prompts, templates, labelled = tmp_path / "asked.txt", tmp_path / "frames.jsonl", tmp_path / "mine.jsonl"
+    prompts.write_text("One?\nTwo?\n")
+    templates.write_text('{"prompt": "A {prompt} b"}\n{"prompt": "[INSERT PROMPT HERE] now"}\n')
+    labelled.write_text('{"prompt": "Sky?", "answer": "blue", "choices": "blue|red", "domain": "colour"}\n')
+    assert [i.prompt for i in named(f"harmful={prompts}").source.items(None)] == ["One?", "Two?"]
+    crossed = named(f"jailbreak={templates}::{prompts}").source.items(None)
+    assert [i.prompt for i in crossed] == ["A One? b", "A Two? b", "One? now", "Two? now"]
+    mine = named(f"utility={labelled}")
+    assert mine.task == "pick" and mine.source.items(None)[0].choices == ("blue", "red")
+    labelled.write_text('{"prompt": "2 + 2?", "answer": 4}\n')
+    assert named(f"utility={labelled}").task == "number"
+
+
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ({"prompt": "a", "answer": "x"}, "number"),
+        ({"prompt": "a", "answer": "x", "choices": ["y", "z"]}, "not among"),
+        ({"prompt": "a", "answer": "x", "choices": ["x"]}, "two or more"),
+        ({"answer": "x"}, "'prompt'"),
+    ],
+)
+def test_bad_labels_are_named(row: dict[str, object], word: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=word):
+        named(f"utility={file}")
+
+
+def test_wrong_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no suite 'nonsense'"):
+        named("nonsense")
+    with pytest.raises(InputError, match="expected one of"):
+        named("evil=prompts.txt")
+    with pytest.raises(InputError, match="named twice"):
+        load(["arithmetic", "arithmetic"], data=None)
+    bare = tmp_path / "frames.txt"
+    bare.write_text("no place for it\n")
+    with pytest.raises(InputError, match="has no place"):
+        named(f"jailbreak={bare}::{bare}")

@@ -1,0 +1,130 @@
+"""Methods: the shared contract, and what each does to prompts, rows and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny_aligner import PROMPTS
+from tests.tiny_bench import tiny_bench
+
+from inferaligner.errors import InputError
+from inferaligner.evaluation.methods.cast import Cast, best_threshold, first_component, similarity
+from inferaligner.evaluation.methods.catalogue import ALL, check, declared, make_methods
+from inferaligner.evaluation.methods.method import Bench
+from inferaligner.generation import generate_answers
+
+ASKED = PROMPTS[:4]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    torch.set_num_threads(1)
+    return tiny_bench()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "aligned"])
+def test_the_contract(name: str, bench: Bench) -> None:
+    method = make_methods([name], bench)[-1]
+    assert method.name == name and method.title
+    decisions = method.decide(ASKED)
+    assert (decisions is None) == (method.gate is None)
+    if decisions is not None:
+        assert len(decisions) == len(ASKED)
+        assert all(decision.open == (decision.score > 0) for decision in decisions)
+    assert ASKED[0] in method.rewrite(ASKED[0])
+    layers = bench.target.model.model.layers
+    with method.acting() as guard:
+        if guard is not None:
+            assert any(layer._forward_hooks for layer in layers)
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_gated_methods_of_one_aligner_share_their_decisions(bench: Bench) -> None:
+    ours, own, canned, paper = make_methods(["inferaligner", "own-vectors", "canned", "paper"], bench)[1:]
+    assert ours.gate == own.gate == canned.gate != paper.gate
+    assert ours.decide(ASKED) == own.decide(ASKED)
+    assert canned.canned and ours.canned is None
+
+
+def test_acting_steers_every_row_and_the_vectors_matter(bench: Bench) -> None:
+    bare, ours, own = make_methods(["inferaligner", "own-vectors"], bench)
+
+    def tokens(method: object) -> list[tuple[int, ...]]:
+        with method.acting():  # type: ignore[attr-defined]
+            target = bench.target
+            found = generate_answers(target.model, target.tokenizer, ASKED, max_new_tokens=6)
+            return [answer.tokens for answer in sorted(found, key=lambda answer: answer.row)]
+
+    plain, steered, other = tokens(bare), tokens(ours), tokens(own)
+    assert all(a != b for a, b in zip(plain, steered, strict=True))
+    assert steered != other
+
+
+def test_the_paper_has_its_constants(bench: Bench) -> None:
+    told = make_methods(["paper"], bench)[-1].settings()
+    assert told["strength"] == 4.0 and told["positions"] == "all" and told["gate"] == "mean-difference"
+    assert len(told["gate layers"]) == 1  # type: ignore[arg-type]
+
+
+def test_other_models_answer_themselves(bench: Bench) -> None:
+    method = make_methods(["aligned=sibling"], bench)[-1]
+    assert method.model().spec == "sibling" and method.model() is method.model()
+
+
+def test_templates(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("Be good.\n{attack_prompt}\nBe very good.\n")
+    method = make_methods([f"prompt={file}"], bench)[-1]
+    assert method.name == "prompt: mine"
+    assert method.rewrite("Say {prompt} {}") == "Be good.\nSay {prompt} {}\nBe very good."
+    file.write_text("no place")
+    with pytest.raises(InputError, match="no place for the user's text"):
+        make_methods([f"prompt={file}"], bench)
+
+
+def test_first_component_and_threshold() -> None:
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.zeros(16)
+    direction[3] = 1.0
+    noise = torch.randn(40, 16, generator=draw)
+    harmless, harmful = noise, noise + 4 * direction + 0.1 * torch.randn(40, 16, generator=draw)
+    vector = first_component(harmful, harmless)
+    assert float(vector @ direction) > 0.99
+    assert float(first_component(harmless, harmful) @ direction) < -0.99
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.2, 0.1])
+    f1, threshold = best_threshold(scores, torch.tensor([True, True, False, True, False]))
+    assert f1 == pytest.approx(2 * 3 / (4 + 3)) and 0.1 < threshold < 0.2
+    aligned = similarity(torch.stack([direction, -direction]), direction)
+    assert aligned.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+
+
+def test_cast_tells_its_fitting_pairs_apart(bench: Bench) -> None:
+    from inferaligner.evaluation.methods.cast import _pairs
+
+    method = Cast(bench)
+    pairs = _pairs()
+    told = [[d.open for d in method.decide([p.text for p in side])] for side in zip(*pairs, strict=True)]  # type: ignore[union-attr]
+    hits, alarms = sum(told[0]), sum(told[1])
+    assert 2 * hits / (2 * hits + alarms + len(pairs) - hits) >= 0.66  # no worse than opening on everything
+
+
+@pytest.mark.parametrize(
+    ("specs", "word"),
+    [
+        (["nonsense"], "no method 'nonsense'"),
+        (["always", "always"], "named twice"),
+        (["prompt=/nowhere.txt"], "does not exist"),
+        (["safety-sft=/nowhere"], "does not exist"),
+    ],
+)
+def test_wrong_names_are_refused(specs: list[str], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        check(specs)
+
+
+@pytest.mark.parametrize("name", sorted(set(declared()) - {"none", "self-reminder", "goal-priority"}))
+def test_a_method_says_what_it_needs(name: str, bench: Bench) -> None:
+    with pytest.raises(InputError, match="needs"):
+        make_methods([name], Bench(bench.target, None, bench.load))

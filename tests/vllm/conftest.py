@@ -1,0 +1,15 @@
+"""What vLLM must be told before it is imported: one process, one thread, little memory."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_LOGGING_LEVEL="ERROR",
+    VLLM_NO_USAGE_STATS="1",
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+)

@@ -1,0 +1,143 @@
+"""Tiny models with aligners on disk, engines for them, and what the transformers engine says about the
+same."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inferaligner.activations import record_activations
+from inferaligner.aligner import Aligner
+from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.prompts.chat import encode_chats
+from inferaligner.vllm import engine_args
+from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.tiny_aligner import tiny_artifact
+
+PROMPTS = [
+    "How do I bake a loaf of bread at home?",
+    "Why is the sky blue?",
+    "Write a short story about a sailor and a map, and let the sailor find the old bottle on the beach.",
+    "Which flour should I choose?",
+    "Explain the evening in a few words.",
+    "Explain in a few words why the sky is blue during the day and red in the evening, and say what a child "
+    "who watches from the window would see.",
+    "A map!",
+    "Who found the bottle?",
+]
+
+# vLLM's attention on a CPU wants heads of at least 32.
+WIDE_ENOUGH = {"hidden_size": 128}
+
+DEEP_READS = (GateRead(1, 0), GateRead(1, 3), GateRead(2, 0), GateRead(2, 5))
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model with its aligner, here and on disk."""
+
+    model: Any
+    tokenizer: Any
+    aligner: Aligner
+    target: Path
+    folder: Path
+
+    def tokens(self, prompts: Sequence[str] = PROMPTS) -> list[list[int]]:
+        return encode_chats(self.tokenizer, list(prompts))
+
+    def expected(self, tokens: Sequence[int], length: int) -> tuple[Decision, list[int]]:
+        """What transformers does with one prompt: the decision, and `length` greedy tokens."""
+        ids = torch.tensor([list(tokens)])
+        with self.aligner.apply(self.model, self.tokenizer) as guard, torch.no_grad():
+            out = self.model.generate(
+                ids, max_new_tokens=length, min_new_tokens=length, do_sample=False, pad_token_id=0
+            )
+        return guard.decisions[0], out[0, ids.shape[1] :].tolist()
+
+    def bare(self, tokens: Sequence[int], length: int) -> list[int]:
+        """The same without the aligner."""
+        ids = torch.tensor([list(tokens)])
+        with torch.no_grad():
+            out = self.model.generate(
+                ids, max_new_tokens=length, min_new_tokens=length, do_sample=False, pad_token_id=0
+            )
+        return list(out[0, ids.shape[1] :].tolist())
+
+
+def deploy(
+    folder: Path,
+    family: str = "llama",
+    *,
+    reads: Sequence[GateRead] = (GateRead(1),),
+    layers: Sequence[int] = (2, 3),
+    positions: str = "from_gate",
+    strength: float = 2.0,
+    **settings: Any,
+) -> Deployment:
+    """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`."""
+    model = tiny_model(family, **{**WIDE_ENOUGH, **settings})
+    tokenizer = tiny_tokenizer()
+    artifact = tiny_artifact(model, tokenizer, layers=layers).with_steering(
+        positions=positions, strength=strength
+    )
+    width = artifact.srv.shape[1]
+    draw = torch.Generator().manual_seed(1)
+    gate = GuidanceGate("whitened", tuple(reads), torch.randn(len(reads), width, generator=draw), 0.0)
+    recorded = record_activations(
+        model, encode_chats(tokenizer, PROMPTS), layers=gate.layers, offsets=gate.offsets
+    )
+    scores = gate.scores(recorded.values, recorded.layers, recorded.offsets).sort().values
+    middle = len(scores) // 2
+    gate = gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)
+    aligner = Aligner(type(artifact)(**{**artifact.__dict__, "gate": gate}))
+    model.save_pretrained(folder / "target")
+    tokenizer.save_pretrained(folder / "target")
+    return Deployment(
+        model, tokenizer, aligner, folder / "target", aligner.save_pretrained(folder / "aligner")
+    )
+
+
+@contextmanager
+def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> Iterator[Any]:
+    """A vLLM engine in this process; `options` are vLLM's own, and `gate` holds the plugin's."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from vllm import LLM
+
+    choices = options.pop("gate", {})
+    arguments = {
+        "dtype": "float32",
+        "max_model_len": 256,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 256,
+        "num_gpu_blocks_override": 128,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "distributed_executor_backend": "uni",
+        "disable_log_stats": True,
+        **(engine_args(deployment.folder, **choices) if plugin else {}),
+        **options,
+    }
+    llm = LLM(str(deployment.target), **arguments)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+
+def generate(llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, **settings: Any) -> list[Any]:
+    """Outputs for prompts of token ids, greedy and of one length unless told otherwise."""
+    from vllm import SamplingParams
+
+    parameters = SamplingParams(**{"max_tokens": length, "temperature": 0, "ignore_eos": True, **settings})
+    prompts = [{"prompt_token_ids": list(ids)} for ids in tokens]
+    return list(llm.generate(prompts, parameters, use_tqdm=False))

@@ -1,0 +1,88 @@
+"""The vLLM engine says what the transformers engine says: decisions, scores and tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferaligner.gate import GateRead
+from tests.vllm.deployment import DEEP_READS, Deployment, deploy, engine, generate
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+LENGTH = 8
+
+
+def assert_equal_to_transformers(deployment: Deployment, outputs: list[Any], length: int = LENGTH) -> None:
+    """Decisions, scores to float32 rounding, and every token; both kinds must be among them."""
+    from inferaligner.vllm import gate_of
+
+    opened = set()
+    for output in outputs:
+        decision, answer = deployment.expected(output.prompt_token_ids, length)
+        found = gate_of(output)
+        assert found["open"] == decision.open
+        assert found["score"] == pytest.approx(decision.score, abs=1e-4)
+        assert found["action"] == ("steered" if decision.open else "none")
+        assert list(output.outputs[0].token_ids) == answer
+        steered = answer != deployment.bare(output.prompt_token_ids, length)
+        assert steered == decision.open  # else the comparison would be about nothing
+        opened.add(decision.open)
+    assert opened == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("reads", "layers", "positions"),
+    [
+        pytest.param((GateRead(1),), (2, 3), "from_gate", id="the paper's gate, steering above it"),
+        pytest.param((GateRead(1),), (1, 2), "from_gate", id="steering at the gate's layer"),
+        pytest.param(DEEP_READS, (2, 3), "from_gate", id="several layers and positions"),
+        pytest.param(DEEP_READS, (0, 1, 3), "from_gate", id="steering below the gate"),
+        pytest.param((GateRead(1),), (2, 3), "all", id="all positions"),
+        pytest.param(DEEP_READS, (0, 3), "all", id="all positions, steering below the gate"),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="whole prompts"),
+        pytest.param({"max_num_batched_tokens": 16}, id="chunks of 16"),
+        pytest.param({"max_num_batched_tokens": 5, "max_num_seqs": 3}, id="chunks of 5"),
+    ],
+)
+def test_equal_to_transformers(
+    tmp_path: Path, reads: Any, layers: Any, positions: str, options: dict[str, Any]
+) -> None:
+    deployment = deploy(tmp_path, reads=reads, layers=layers, positions=positions)
+    with engine(deployment, **options) as llm:
+        outputs = generate(llm, deployment.tokens(), LENGTH)
+    assert_equal_to_transformers(deployment, outputs)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "gpt2",
+        "gpt_neox",
+        "falcon_new",
+        "mixtral",
+        "qwen3_moe",
+        "olmo2",
+        "opt",
+        "bloom",
+    ],
+)
+def test_families(tmp_path: Path, family: str) -> None:
+    settings = {"head_dim": 32} if family in ("qwen3", "gemma2", "gemma3", "qwen3_moe") else {}
+    deployment = deploy(tmp_path, family, reads=DEEP_READS, layers=(2, 3), strength=4.0, **settings)
+    with engine(deployment) as llm:
+        outputs = generate(llm, deployment.tokens(), LENGTH)
+    assert_equal_to_transformers(deployment, outputs)

@@ -1,0 +1,173 @@
+"""The operations against the equations, row by row, in plain torch: no vLLM needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.vllm import ops
+from inferaligner.vllm.rows import RowBuffers
+
+WIDTH, SLOTS, TOKENS = 16, 3, 20
+
+
+def buffers() -> RowBuffers:
+    gate = GuidanceGate(
+        "whitened", (GateRead(0, 0), GateRead(0, 2), GateRead(1, 0)), torch.randn(3, WIDTH), 0.25
+    )
+    return RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"))
+
+
+def read(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
+    numbers = [number for number, read in enumerate(rows.gate.reads) if read.layer == layer]
+    ops.read_gate(
+        hidden,
+        residual,
+        rows.gate.weights[numbers],
+        [rows.gate.offsets.index(rows.gate.reads[number].offset) for number in numbers],
+        numbers,
+        rows.counts,
+        rows.read_tokens,
+        rows.read_slots,
+        rows.partial,
+    )
+
+
+def decide(rows: RowBuffers) -> None:
+    ops.decide(
+        rows.partial, rows.gate.bias, rows.decide_row, rows.counts, rows.read_slots, rows.score, rows.open
+    )
+
+
+def steer(rows: RowBuffers, stream: torch.Tensor, addition: torch.Tensor) -> None:
+    ops.steer(stream, addition, rows.steer_row, rows.counts, rows.steer_tokens, rows.slot_of_token, rows.open)
+
+
+@pytest.mark.parametrize("pair", [True, False])
+def test_the_score_is_the_affine_sum_over_all_reads(pair: bool) -> None:
+    rows = buffers()
+    rows.begin(1, open_now=True)
+    first, second = torch.randn(2, TOKENS, WIDTH)
+    halves = torch.randn(2, TOKENS, WIDTH) if pair else None
+    rows.load([[(7, 1)], [(5, 1)]], [1], [], TOKENS)
+    for layer, stream in enumerate((first, second)):
+        if halves is None:
+            read(rows, stream, None, layer)
+        else:
+            read(rows, stream - halves[layer], halves[layer], layer)
+    decide(rows)
+    weights = rows.gate.weights
+    expected = first[7] @ weights[0] + first[5] @ weights[1] + second[7] @ weights[2] + rows.gate.bias
+    assert float(rows.score[1]) == pytest.approx(float(expected), abs=1e-4)
+    assert bool(rows.open[1]) == (float(expected) > 0)
+    assert torch.isnan(rows.score[[0, 2]]).all()
+
+
+def test_reads_of_one_prompt_may_come_in_different_passes() -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    early, late = torch.randn(2, TOKENS, WIDTH)
+    rows.load([[], [(19, 0)]], [], [], TOKENS)
+    read(rows, early, None, 0)
+    decide(rows)
+    rows.clear()
+    assert torch.isnan(rows.score[0])
+    rows.load([[(1, 0)], []], [0], [], TOKENS)
+    read(rows, late, None, 0)
+    read(rows, late, None, 1)
+    decide(rows)
+    weights = rows.gate.weights
+    expected = early[19] @ weights[1] + late[1] @ (weights[0] + weights[2]) + rows.gate.bias
+    assert float(rows.score[0]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_missing_read_opens() -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.load([[(1, 0)], []], [0], [], TOKENS)
+    read(rows, torch.full((TOKENS, WIDTH), -100.0) * rows.gate.weights[0].sign(), None, 0)
+    decide(rows)
+    assert bool(rows.open[0]) and torch.isnan(rows.score[0])
+
+
+def test_nan_in_the_stream_opens() -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.load([[(1, 0)], [(0, 0)]], [0], [], TOKENS)
+    read(rows, torch.full((TOKENS, WIDTH), torch.nan), None, 0)
+    read(rows, torch.zeros(TOKENS, WIDTH), None, 1)
+    decide(rows)
+    assert bool(rows.open[0])
+
+
+def test_only_rows_of_open_slots_change() -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.begin(1, open_now=False)
+    stream, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
+    stream[2] = -0.0
+    before = stream.clone()
+    rows.load([[], []], [], [(4, 7, 0), (10, 13, 1)], TOKENS)
+    steer(rows, stream, addition)
+    assert torch.equal(stream[4:7], before[4:7] + addition)
+    kept = [number for number in range(TOKENS) if number not in (4, 5, 6)]
+    assert torch.equal(stream[kept].view(torch.int32), before[kept].view(torch.int32))
+
+
+def test_cleared_rows_read_and_steer_nothing() -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.load([[(1, 0)], [(1, 0)]], [0], [(0, TOKENS, 0)], TOKENS)
+    rows.clear()
+    stream = torch.randn(TOKENS, WIDTH)
+    before = stream.clone()
+    read(rows, stream, None, 0)
+    decide(rows)
+    steer(rows, stream, torch.ones(WIDTH))
+    assert torch.equal(stream, before)
+    assert torch.isnan(rows.partial).all() and bool((rows.slot_of_token == rows.bin).all())
+
+
+class OnDevice(torch.Tensor):
+    """A CPU tensor that says it lives elsewhere, so that the operations take the path of a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def test_the_gpu_path_gives_the_same() -> None:
+    """It works on whole buffers, the unused entries of which all point to the bin."""
+    rows = buffers()
+    for slot in range(SLOTS):
+        rows.begin(slot, open_now=True)
+    hidden, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
+    rows.load([[(3, 0), (9, 2)], [(1, 0), (7, 2)]], [0, 2], [(3, 5, 0), (9, 12, 2), (14, 16, 1)], TOKENS)
+    read(rows, hidden, None, 0)
+    read(rows, hidden, None, 1)
+    decide(rows)
+    steered = hidden.clone()
+    steer(rows, steered, addition)
+    score, is_open = rows.score.clone(), rows.open.clone()
+
+    for slot in range(SLOTS):
+        rows.begin(slot, open_now=True)
+    rows.counts.zero_()  # the path of a GPU must not look at them
+    away = hidden.as_subclass(OnDevice)
+    read(rows, away, None, 0)
+    read(rows, away, None, 1)
+    ops.decide(
+        rows.partial.as_subclass(OnDevice),
+        rows.gate.bias,
+        rows.decide_row,
+        rows.counts,
+        rows.read_slots,
+        rows.score,
+        rows.open,
+    )
+    again = hidden.clone().as_subclass(OnDevice)
+    steer(rows, again, addition)
+    assert torch.equal(rows.score[[0, 2]], score[[0, 2]]) and torch.equal(rows.open, is_open)
+    assert not rows.open[rows.bin]
+    assert torch.equal(again.as_subclass(torch.Tensor), steered)
