@@ -285,7 +285,7 @@ NAN = torch.full((4, 32), torch.nan)
         ({"gate": {"kind": "x", "bias": 0.0}}, "usable aligner"),
         ({"gate": "open"}, "usable aligner"),
         ({"steering": {"layers": [7], "strength": 1.0}}, "do not exist"),
-        ({"steering": {"layers": [], "strength": 1.0}}, "usable aligner"),
+        ({"steering": {"layers": [], "strength": 1.0}}, "although there is an aligned model"),
         ({"steering": {"layers": [1], "strength": float("inf")}}, "usable aligner"),
         ({"steering": {"layers": [1], "strength": 1.0, "mode": "off"}}, "usable aligner"),
         ({"provenance": {}}, "usable aligner"),

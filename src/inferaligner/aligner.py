@@ -24,7 +24,8 @@ from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.traffic import unseen
-from inferaligner.errors import ArtifactError, InputError, MismatchError
+from inferaligner.calibration.transfer import LayerMatch, MapKind
+from inferaligner.errors import ArtifactError, InputError, MismatchError, SteeringError
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.gate import Decision
 from inferaligner.model_card import model_card
@@ -32,7 +33,8 @@ from inferaligner.models.fingerprint import differences, fingerprint_model, fing
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import Mode, Positions, SteeringPlan
+from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
+from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
 
 Source = Literal["aligned", "target"]
 
@@ -51,7 +53,7 @@ class Aligner:
         target: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        aligned: PreTrainedModel,
+        aligned: PreTrainedModel | None = None,
         aligned_tokenizer: PreTrainedTokenizerBase | None = None,
         harmful: Sequence[str] | None = None,
         harmless: Sequence[str] | None = None,
@@ -64,6 +66,9 @@ class Aligner:
         positions: Positions | None = None,
         paper: bool = False,
         system: str | None = None,
+        match_layers: LayerMatch = "best",
+        map_kind: MapKind | None = None,
+        accept_poor_map: bool = False,
         monitor: bool = False,
         monitor_tokens: int = MONITOR_TOKENS,
         target_name: str | None = None,
@@ -75,7 +80,9 @@ class Aligner:
 
         Args:
             target: the fine-tuned model, exactly as it will be served.
-            aligned: a sibling that declines harmful requests (same width and depth).
+            aligned: a sibling that declines harmful requests. Without one the result is a gate alone, to be
+                used with `apply(on_open="refuse")`. A model of another width or depth guides through a map
+                that is fitted on the way (docs/transfer.md); it needs its `aligned_tokenizer`.
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
                 (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
@@ -84,6 +91,8 @@ class Aligner:
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.
+            match_layers, map_kind, accept_poor_map: how the vectors of an aligned model of another shape are
+                carried over, and whether a map that explains too little is used all the same.
             monitor: fit an answer monitor too, which `apply` then uses (docs/monitor.md). The target answers
                 some of these prompts for it, `monitor_tokens` tokens each; no answer is written or kept.
 
@@ -104,12 +113,17 @@ class Aligner:
             positions=positions,
             paper=paper,
             system=system,
+            match_layers=match_layers,
+            map_kind=map_kind,
+            accept_poor_map=accept_poor_map,
             monitor=monitor,
             monitor_tokens=monitor_tokens,
         )
         artifact = fit_artifact(
             Side(target, tokenizer, target_name or _name(target)),
-            Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
+            None
+            if aligned is None
+            else Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
             _samples(harmful, harmless, sources),
             benign={} if benign is None else _by_name(benign),
             options=options,
@@ -162,20 +176,50 @@ class Aligner:
         *,
         mode: Mode = "gate",
         source: Source = "aligned",
+        on_open: OnOpen = "steer",
+        refusal: str | None = None,
         monitor: bool = True,
     ) -> Guard:
         """A context that gates and steers `model` while it is open; the model is left as it was.
 
-        Raises `MismatchError` if the model (or the tokenizer, where given) is not the one the aligner was
-        fitted on. `mode` and `source` are for controls: always-on steering, shadow mode, the target's own
-        vectors. An aligner with a monitor reads answers too, unless `monitor` is False.
+        `mode` and `source` are for controls: always-on steering, shadow mode, the target's own vectors.
+        With `on_open="refuse"` nothing is steered, and every open row's answer is the text `refusal`; this
+        needs the tokenizer, and calls of `generate`. `max_new_tokens` cuts that text as it would any other.
+        An aligner with a monitor reads answers too, unless `monitor` is False.
+
+        Raises:
+            MismatchError: the model (or the tokenizer, where given) is not the one it was fitted on.
+            InputError: a refusal that cannot be written, or without `on_open="refuse"`; a monitor with it.
+            SteeringError: the aligner is a gate alone, and is asked to steer.
         """
         self.check(model, tokenizer)
+        if on_open == "refuse":
+            if tokenizer is None:
+                raise InputError('on_open="refuse" needs the tokenizer: give apply(model, tokenizer, …).')
+            if monitor and self.artifact.monitor is not None:
+                raise InputError(
+                    "This aligner has a monitor, which steers answers that have begun; with "
+                    'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
+                )
+            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer)
+            return Guard(model, GatePlan(self.artifact.gate), mode, text)
+        if refusal is not None:
+            raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
+        if self.artifact.gate_only and mode == "never":
+            return Guard(model, GatePlan(self.artifact.gate), mode)
         return Guard(model, self.plan(source, monitor=monitor), mode)
 
     def plan(self, source: Source = "aligned", *, monitor: bool = True) -> SteeringPlan:
-        """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one."""
+        """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one.
+
+        Raises `SteeringError` for a gate alone.
+        """
         artifact = self.artifact
+        if artifact.gate_only:
+            raise SteeringError(
+                "This aligner is a gate alone, fitted without an aligned model: it has nothing to steer "
+                'with. Answer open prompts with a text: --on-open refuse, or apply(on_open="refuse").'
+            )
         return SteeringPlan(
             artifact.gate,
             artifact.additions(source),

@@ -54,9 +54,12 @@ class ModelRecord(_Record):
 
 
 class SteeringSettings(_Record):
-    """x_l = x'_l + α·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one."""
+    """x_l = x'_l + α·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one.
 
-    layers: tuple[int, ...] = Field(min_length=1)
+    Without layers nothing is steered: the artifact is a gate alone, fitted without an aligned model.
+    """
+
+    layers: tuple[int, ...]
     strength: float = Field(allow_inf_nan=False)
     norm: Literal["difference", "unit"] = "difference"
     positions: Literal["from_gate", "all"] = "from_gate"
@@ -66,11 +69,16 @@ class Provenance(_Record):
     """Where the numbers come from."""
 
     target: ModelRecord
-    aligned: ModelRecord
+    aligned: ModelRecord | None  # None for a gate alone
     prompts: dict[str, Any]  # sources, counts and the digest of the contrast set
     versions: dict[str, str]
     created: str
     system_prompt: str | None = None
+
+    @property
+    def guide(self) -> str:
+        """What the user called the aligned model, or "none"."""
+        return "none" if self.aligned is None else self.aligned.spec
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class AlignerArtifact:
     gate: GuidanceGate
     steering: SteeringSettings
     srv: Tensor  # [layers, width], mean difference of the target model
-    ssv: Tensor  # [layers, width], mean difference of the aligned model
+    ssv: Tensor  # [layers, width], mean difference of the aligned model; zeros for a gate alone
     provenance: Provenance
     calibration: dict[str, Any]  # figures and tables of the fit, plain JSON
     monitor: AnswerMonitor | None = None  # reads answers while they are generated
@@ -98,11 +106,27 @@ class AlignerArtifact:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
         if self.monitor is not None and (len(self.monitor.weights) != width or self.monitor.layer >= depth):
             raise ArtifactError(f"The monitor does not fit vectors of {depth} layers and width {width}.")
-        if min(self.steering.layers) < 0 or max(self.steering.layers) >= depth:
+        steered = self.steering.layers
+        if (not steered) != (self.provenance.aligned is None):
+            raise ArtifactError(
+                "No decoder layer is steered, although there is an aligned model."
+                if not steered
+                else "Decoder layers are steered, although there is no aligned model to take vectors from."
+            )
+        if self.monitor is not None and not steered:
+            raise ArtifactError(
+                "There is a monitor, although no decoder layer is steered: it opens rows in vain."
+            )
+        if steered and (min(steered) < 0 or max(steered) >= depth):
             raise ArtifactError(
                 f"Steered layers {list(self.steering.layers)} do not exist: there are layers 0 to "
                 f"{depth - 1}."
             )
+
+    @property
+    def gate_only(self) -> bool:
+        """Whether there is nothing to steer with, so that an open gate can only be met with a text."""
+        return not self.steering.layers
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -136,6 +160,8 @@ class AlignerArtifact:
             settings = SteeringSettings(**{**self.steering.model_dump(), **changes})
         except ValidationError as error:
             raise InputError(f"The steering settings {changes} cannot be used: {error}") from None
+        if not settings.layers:
+            raise InputError(f"The steering settings {changes} cannot be used: no layer would be steered.")
         return replace(self, steering=settings)
 
     # -- saving and loading --------------------------------------------------------------------------

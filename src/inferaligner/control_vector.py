@@ -42,6 +42,8 @@ def write_control_vector(artifact: AlignerArtifact, file: str | Path) -> Path:
         MissingExtraError: without the `gguf` package.
     """
     gguf = _gguf()
+    if artifact.gate_only:
+        raise InputError("This aligner is a gate alone: it has no vectors that could be exported.")
     additions = artifact.additions()
     if 0 in additions:
         raise InputError(

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.gate import GuidanceGate
+from inferaligner.models.number_format import format_words
 from inferaligner.promise import OperatingPoint, TrafficRecord, read_operating_point
 
 _CARD = """\
@@ -23,13 +24,16 @@ tags: [inferaligner, safety, alignment, steering-vectors]
 # Aligner for `{{ target.spec }}`
 
 An [InferAligner](https://arxiv.org/abs/2401.11206) artifact: a guidance gate that looks at \
-the end of each prompt, and safety steering vectors taken from `{{ aligned.spec }}`. Prompts that do not \
+the end of each prompt\
+{% if gate_only %}. It has no steering vectors: open prompts are answered with a text\
+{% else %}, and safety steering vectors taken from `{{ aligned }}`{% endif %}. Prompts that do not \
 open the gate get exactly the base model's output.
 
 ```python
 from inferaligner import Aligner
 
-with Aligner.from_pretrained("THIS FOLDER").apply(model, tokenizer) as guard:
+with Aligner.from_pretrained("THIS FOLDER").apply(model, tokenizer\
+{{ ', on_open="refuse"' if gate_only }}) as guard:
     model.generate(**inputs)
 guard.decisions
 ```
@@ -38,17 +42,24 @@ guard.decisions
 |---|---|
 | Target | `{{ target.spec }}`: {{ target.model.architecture }}, {{ target.model.depth }} layers of width \
 {{ target.model.width }} |
-| Aligned model | `{{ aligned.spec }}` |
+| Aligned model | `{{ aligned }}` |
+{% if calibration.get("transfer") -%}
+| Map from its space | {{ percent(calibration.transfer.explained) }} of held-out variance explained |
+{% endif -%}
 | Gate | {{ gate }} |
 | Operating point | {{ operating_point }} |
+{% if gate_only -%}
+| Steered layers | none |
+{% else -%}
 | Steered layers | {{ steering.layers | join(", ") }} |
 | Strength | {{ "%.3g" | format(steering.strength) }} × \
 {{ "SSV of length one" if steering.norm == "unit" else "SSV as extracted" }} |
 | Positions | {{ steering.positions }} |
+{% endif -%}
 | Prompts | {{ prompts.source | default("-") | cell }}: {{ prompts.harmful | default("-") }} harmful, \
 {{ prompts.harmless | default("-") }} harmless |
 | Made | {{ created }}, inferaligner {{ versions.inferaligner | default("-") }}, target in \
-{{ versions["target dtype"] | default("-") }} |
+{{ format_words(versions) if "target dtype" in versions else "-" }} |
 
 {% if point and point.traffic %}
 ## Benign traffic at the operating point
@@ -112,7 +123,9 @@ def model_card(artifact: AlignerArtifact) -> str:
     return environment.from_string(_CARD).render(
         base_model=_hub_id(provenance.target.spec),
         target=provenance.target,
-        aligned=provenance.aligned,
+        aligned=provenance.guide,
+        gate_only=artifact.gate_only,
+        format_words=format_words,
         gate=gate_words(artifact.gate),
         operating_point=operating_point(artifact.calibration),
         steering=artifact.steering,

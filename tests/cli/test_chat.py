@@ -124,3 +124,10 @@ def test_an_interrupted_answer_is_forgotten(
 def test_nothing_to_read_ends_at_once(run: Run, target: Path, aligner: Path) -> None:
     outcome = run("chat", target, "-a", aligner, stdin="")
     assert (outcome.code, outcome.out) == (0, "")
+
+
+def test_an_open_turn_is_refused(run: Run, target: Path, aligner: Path) -> None:
+    outcome = run("chat", target, "-a", aligner, "--on-open", "refuse", "--refusal", "No.", stdin=f"{OPEN}\n")
+    assert outcome.code == 0, outcome.err
+    mark, answer = outcome.out.strip().split("\n")
+    assert mark.startswith("[gate open") and answer == "No."

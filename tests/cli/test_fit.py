@@ -169,11 +169,62 @@ def test_an_aligned_model_that_declines_nothing(
     assert not (tmp_path / "a").exists()
 
 
-def test_an_aligned_model_of_another_width(
+def test_an_aligned_model_of_another_width_guides_through_a_map_that_is_told(
+    run: Run,
+    target: Path,
+    other_width: Path,
+    prompts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    output = tmp_path / "a"
+    start = ("fit", target, "--aligned", other_width, "-o", output, *prompts, "--gate-layer", 1)
+    # Two random models have next to nothing in common.
+    refused(run(*start), "explains", "expected 50%", "--accept-poor-map")
+    assert not output.exists()
+    outcome = run(*start, "--accept-poor-map", "--map", "procrustes", "--json")
+    assert outcome.code == 0, outcome.err
+    told = outcome.json()["transfer"]
+    assert told["trusted"] is False and {one["kind"] for one in told["layers"]} == {"procrustes"}
+    saved = Aligner.from_pretrained(output).artifact
+    assert saved.calibration["transfer"] == told and saved.ssv.shape == saved.srv.shape
+    assert saved.provenance.aligned is not None and saved.provenance.aligned.model.width == 16
+    shown = run("inspect", output)
+    assert "Map from the aligned model" in shown.out and "procrustes" in shown.out
+
+
+def test_a_chat_template_is_for_one_family(
     run: Run, target: Path, other_width: Path, prompts: list[object], tmp_path: Path
 ) -> None:
-    outcome = run("fit", target, "--aligned", other_width, "-o", tmp_path / "a", *prompts)
-    refused(outcome, "4 layers of width 32", "of width 16")
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}<|im_end|>")
+    outcome = run(
+        "fit", target, "--aligned", other_width, "-o", tmp_path / "a", *prompts, "--chat-template", template
+    )
+    refused(outcome, "--aligned-chat-template")
+
+
+def test_without_an_aligned_model_the_gate_alone_refuses(
+    run: Run, target: Path, prompts: list[object], prompt_file: PromptFile, tmp_path: Path
+) -> None:
+    output = tmp_path / "gate"
+    outcome = run("fit", target, "-o", output, *prompts, "--max-false-open", 0.2)
+    assert outcome.code == 0, outcome.err
+    assert "--on-open refuse" in outcome.err and "a gate alone" in outcome.out
+    saved = Aligner.from_pretrained(output).artifact
+    assert saved.gate_only and saved.provenance.aligned is None and not saved.ssv.any()
+    card = (output / "README.md").read_text()
+    assert 'on_open="refuse"' in card and "no steering vectors" in card
+    mixed = prompt_file(*HARMFUL, *HARMLESS, name="mixed.txt")
+    start = ("generate", target, "-a", output, "-i", mixed, "--max-new-tokens", 3)
+    refused(run(*start), "a gate alone", "--on-open refuse")
+    rows = run(*start, "--on-open", "refuse", "--refusal", "That I will not do.").rows()
+    assert {row["open"] for row in rows} == {True, False}
+    assert all((row["response"] == "That I will not do.") == row["open"] for row in rows)
+    assert run("doctor", target, "-a", output).code == 0
+    assert run("inspect", output, "--json").json()["gate_only"] is True
+    refused(run("export", output, "--to", "gguf", "-o", tmp_path / "c.gguf"), "a gate alone")
 
 
 def test_a_template_without_system_prompt(
@@ -218,6 +269,8 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--strength", "inf"), "--strength is inf"),
         (("--steer-layers", "7-3"), "--steer-layers"),
         (("--steer-layers", ""), "--steer-layers"),
+        (("--chat-template", "nowhere.jinja"), "nowhere.jinja"),
+        (("--aligned-chat-template", "nowhere.jinja"), "nowhere.jinja"),
         (("--harmful", "only.txt"), "without --harmless"),
         (("--harmless", "only.txt"), "without --harmful"),
         (("--benign", "nowhere.txt"), "nowhere.txt"),
@@ -228,6 +281,14 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options(run: Run, target: Path, tmp_path: Path, option: tuple[str, str], words: str) -> None:
     aligned = () if option[0] == "--aligned" else ("--aligned", target)
     refused(run("fit", target, *aligned, "-o", tmp_path / "a", *option), words)
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    "option", [("--strength", 1), ("--steer-layers", "1"), ("--positions", "all"), ("--map", "ridge")]
+)
+def test_nothing_to_steer_with(run: Run, target: Path, tmp_path: Path, option: tuple[object, ...]) -> None:
+    refused(run("fit", target, "-o", tmp_path / "a", *option), "without --aligned")
 
 
 @pytest.mark.usefixtures("no_loading")

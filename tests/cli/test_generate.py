@@ -10,6 +10,7 @@ import pytest
 from inferaligner.cli import answers_file
 from inferaligner.cli.answer_panels import show
 from inferaligner.generation import generate_answers
+from inferaligner.steering.refusal import REFUSAL
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import PROMPTS, tiny_aligner
@@ -165,3 +166,29 @@ def test_panels_show_the_gate_and_take_text_as_it_is(capsys: pytest.CaptureFixtu
     show({**row, "score": -2.0, "open": False, "unaligned_response": "b [/bold]"})
     told = capsys.readouterr().out
     assert "gate closed (-2.00)" in told and "without the aligner" not in told
+
+
+def test_open_prompts_are_answered_with_the_refusal_and_nothing_else_changes(
+    run: Run, target: Path, aligner: Path, source: Path, tmp_path: Path
+) -> None:
+    text = "I will not."
+    start = ("generate", target, "-a", aligner, "-i", source, *SHORT)
+    steered = run(*start, "--compare").rows()
+    refusing = run(*start, "--compare", "--on-open", "refuse", "--refusal", text).rows()
+    assert {row["open"] for row in refusing} == {True, False}
+    for one, other in zip(refusing, steered, strict=True):
+        assert one["open"] == other["open"]
+        assert one["response"] == (text if one["open"] else other["unaligned_response"])
+        assert one["unaligned_response"] == other["unaligned_response"]
+    file = tmp_path / "a.jsonl"
+    assert run(*start, "--on-open", "refuse", "-o", file).code == 0
+    assert {row["response"] for row in lines(file) if row["open"]} == {REFUSAL}
+    # Another text is another run.
+    refused(run(*start, "--on-open", "refuse", "--refusal", text, "-o", file), "--overwrite")
+
+
+def test_refusals_that_cannot_be(run: Run, target: Path, aligner: Path, source: Path) -> None:
+    start = ("generate", target, "-a", aligner, "-i", source)
+    refused(run(*start, "--refusal", "No."), "without --on-open refuse")
+    refused(run(*start, "--on-open", "refuse", "--refusal", " "), "--refusal is empty")
+    refused(run(*start, "--on-open", "refuse", "--refusal", "No<|im_end|>"), "special tokens")

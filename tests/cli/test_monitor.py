@@ -58,6 +58,25 @@ def test_chat_tells_that_an_answer_was_steered_on_the_way(run: Run, target: Path
     assert "the monitor steered this answer from token 2 on" in outcome.out
 
 
+def test_a_monitor_does_not_go_with_a_refusal(run: Run, target: Path, watching: Path) -> None:
+    ask = ("generate", target, "-a", watching, "-p", PROMPTS[0], "--max-new-tokens", 3, "--on-open", "refuse")
+    for outcome in (run(*ask), run("chat", target, "-a", watching, "--on-open", "refuse")):
+        assert outcome.code == 2 and "--no-monitor" in outcome.err
+    [row] = run(*ask, "--no-monitor").rows()
+    assert "opened_at" not in row
+
+
+def test_chat_without_the_monitor(run: Run, target: Path, watching: Path) -> None:
+    turns = "".join(f"{prompt}\n/reset\n" for prompt in PROMPTS)
+    outcome = run("chat", target, "-a", watching, "--max-new-tokens", 4, "--no-monitor", stdin=turns)
+    assert outcome.code == 0 and "the monitor steered" not in outcome.out
+
+
+def test_a_gate_alone_has_no_monitor(run: Run, target: Path, tmp_path: Path) -> None:
+    outcome = run("fit", target, "-o", tmp_path / "a", "--monitor")
+    assert outcome.code == 2 and "--monitor" in outcome.err and "--aligned" in outcome.err
+
+
 def test_monitor_tokens_must_be_some(run: Run, target: Path, tmp_path: Path) -> None:
     outcome = run(
         "fit", target, "--aligned", target, "-o", tmp_path / "a", "--monitor", "--monitor-tokens", 0

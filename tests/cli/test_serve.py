@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inferaligner.aligner import Aligner
+from inferaligner.artifact import SteeringSettings
+from inferaligner.steering.plan import GatePlan
+from inferaligner.vllm.settings import EngineSettings
 from tests.cli.conftest import Run, refused
 
 
@@ -46,6 +50,22 @@ def test_options_and_flags_reach_the_command(run: Run, target: Path, aligner: Pa
     settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
     assert settings["shadow"] and settings["on_open"] == "refuse" and settings["prompts"] == "any"
     assert settings["audit_log"] == str(tmp_path / "log")
+
+
+def test_a_gate_alone_serves_refusals(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
+    whole = Aligner.from_pretrained(aligner).artifact
+    alone = replace(
+        whole,
+        steering=SteeringSettings(layers=(), strength=0.0),
+        provenance=whole.provenance.model_copy(update={"aligned": None}),
+    )
+    folder = Aligner(alone).save_pretrained(tmp_path / "gate")
+    outcome = run("serve", target, "-a", folder, "--print-command")
+    assert outcome.code == 2 and "--on-open refuse" in outcome.err
+    for options in (("--on-open", "refuse"), ("--shadow",)):
+        command = printed(run, target, "-a", folder, *options)
+        config = json.loads(value_of(command, "--additional-config"))
+        assert isinstance(EngineSettings(**config["inferaligner"]).plan(), GatePlan)
 
 
 @pytest.mark.parametrize(

@@ -37,22 +37,27 @@ from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.strength import Outcome, Search, search_strength
 from inferaligner.calibration.traffic import settle, stored, unseen
+from inferaligner.calibration.transfer import FOLDS, carry_over, needs_map
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.gate import GuidanceGate
 from inferaligner.generation import generate_answers
 from inferaligner.models.anatomy import dissect
+from inferaligner.models.number_format import number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
 from inferaligner.vectors import mean_difference
 from inferaligner.version import __version__
 
 PAPER_STRENGTH = 4.0
+NO_STEERING = SteeringSettings(layers=(), strength=0.0)
+"""Of a gate alone."""
+
 _ANSWER_TOKENS = 16  # of the aligned model's answers: whether it declines is settled by the first words
 _SCORED, _GENERATED = 16, 32  # harmful prompts for the strength search: teacher-forced, generated
 
 
 def fit_artifact(
     target: Side,
-    aligned: Side,
+    aligned: Side | None,
     samples: Samples,
     *,
     benign: Mapping[str, Sequence[str]],
@@ -61,22 +66,22 @@ def fit_artifact(
     stages: Stages | None = None,
 ) -> AlignerArtifact:
     """Fits an aligner. `benign` are the user's own prompts by name: never fitted on, and each kept below
-    `max_false_open` (docs/calibration.md). `outcome` judges answers while the strength is searched."""
+    `max_false_open` (docs/calibration.md). `outcome` judges answers while the strength is searched. Without
+    an aligned model the artifact is a gate alone."""
     tell: Stages = stages or Silent()
     _check(target, aligned, options)
-    records = target.record(), aligned.record()
+    records = target.record(), None if aligned is None else aligned.record()
     benign, left_out = unseen(benign, [sample.text for sample in samples.fitting])
     for name, count in left_out.items():
         if count:
             tell.note(f"{name}: {count} prompts left out, because the gate is fitted on them")
+    # The vectors first: whether another family's can be carried over is known soon, and may end it here.
+    srv, ssv, transfer = _vectors(target, aligned, samples, options, tell)
     gate, found = _fit_gate(target, samples, benign, options, tell)
-    srv, ssv = _vectors(target, aligned, samples, options, tell)
-    steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
-    calibration = {
-        "paper": options.paper,
-        **found,
-        "search": search,
-    }
+    steering, search = NO_STEERING, dict[str, Any]()
+    if aligned is not None:
+        steering, search = _steering(target, aligned, samples, gate, srv, ssv, options, outcome, tell)
+    calibration = {"paper": options.paper, **found, "search": search, "transfer": transfer}
     monitor = None
     if options.monitor:
         monitor, calibration["monitor"] = fit_monitor(
@@ -91,7 +96,7 @@ def fit_artifact(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
-            "target dtype": str(target.model.dtype).removeprefix("torch."),
+            **number_format(target.model),
         },
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         system_prompt=options.system,
@@ -170,16 +175,39 @@ def _fit_gate(
 
 
 def _vectors(
-    target: Side, aligned: Side, samples: Samples, options: FitOptions, tell: Stages
-) -> tuple[Tensor, Tensor]:
+    target: Side, aligned: Side | None, samples: Samples, options: FitOptions, tell: Stages
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """SRV, SSV, and how the SSV was carried over from a model of another shape (or nothing)."""
     harmful, harmless = samples.for_vectors()
     rows = [*harmful, *harmless]
     texts = [samples.fitting[row].text for row in rows]
-    found = []
-    for side, name in ((target, "target: SRV"), (aligned, "aligned model: SSV")):
-        activations = _record(side, texts, options, tell, name).at(0)
-        found.append(mean_difference(activations[: len(harmful)], activations[len(harmful) :]))
-    return found[0], found[1]
+
+    def record(side: Side, name: str) -> tuple[Tensor, Tensor]:
+        values = _record(side, texts, options, tell, name).at(0)
+        return values, mean_difference(values[: len(harmful)], values[len(harmful) :])
+
+    ours, srv = record(target, "target: SRV")
+    if aligned is None:
+        return srv, torch.zeros_like(srv), {}
+    theirs, ssv = record(aligned, "aligned model: SSV")
+    if not needs_map(target.model, aligned.model):
+        return srv, ssv, {}
+    used = [samples.fitting[row] for row in rows]
+    with tell.stage("map from the aligned model", theirs.shape[1]) as advance:
+        carried = carry_over(
+            ssv,
+            theirs,
+            ours,
+            [sample.sort for sample in used],
+            [sample.fold(FOLDS) for sample in used],
+            match=options.match_layers,
+            kind=options.map_kind,
+            advance=advance,
+        )
+    if not options.accept_poor_map:
+        carried.check(target.spec, aligned.spec)
+    tell.note(f"the map explains {carried.explained:.0%} of held-out variance")
+    return srv, carried.ssv, carried.table()
 
 
 # -- 3. layers and strength ----------------------------------------------------------------------------
@@ -293,13 +321,17 @@ def _record(
         return record_activations(side.model, ids, advance=advance, **places)
 
 
-def _check(target: Side, aligned: Side, options: FitOptions) -> None:
-    ours, theirs = dissect(target.model), dissect(aligned.model)
-    if (ours.width, ours.depth) != (theirs.width, theirs.depth):
-        raise CalibrationError(
-            f"The target {target.spec} has {ours.depth} layers of width {ours.width}, the aligned model "
-            f"{aligned.spec} {theirs.depth} of width {theirs.width}. Its vectors do not fit; give an aligned "
-            "sibling of the same base model."
+def _check(target: Side, aligned: Side | None, options: FitOptions) -> None:
+    ours = dissect(target.model)
+    if aligned is None and options.steers:
+        raise InputError(
+            "Steered layers, strength or positions were given without an aligned model to take vectors "
+            "from. Name one with --aligned, or leave them out for a gate alone."
+        )
+    if aligned is None and options.monitor:
+        raise InputError(
+            "A monitor was asked for without an aligned model: it steers answers that turn harmful, and a "
+            "gate alone has nothing to steer with. Name a model with --aligned, or leave --monitor out."
         )
     asked = [*(options.steer_layers or ()), *([options.gate_layer] if options.gate_layer is not None else [])]
     outside = [layer for layer in asked if not 0 <= layer < ours.depth]

@@ -8,6 +8,7 @@ from typing import Any
 from inferaligner.artifact import ModelRecord
 from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule
 from inferaligner.calibration.operating_point import OWN_LIMIT
+from inferaligner.calibration.transfer import LayerMatch, MapKind
 from inferaligner.errors import InputError
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.steering.plan import Positions
@@ -50,8 +51,16 @@ class FitOptions:
     positions: Positions | None = None
     paper: bool = False
     system: str | None = None
+    match_layers: LayerMatch = "best"
+    map_kind: MapKind | None = None
+    accept_poor_map: bool = False
     monitor: bool = False
     monitor_tokens: int = MONITOR_TOKENS
+
+    @property
+    def steers(self) -> bool:
+        """Whether anything was fixed that only steering needs."""
+        return (self.steer_layers, self.strength, self.positions) != (None, None, None)
 
     def __post_init__(self) -> None:
         if self.max_false_open is not None and not 0 < self.max_false_open < 1:

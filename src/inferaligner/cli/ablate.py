@@ -100,6 +100,12 @@ def ablate(
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     fitted = load_aligner(aligner)
+    guide = fitted.artifact.provenance.aligned
+    if guide is None:
+        raise InputError(
+            f"{aligner} is a gate alone, and an ablation is of steering. Give an aligner that was fitted "
+            "with an aligned model."
+        )
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.tokenizer)
@@ -108,9 +114,7 @@ def ablate(
         rows = _gates(bench, subsets, output)
         settings: list[Setting] = []
     else:
-        settings, methods = _settings(
-            bench, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.aligned.spec
-        )
+        settings, methods = _settings(bench, axis, multiples, sources, blocks, aligned or guide.spec)
         rows = _answered(methods, subsets, output, overwrite, target, max_new_tokens)
     _write(rows, settings, output, axis, target, subsets, max_new_tokens)
     if as_json:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from inferaligner.artifact import AlignerArtifact
+from inferaligner.artifact import AlignerArtifact, ModelRecord
+from inferaligner.calibration.pair import relations
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
 from inferaligner.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.models.number_format import DTYPE, format_words
 from inferaligner.vectors import cosine
 
 _GATES_SHOWN = 5
@@ -27,7 +30,9 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
     calibration = artifact.calibration
     return {
         "target": provenance.target.model_dump(mode="json"),
-        "aligned": provenance.aligned.model_dump(mode="json"),
+        "aligned": None if provenance.aligned is None else provenance.aligned.model_dump(mode="json"),
+        "gate_only": artifact.gate_only,
+        "transfer": calibration.get("transfer") or {},
         "gate": {
             "kind": gate.kind,
             "reads": [{"layer": read.layer, "offset": read.offset} for read in gate.reads],
@@ -47,6 +52,10 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
             "srv_norm": artifact.srv.norm(dim=-1).tolist(),
             "ssv_norm": artifact.ssv.norm(dim=-1).tolist(),
         },
+        "separability": {str(layer): value for layer, value in layer_separability(artifact).items()},
+        "relations": []
+        if provenance.aligned is None
+        else [asdict(one) for one in relations(provenance.target, provenance.aligned)],
         **monitor_as_json(artifact),
         "prompts": provenance.prompts,
         "system_prompt": provenance.system_prompt,
@@ -67,7 +76,35 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
         shown.append(_open_rates(calibration["held_out"]))
     if calibration.get("search"):
         shown.append(_finalists(calibration["search"]))
+    if calibration.get("transfer"):
+        shown.append(map_table(calibration["transfer"]))
     return shown + monitor_tables(artifact)
+
+
+def map_table(transfer: Mapping[str, Any]) -> Table:
+    """From which aligned layer each target layer's vector comes, and how much of it can be trusted."""
+    table = Table(
+        title=f"Map from the aligned model: {percent(transfer['explained'])} of held-out variance explained "
+        f"(median of the upper half; trusted from {percent(transfer['least'])})",
+        title_justify="left",
+    )
+    for name in ("layer", "from layer", "map", "λ", "explained"):
+        table.add_column(name, justify="left" if name == "map" else "right")
+    for one in transfer["layers"]:
+        ridge = "-" if one["ridge"] is None else f"{one['ridge']:g}"
+        table.add_row(
+            str(one["layer"]), str(one["aligned_layer"]), one["kind"], ridge, percent(one["explained"])
+        )
+    return table
+
+
+def pair_words(target: ModelRecord, aligned: ModelRecord) -> str:
+    """What an aligned model shares with the target, and what not."""
+    found = relations(target, aligned)
+    same = [one.what for one in found if one.same]
+    other = [one.what + (f" ({one.found})" if one.found else "") for one in found if not one.same]
+    words = [f"the same {', '.join(same)}"] * bool(same) + [f"another {', '.join(other)}"] * bool(other)
+    return "; ".join(words)
 
 
 def layer_chart(artifact: AlignerArtifact) -> Table:
@@ -78,8 +115,9 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
     for name in ("layer", "cosine"):
         table.add_column(name, justify="right")
     table.add_column("", width=_BAR)
-    for name in ("‖SRV‖", "‖SSV‖"):
+    for name in ("‖SRV‖", "‖SSV‖", "AUROC"):
         table.add_column(name, justify="right")
+    areas = layer_separability(artifact)
     table.add_column("")
     lengths = zip(artifact.srv.norm(dim=-1).tolist(), artifact.ssv.norm(dim=-1).tolist(), strict=True)
     for layer, (value, (srv, ssv)) in enumerate(
@@ -88,9 +126,25 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
         marks = ["gate"] * (layer in artifact.gate.layers) + ["steered"] * (layer in artifact.steering.layers)
         bar = Text("█" * round(abs(value) * _BAR), style="cyan" if value >= 0 else "red")
         table.add_row(
-            str(layer), f"{value:.2f}", bar, f"{srv:.3g}", f"{ssv:.3g}", Text(", ".join(marks), style="bold")
+            str(layer),
+            f"{value:.2f}",
+            bar,
+            f"{srv:.3g}",
+            f"{ssv:.3g}",
+            _three(areas.get(layer)),
+            Text(", ".join(marks), style="bold"),
         )
     return table
+
+
+def layer_separability(artifact: AlignerArtifact) -> dict[int, float]:
+    """Cross-validated AUROC of each layer that was tried alone, at the last token, by its better gate."""
+    found: dict[int, float] = {}
+    for trial in artifact.calibration.get("gates") or []:
+        if len(trial["reads"]) == 1 and trial["reads"][0][1] == 0 and trial["auroc"] is not None:
+            layer = trial["reads"][0][0]
+            found[layer] = max(found.get(layer, 0.0), trial["auroc"])
+    return dict(sorted(found.items()))
 
 
 def _settings(artifact: AlignerArtifact) -> Table:
@@ -105,12 +159,16 @@ def _settings(artifact: AlignerArtifact) -> Table:
 
     model = provenance.target.model
     row("target", f"{provenance.target.spec} ({model.architecture}, {model.depth} layers × {model.width})")
-    row("aligned model", provenance.aligned.spec)
+    row("aligned model", provenance.guide)
+    if provenance.aligned is not None:
+        row("which has", pair_words(provenance.target, provenance.aligned))
     row("gate", gate_words(artifact.gate))
     row("operating point", operating_point(artifact.calibration))
     unit = "× unit SSV" if steering.norm == "unit" else "× SSV"
     where = "from the prompt's last token on" if steering.positions == "from_gate" else "all tokens"
-    row("steering", f"layers {written(steering.layers)}, {steering.strength:.3g} {unit}, {where}")
+    told = f"layers {written(steering.layers)}, {steering.strength:.3g} {unit}, {where}"
+    row("steering", "none: a gate alone, for --on-open refuse" if artifact.gate_only else told)
+    row("fitted in", format_words(provenance.versions) if DTYPE in provenance.versions else "-")
     counts = f"{prompts.get('harmful', '-')} harmful, {prompts.get('harmless', '-')} harmless"
     row("prompts", f"{prompts.get('source', '-')}: {counts}")
     if provenance.system_prompt is not None:

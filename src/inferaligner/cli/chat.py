@@ -19,7 +19,9 @@ from inferaligner.cli.model_options import (
     Target,
     TrustRemoteCode,
     load_aligner,
+    warn_of_format,
 )
+from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
 from inferaligner.cli.terminal import fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
 
@@ -35,6 +37,11 @@ def chat(
     target: Target,
     aligner: AlignerPlace,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    monitor: Annotated[
+        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
+    ] = True,
+    on_open: OnOpen = WhenOpen.steer,
+    refusal: Refusal = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -43,12 +50,14 @@ def chat(
 ) -> None:
     """Talk to TARGET with the gate in place. Within: /compare, /reset, /quit."""
     fitted = load_aligner(aligner)
+    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.tokenizer)
+    warn_of_format(fitted.artifact, loaded)
     note(f"{_HELP}   /help: this")
-    conversation = Conversation(fitted, loaded, max_new_tokens)
+    conversation = Conversation(fitted, loaded, max_new_tokens, text, monitor=monitor)
     while (line := _ask()) is not None:
         if line.startswith("/"):
             if not _command(line, conversation):
@@ -65,7 +74,16 @@ def chat(
 class Conversation:
     """The turns so far. An answer is kept only when it is finished."""
 
-    def __init__(self, fitted: Aligner, loaded: LoadedModel, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        fitted: Aligner,
+        loaded: LoadedModel,
+        max_new_tokens: int,
+        refusal: str | None = None,
+        *,
+        monitor: bool = True,
+    ) -> None:
+        self._opening = {"monitor": monitor, **opening(refusal)}
         self._fitted = fitted
         self._loaded = loaded
         self._max_new_tokens = max_new_tokens
@@ -80,7 +98,8 @@ class Conversation:
     def say(self, text: str) -> None:
         """Answers one turn of the user on stdout, as it is generated."""
         turns = [*self._turns, {"role": "user", "content": text}]
-        with self._fitted.apply(self._loaded.model) as guard:
+        loaded = self._loaded
+        with self._fitted.apply(loaded.model, loaded.tokenizer, **self._opening) as guard:
             answer = self._answer(turns, guard)
             for decision in guard.decisions:
                 if decision.answer_token is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,18 +13,21 @@ from inferaligner.cli.environment import Finding
 from inferaligner.models.anatomy import dissect, input_device
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.loading import LoadedModel
+from inferaligner.models.number_format import format_words, number_format, other_format
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import SteeringPlan
+from inferaligner.steering.plan import GatePlan, SteeringPlan
+from inferaligner.steering.refusal import REFUSAL, CannedRefusal
 
 _PROMPT = "Which flour should I take for bread?"
 
 # Far beyond any score, and still a number that float32 can add to.
 _FORCED = 1e30
+_DEFECT = "please report this, with the model's name"
 
 
 def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
-    """One finding each for model, width, depth, tokenizer and chat template."""
+    """One finding each for model, width, depth, tokenizer, chat template and number format."""
     expected = aligner.artifact.provenance.target
     anatomy = dissect(loaded.model)
     depth, width = aligner.artifact.srv.shape
@@ -40,12 +44,22 @@ def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
         _finding("depth", _number("depth", anatomy.depth, depth), str(depth)),
         _finding("tokenizer", other, f"{len(loaded.tokenizer)} tokens"),
         _finding("chat template", [] if template else ["the chat template is another one"], "the same"),
+        _format(aligner, loaded),
     ]
+
+
+def _format(aligner: Aligner, loaded: LoadedModel) -> Finding:
+    told = other_format(loaded.model, aligner.artifact.provenance.versions)
+    if told is None:
+        return Finding("number format", "ok", format_words(number_format(loaded.model)))
+    return Finding("number format", "doubtful", told, "see what it does to the scores: doctor … --rescore")
 
 
 @torch.no_grad()
 def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
     """Forces the gate open and closed on one prompt: open must change the logits, closed not one bit."""
+    if aligner.artifact.gate_only:
+        return _self_test_of_refusal(aligner, loaded)
     model: Any = loaded.model
     plan = aligner.plan()
     system = aligner.artifact.provenance.system_prompt
@@ -61,17 +75,57 @@ def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
     bare = logits(None)
     changed = not torch.equal(logits(_FORCED), bare)
     same = torch.equal(logits(-_FORCED), bare)
-    defect = "please report this, with the model's name"
     return [
         Finding("gate forced open", "ok", "the logits change")
         if changed
         else Finding(
-            "gate forced open", "differs", "the logits do not change: steering has no effect", defect
+            "gate forced open", "differs", "the logits do not change: steering has no effect", _DEFECT
         ),
-        Finding("gate forced closed", "ok", "logits bit-identical to the bare model's")
-        if same
-        else Finding("gate forced closed", "differs", "the logits differ from the bare model's", defect),
+        _closed(same),
     ]
+
+
+def _self_test_of_refusal(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
+    """The same for a gate alone: open must say the refusal, closed change no bit."""
+    model: Any = loaded.model
+    gate = aligner.artifact.gate
+    refusal = CannedRefusal.of(REFUSAL, loaded.tokenizer)
+    system = aligner.artifact.provenance.system_prompt
+    ids = torch.tensor(encode_chats(loaded.tokenizer, [_PROMPT], system=system)).to(input_device(model))
+
+    def generate(bias: float | None) -> tuple[Tensor, Tensor]:
+        guard = None if bias is None else Guard(model, GatePlan(gate.with_bias(bias)), "gate", refusal)
+        with nullcontext() if guard is None else guard:
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=len(refusal.tokens),
+                min_new_tokens=len(refusal.tokens),
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=loaded.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        return output.sequences[0, ids.shape[1] :], torch.stack(output.logits)
+
+    bare = generate(None)
+    said = generate(_FORCED)[0].tolist() == list(refusal.tokens)
+    same = all(torch.equal(*pair) for pair in zip(generate(-_FORCED), bare, strict=True))
+    return [
+        Finding("gate forced open", "ok", "the answer is the refusal")
+        if said
+        else Finding("gate forced open", "differs", "the answer is not the refusal", _DEFECT),
+        _closed(same),
+    ]
+
+
+def _closed(same: bool) -> Finding:
+    if same:
+        return Finding("gate forced closed", "ok", "logits bit-identical to the bare model's")
+    return Finding("gate forced closed", "differs", "the logits differ from the bare model's", _DEFECT)
 
 
 def _finding(name: str, differing: list[str], found: str) -> Finding:

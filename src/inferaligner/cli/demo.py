@@ -117,7 +117,7 @@ def _earlier(folder: Path, target: LoadedModel, aligned: str) -> Aligner | None:
         warn(f"The aligner in {folder} is not used, and fitted anew: {error}")
         return None
     provenance = found.artifact.provenance
-    if provenance.aligned.spec != aligned or provenance.prompts.get("digest") != load_contrast_set().digest():
+    if provenance.guide != aligned or provenance.prompts.get("digest") != load_contrast_set().digest():
         note(f"The aligner in {folder} comes from another aligned model or other prompts; fitting anew.")
         return None
     note(f"Using the aligner in {folder}, fitted {provenance.created}. Fit it anew with --refit.")

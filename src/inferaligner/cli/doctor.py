@@ -1,10 +1,11 @@
-"""`inferaligner doctor [TARGET --aligner DIR]`: the environment, and whether an aligner fits a model."""
+"""`inferaligner doctor [TARGET --aligner DIR | TARGET --aligned MODEL]`: the environment, whether an aligner
+fits a model, and whether one model can guide another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,10 +22,17 @@ from inferaligner.cli.model_options import (
     TrustRemoteCode,
     load_aligner,
 )
+from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import print_json, results
 from inferaligner.errors import InputError
 
-_STYLES = {"ok": "green", "missing": "yellow", "differs": "bold red"}
+if TYPE_CHECKING:
+    from inferaligner.aligner import Aligner
+    from inferaligner.calibration.diagnosis import Diagnosis
+    from inferaligner.calibration.format_shift import FormatShift
+    from inferaligner.models.loading import LoadedModel
+
+_STYLES = {"ok": "green", "missing": "yellow", "doubtful": "yellow", "differs": "bold red"}
 
 
 def doctor(
@@ -36,6 +44,41 @@ def doctor(
         str | None,
         typer.Option("--aligner", "-a", metavar="DIR", help="The aligner to check.", show_default=False),
     ] = None,
+    aligned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Before a fit: can this model guide TARGET, and how well?",
+            show_default=False,
+        ),
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore",
+            help="With --aligner: score its held-out prompts again, to see whether the bias holds in the "
+            "precision TARGET is loaded in.",
+        ),
+    ] = False,
+    prompts: Annotated[
+        int,
+        typer.Option(
+            min=4, metavar="N", help="Prompts of each kind that --aligned and --rescore look at, at most."
+        ),
+    ] = 100,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --aligned: the system prompt that TARGET is served with."),
+    ] = None,
+    aligned_chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='A Jinja chat template for the aligned model, or "own"; by default --chat-template is for '
+            "both.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -43,39 +86,116 @@ def doctor(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the environment and, with TARGET and --aligner, whether the two fit and the gate acts.
+    """Check the environment; with TARGET and --aligner, whether both fit and the gate acts; with TARGET and
+    --aligned, whether one can guide the other.
 
-    Exits with 0 if all is fine, with 2 if something does not fit.
+    Exits with 0 if all is fine, with 2 if something does not fit or the expected quality is poor.
     """
-    if (target is None) != (aligner is None):
-        raise InputError(
-            "TARGET and --aligner belong together: give both, or neither for the environment alone."
-        )
+    _check_arguments(target, aligner, aligned, rescore)
     report = {"environment": examine()}
+    shifts: list[FormatShift] = []
+    diagnosis: Diagnosis | None = None
+    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     if target is not None and aligner is not None:
-        options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-        report.update(_check_pair(target, aligner, options))
-    fine = all(finding.state != "differs" for findings in report.values() for finding in findings)
+        fitted = load_aligner(aligner)
+        options.check(target)
+        loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+        report.update(_check_pair(fitted, loaded))
+        if rescore and not _differs(report):
+            shifts = _rescore(fitted, loaded, prompts)
+    elif target is not None and aligned is not None:
+        template = None if aligned_chat_template == "own" else aligned_chat_template or chat_template
+        guide = replace(options, chat_template=template)
+        options.check(target)
+        guide.check(aligned)
+        diagnosis = _diagnose(
+            options.load(target, system=system), guide.load(aligned, system=system), prompts, system
+        )
+    fine = not _differs(report) and all(shift.holds for shift in shifts)
+    fine = fine and (diagnosis is None or diagnosis.quality != "poor")
     if as_json:
-        print_json({"ok": fine, **{name: [asdict(f) for f in findings] for name, findings in report.items()}})
+        told: dict[str, Any] = {name: [asdict(f) for f in found] for name, found in report.items()}
+        if shifts:
+            told["rescored"] = [{**asdict(shift), "holds": shift.holds} for shift in shifts]
+        if diagnosis is not None:
+            told["diagnosis"] = asdict(diagnosis)
+        print_json({"ok": fine, **told})
     else:
         for name, findings in report.items():
             results().print(_table(name, findings))
+        _show(shifts, diagnosis)
     if not fine:
         raise typer.Exit(2)
 
 
-def _check_pair(target: str, aligner: str, options: ModelOptions) -> dict[str, list[Finding]]:
-    fitted = load_aligner(aligner)
-    options.check(target)
-    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+def _check_arguments(target: str | None, aligner: str | None, aligned: str | None, rescore: bool) -> None:
+    if aligner is not None and aligned is not None:
+        raise InputError(
+            "--aligner checks an aligner that was fitted, --aligned a model before a fit: give one of them."
+        )
+    if (target is None) != (aligner is None and aligned is None):
+        raise InputError(
+            "TARGET belongs together with --aligner or --aligned: give both, or neither for the environment "
+            "alone."
+        )
+    if rescore and aligner is None:
+        raise InputError("--rescore scores an aligner's prompts again: name the aligner with --aligner DIR.")
 
+
+def _differs(report: dict[str, list[Finding]]) -> bool:
+    return any(finding.state == "differs" for findings in report.values() for finding in findings)
+
+
+def _check_pair(fitted: Aligner, loaded: LoadedModel) -> dict[str, list[Finding]]:
     from inferaligner.cli.compatibility import compare, self_test
 
     found = compare(fitted, loaded)
     if any(finding.state == "differs" for finding in found):
         return {"compatibility": found}
     return {"compatibility": found, "gate self-test": self_test(fitted, loaded)}
+
+
+def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShift]:
+    from inferaligner.calibration.format_shift import format_shifts
+    from inferaligner.calibration.samples import samples_from_contrast
+    from inferaligner.prompts.contrast import load_contrast_set
+
+    def score(texts: Sequence[str]) -> list[float]:
+        with RichStages().stage("scoring again", len(texts)) as advance:
+            decisions = fitted.score(loaded.model, loaded.tokenizer, texts, advance=advance)
+        return [decision.score for decision in decisions]
+
+    samples = samples_from_contrast(load_contrast_set())
+    return format_shifts(fitted.artifact, samples, score, most=most)
+
+
+def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: str | None) -> Diagnosis:
+    from inferaligner.calibration.diagnosis import diagnose
+    from inferaligner.calibration.fit_options import Side
+    from inferaligner.calibration.samples import samples_from_contrast
+    from inferaligner.evaluation.judges.rules import judge
+    from inferaligner.prompts.contrast import load_contrast_set
+
+    return diagnose(
+        Side(target.model, target.tokenizer, target.spec),
+        Side(aligned.model, aligned.tokenizer, aligned.spec),
+        samples_from_contrast(load_contrast_set()),
+        lambda answer: judge(answer).outcome,
+        per_sort=per_sort,
+        system=system,
+        stages=RichStages(),
+    )
+
+
+def _show(shifts: Sequence[FormatShift], diagnosis: Diagnosis | None) -> None:
+    from inferaligner.cli import diagnosis_view
+
+    if shifts:
+        results().print(diagnosis_view.shift_table(shifts))
+    if diagnosis is not None:
+        for table in diagnosis_view.tables(diagnosis):
+            results().print(table)
+        results().print(diagnosis_view.verdict(diagnosis))
 
 
 def _table(name: str, findings: Sequence[Finding]) -> Table:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from inferaligner.errors import ModelLoadError
 
-State = Literal["ok", "missing", "differs"]
+State = Literal["ok", "missing", "doubtful", "differs"]
 
 # Optional packages: what each is for, and the way to install it.
 _EXTRAS = {
@@ -25,7 +25,7 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `missing` is something optional, `differs` is wrong."""
+    """One line of the report: `missing` is something optional, `doubtful` may matter, `differs` is wrong."""
 
     name: str
     state: State

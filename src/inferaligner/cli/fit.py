@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,7 +27,11 @@ from inferaligner.cli.traffic_options import check_shares, read_benign, warn_of_
 from inferaligner.errors import InputError
 from inferaligner.prompts.reading import read_prompts
 
+if TYPE_CHECKING:
+    from inferaligner.models.loading import LoadedModel
+
 _DATA, _CHOICES = "Prompts", "Choices (default: made from data)"
+_MAP = "An aligned model of another width or depth"
 
 
 class Where(str, Enum):
@@ -36,18 +41,35 @@ class Where(str, Enum):
     all = "all"
 
 
+class Linear(str, Enum):
+    """Linear maps between two models' activations."""
+
+    ridge = "ridge"
+    procrustes = "procrustes"
+
+
+class Match(str, Enum):
+    """How the layers of two models are matched."""
+
+    best = "best"
+    depth = "depth"
+
+
 def fit(
     target: Target,
-    aligned: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL", help="A sibling of TARGET that declines harmful requests.", show_default=False
-        ),
-    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="Where to write the aligner.", show_default=False),
     ],
+    aligned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model that declines harmful requests: best a sibling of TARGET, else any other "
+            "(see --map). Without one the aligner is a gate alone, for --on-open refuse.",
+            show_default=False,
+        ),
+    ] = None,
     harmful: Annotated[
         str | None,
         typer.Option(
@@ -158,6 +180,38 @@ def fit(
             "--paper", help="The paper's own choices for whatever is not given.", rich_help_panel=_CHOICES
         ),
     ] = False,
+    map_kind: Annotated[
+        Linear | None,
+        typer.Option(
+            "--map",
+            help="The map from an aligned model of another width or depth (by default the better one).",
+            rich_help_panel=_MAP,
+            show_default=False,
+        ),
+    ] = None,
+    match_layers: Annotated[
+        Match,
+        typer.Option(
+            help="Its layer for each of TARGET's: the one that predicts it best, or of the same depth.",
+            rich_help_panel=_MAP,
+        ),
+    ] = Match.best,
+    accept_poor_map: Annotated[
+        bool,
+        typer.Option(
+            "--accept-poor-map", help="Use the map also where it explains too little.", rich_help_panel=_MAP
+        ),
+    ] = False,
+    aligned_chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='A Jinja chat template for the aligned model, or "own"; by default --chat-template is for '
+            "both.",
+            rich_help_panel=_MAP,
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -170,6 +224,19 @@ def fit(
     layers = None if steer_layers is None else read_layers(steer_layers)
     check_shares(max_false_open, confidence)
     _check_strength(strength)
+    if aligned is None:
+        for name, value in (
+            ("--steer-layers", layers),
+            ("--strength", strength),
+            ("--positions", positions),
+            ("--map", map_kind),
+            ("--monitor", monitor or None),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"{name} was given without --aligned, and a gate alone steers nothing. Name an aligned "
+                    "model, or leave it out."
+                )
     traffic = read_benign(benign or [])
     pair = _read_pair(harmful, harmless)
 
@@ -182,17 +249,22 @@ def fit(
         samples_from_lists(*pair, ("", ""))  # whatever is wrong with them is told now
     check_output_folder(output)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target, aligned)
+    options.check(target, *([] if aligned is None else [aligned]))
+    its_own = aligned_chat_template == "own"
+    guide = replace(options, chat_template=None if its_own else aligned_chat_template or chat_template)
+    guide.check()
     if not paper:
         warn_of_too_few(traffic, OWN_LIMIT if max_false_open is None else max_false_open, confidence)
 
     ours = options.load(target, system=system)
-    theirs = options.load(aligned, system=system)
+    theirs = None if aligned is None else guide.load(aligned, system=system)
+    if chat_template is not None and aligned_chat_template is None and theirs is not None:
+        _check_same_family(ours, theirs)
     aligner = Aligner.fit(
         ours.model,
         ours.tokenizer,
-        aligned=theirs.model,
-        aligned_tokenizer=theirs.tokenizer,
+        aligned=None if theirs is None else theirs.model,
+        aligned_tokenizer=None if theirs is None else theirs.tokenizer,
         harmful=None if pair is None else pair[0],
         harmless=None if pair is None else pair[1],
         benign=traffic or None,
@@ -206,6 +278,9 @@ def fit(
         monitor=monitor,
         monitor_tokens=monitor_tokens,
         system=system,
+        match_layers=match_layers.value,
+        map_kind=None if map_kind is None else map_kind.value,
+        accept_poor_map=accept_poor_map,
         target_name=target,
         aligned_name=aligned,
         sources=(str(harmful), str(harmless)),
@@ -221,7 +296,8 @@ def fit(
         return
     for table in tables(aligner.artifact):
         results().print(table)
-    note(f"Written to {place}. Try it: inferaligner chat {target} --aligner {place}")
+    refuse = " --on-open refuse" if aligner.artifact.gate_only else ""
+    note(f"Written to {place}. Try it: inferaligner chat {target} --aligner {place}{refuse}")
 
 
 def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[str], list[str]] | None:
@@ -233,6 +309,16 @@ def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[str], li
             f"{given} was given without {lacking}. Give both, or neither for the shipped contrast set."
         )
     return read_prompts(harmful), read_prompts(harmless)
+
+
+def _check_same_family(target: LoadedModel, aligned: LoadedModel) -> None:
+    from inferaligner.calibration.transfer import needs_map
+
+    if needs_map(target.model, aligned.model):
+        raise InputError(
+            f"--chat-template is for {target.spec}, and {aligned.spec} is of another family. Give "
+            "--aligned-chat-template FILE, or own for the template that it comes with."
+        )
 
 
 def _check_strength(strength: float | None) -> None:

@@ -19,7 +19,9 @@ from inferaligner.cli.model_options import (
     Target,
     TrustRemoteCode,
     load_aligner,
+    warn_of_format,
 )
+from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
@@ -70,6 +72,8 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
     ] = False,
+    on_open: OnOpen = WhenOpen.steer,
+    refusal: Refusal = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -86,6 +90,7 @@ def generate(
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
+    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     answers: AnswersFile | None = None
     if output is not None:
@@ -102,6 +107,7 @@ def generate(
                 "dtype": dtype,
                 "quantization": quantization,
                 "chat_template": chat_template,
+                **({} if text is None else {"refusal": text}),
             },
         )
         if answers.finished == len(prompts):
@@ -113,6 +119,7 @@ def generate(
     if answers is None and not as_json and sys.stdout.isatty():
         from inferaligner.cli.answer_panels import show
     first = 0 if answers is None else answers.finished
+    warn_of_format(fitted.artifact, loaded)
     rows = answer_rows(
         fitted,
         loaded,
@@ -120,6 +127,7 @@ def generate(
         compare=compare,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        refusal=text,
         monitor=monitor,
     )
     if answers is None:
@@ -146,9 +154,10 @@ def answer_rows(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    refusal: str | None = None,
     monitor: bool = True,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Answers, batch by batch in the prompts' order.
+    """Answers, batch by batch in the prompts' order; with a `refusal`, open prompts get that text.
 
     Raises at once, not with the first batch: `MismatchError` if the aligner is not for this model,
     `PromptTooLongError` for any prompt.
@@ -160,7 +169,7 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, monitor)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal, monitor)
 
 
 def _batches(
@@ -170,6 +179,7 @@ def _batches(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
+    refusal: str | None,
     monitor: bool,
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.generation import generate_answers
@@ -189,7 +199,8 @@ def _batches(
     watched = monitor and fitted.artifact.monitor is not None
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        with fitted.apply(loaded.model, monitor=monitor) as guard:
+        applied = fitted.apply(loaded.model, loaded.tokenizer, monitor=monitor, **opening(refusal))
+        with applied as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
         # opened, the whole batch runs again, so that each row keeps its company and its numerics.
@@ -197,7 +208,8 @@ def _batches(
         yield [
             {
                 "prompt": prompt,
-                "response": ours.text,
+                # The whole text, also where --max-new-tokens is shorter.
+                "response": refusal if refusal is not None and ours.decision.open else ours.text,
                 **({"unaligned_response": theirs.text} if compare else {}),
                 "score": ours.decision.score,
                 "open": ours.decision.open,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferaligner.cli.progress import RichStages
+from inferaligner.cli.terminal import warn
 from inferaligner.errors import ChatTemplateMissingError, InputError
 
 if TYPE_CHECKING:
@@ -120,6 +121,18 @@ def load_aligner(place: str) -> Aligner:
     from inferaligner.aligner import Aligner
 
     return Aligner.from_pretrained(place)
+
+
+def warn_of_format(artifact: AlignerArtifact, loaded: LoadedModel) -> None:
+    """Warns where the model is in another precision or quantisation than the bias was fitted for."""
+    from inferaligner.models.number_format import other_format
+
+    told = other_format(loaded.model, artifact.provenance.versions)
+    if told is not None:
+        warn(
+            f"{told} Prompts near the gate's threshold may change sides: measure it with "
+            "`inferaligner doctor TARGET --aligner DIR --rescore`, or fit on the model as it is served."
+        )
 
 
 def load_artifact(place: str) -> AlignerArtifact:

@@ -17,6 +17,7 @@ from inferaligner.cli.model_options import (
     Target,
     TrustRemoteCode,
     load_aligner,
+    warn_of_format,
 )
 from inferaligner.cli.output_file import check_output_file, write_lines
 from inferaligner.cli.progress import RichStages
@@ -58,6 +59,7 @@ def score(
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+    warn_of_format(fitted.artifact, loaded)
     with RichStages().stage("scoring", len(prompts)) as advance:
         decisions = fitted.score(loaded.model, loaded.tokenizer, prompts, advance=advance)
     rows = [

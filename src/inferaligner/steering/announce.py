@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-Around = Callable[[dict[str, Any]], AbstractContextManager[None]]
+Around = Callable[[dict[str, Any]], AbstractContextManager[dict[str, Any] | None]]
+"""From a call's arguments to what surrounds it, which may give arguments to put in their place."""
 
 
 class GenerateAnnouncer:
@@ -30,8 +31,10 @@ class GenerateAnnouncer:
             if not self.active:
                 return original(*args, **kwargs)
             bound = signature.bind(*args, **kwargs).arguments
-            with around({**bound, **bound.get("kwargs", {})}):
-                return original(*args, **kwargs)
+            named = {name: value for name, value in bound.items() if name != "kwargs"}
+            arguments = {**named, **bound.get("kwargs", {})}
+            with around(arguments) as instead:
+                return original(*args, **kwargs) if not instead else original(**{**arguments, **instead})
 
         generate.announcer = self  # type: ignore[attr-defined]
         self.generate = generate

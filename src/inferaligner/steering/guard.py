@@ -35,7 +35,7 @@ from inferaligner.steering.company import join, leave, refuse_company
 from inferaligner.steering.compiled import forget_compiled, never_compiled
 from inferaligner.steering.hooks import GateHook, SteerHook
 from inferaligner.steering.monitor import MonitorHook, refuse_several_tokens, refuse_unfollowed
-from inferaligner.steering.plan import Mode, SteeringPlan
+from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.prompt_ends import (
     PromptSpans,
     cache_in,
@@ -47,6 +47,7 @@ from inferaligner.steering.prompt_ends import (
     spans_of_forward,
     spans_of_generate,
 )
+from inferaligner.steering.refusal import CannedRefusal, refusing
 from inferaligner.steering.replay import copy_of_cache, replay
 from inferaligner.steering.scope import Pass, PromptScope
 
@@ -54,8 +55,21 @@ from inferaligner.steering.scope import Pass, PromptScope
 class Guard:
     """An applied aligner. `decisions` holds score and verdict per row of the latest prompt batch."""
 
-    def __init__(self, model: PreTrainedModel, plan: SteeringPlan, mode: Mode = "gate") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        plan: SteeringPlan,
+        mode: Mode = "gate",
+        refusal: CannedRefusal | None = None,
+    ) -> None:
+        """`refusal` is what open rows are answered with; it goes with a `GatePlan`, and no other."""
+        if isinstance(plan, GatePlan) != (refusal is not None) and mode != "never":
+            raise SteeringError(
+                "A gate alone needs a refusal to answer open rows with, and a plan that steers takes none. "
+                'Use apply(on_open="refuse"), or fit with an aligned model.'
+            )
         self.plan = plan
+        self.refusal = refusal
         self.mode: Mode = mode
         self.scope: PromptScope | None = None
         self.now: Pass | None = None  # the pass that is running
@@ -149,8 +163,8 @@ class Guard:
         self.now = None
 
     @contextmanager
-    def _generation(self, arguments: dict[str, Any]) -> Iterator[None]:
-        """Around the model's own generate()."""
+    def _generation(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+        """Around the model's own generate(); gives the arguments that a refusal needs changed."""
         if self._generating is not None:
             raise SteeringError(
                 "A generate() call is running already under this guard. "
@@ -170,12 +184,18 @@ class Guard:
             self._end_tokens = generate_end_tokens(arguments, defaults)
             self._pending = spans_of_generate(arguments, defaults)
             self.scope = None
-            yield
+            if self.refusal is None:
+                yield None
+            else:
+                yield {"logits_processor": refusing(arguments, defaults, self.refusal, self._open_rows)}
         finally:
             self._generating = None
             self._pending = None
             self._end_tokens = None
             self.now = None
+
+    def _open_rows(self) -> Tensor | None:
+        return self.scope.open if self.scope is not None and self.scope.settled else None
 
     # -- every forward pass --------------------------------------------------------------------------
 
@@ -227,6 +247,11 @@ class Guard:
 
     def _begin_prompt(self, tokens: Tensor, arguments: dict[str, Any], cache: Any) -> Pass:
         refuse_packed(arguments)
+        if self.refusal is not None and self._generating is None:
+            raise SteeringError(
+                "An open prompt is answered with a text, and a forward call has no answer to put it in. "
+                "Call generate()."
+            )
         start = cached_tokens(cache)
         if self._generating is None:
             self.scope = self._direct_scope(tokens, arguments, cache, start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -64,10 +64,27 @@ class SteeringPlan:
         }
         if self.monitor is not None:  # it lies no deeper than the first steered layer
             widths.add(int(self.monitor.weights.shape[0]))
-        deepest = max(self.layers[-1], self.gate.last_layer)
+        deepest = max((*self.layers, self.gate.last_layer))
         if widths != {anatomy.width} or deepest >= anatomy.depth:
             raise MismatchError(
                 f"The aligner has vectors of width {' and '.join(map(str, sorted(widths)))} up to layer "
                 f"{deepest}, but the model has width {anatomy.width} and layers 0 to {anatomy.depth - 1}. "
                 "It was fitted on another model; fit one for this model."
             )
+
+
+@dataclass(frozen=True)
+class GatePlan(SteeringPlan):
+    """A gate alone: what an open row gets is not a matter of vectors (see `refusal.py`)."""
+
+    additions: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.additions:
+            raise SteeringError("A gate alone adds nothing; give a SteeringPlan to steer.")
+        if self.monitor is not None:
+            raise SteeringError("A gate alone has nothing to steer with where a monitor opens a row.")
+
+    @property
+    def one_pass(self) -> bool:
+        return True

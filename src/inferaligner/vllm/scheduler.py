@@ -15,7 +15,6 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
-from inferaligner.aligner import Aligner
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
 from inferaligner.vllm.audit import AuditLog
@@ -37,7 +36,7 @@ class GatedScheduler(Scheduler):
         self.gate_settings = check_deployment(vllm_config)
         super().__init__(vllm_config, *args, **options)
         settings = self.gate_settings
-        plan = Aligner(settings.artifact()).plan()
+        plan = settings.plan()
         self.gate_rules = GateRules(plan, steers=not settings.shadow, refuses=settings.on_open == "refuse")
         self.gate_prompts = PromptRules.of(vllm_config, settings)
         self.gate_log = AuditLog.of(vllm_config, settings)

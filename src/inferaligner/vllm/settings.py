@@ -21,6 +21,7 @@ from inferaligner.version import __version__
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import AlignerArtifact
+    from inferaligner.steering.plan import SteeringPlan
 
 KEY = "inferaligner"
 WORKER = "inferaligner.vllm.worker.GatedWorker"
@@ -93,6 +94,19 @@ class EngineSettings(BaseModel):
             )
         return artifact
 
+    def plan(self) -> SteeringPlan:
+        """What is enforced. A gate alone does where nothing is to be steered.
+
+        Raises `ArtifactError` as `artifact`, `SteeringError` for a gate alone that is to steer.
+        """
+        from inferaligner.aligner import Aligner
+        from inferaligner.steering.plan import GatePlan
+
+        artifact = self.artifact()
+        if artifact.gate_only and (self.shadow or self.on_open == "refuse"):
+            return GatePlan(artifact.gate)
+        return Aligner(artifact).plan()
+
 
 def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSettings:
     """Settings for an aligner's folder (or one that was loaded from a folder), verified."""
@@ -106,10 +120,17 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
     folder = Path(aligner).expanduser().resolve()
     if (log := choices.get("audit_log")) is not None:
         choices["audit_log"] = str(Path(log).expanduser().resolve())
+    artifact = AlignerArtifact.read(folder)
     try:
-        return EngineSettings(aligner=str(folder), sha256=AlignerArtifact.read(folder).digest(), **choices)
+        settings = EngineSettings(aligner=str(folder), sha256=artifact.digest(), **choices)
     except ValidationError as error:
         raise InputError(f"These settings cannot be used: {error}") from None
+    if artifact.gate_only and settings.on_open == "steer" and not settings.shadow:
+        raise InputError(
+            f"{folder} is a gate alone, fitted without an aligned model: it has nothing to steer with. Give "
+            '--on-open refuse (on_open="refuse").'
+        )
+    return settings
 
 
 def engine_args(

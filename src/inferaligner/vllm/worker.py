@@ -12,7 +12,6 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
 
-from inferaligner.aligner import Aligner
 from inferaligner.errors import SteeringError
 from inferaligner.vllm.layers import install
 from inferaligner.vllm.messages import orders_on, send
@@ -44,7 +43,7 @@ class GatedWorker(_PlatformWorker):
         """vLLM's own, and then the hooks, before anything has run."""
         super().load_model(**options)
         settings, scheduler = self.gate_settings, self.vllm_config.scheduler_config
-        plan = Aligner(settings.artifact()).plan()
+        plan = settings.plan()
         steers = not settings.shadow and settings.on_open == "steer"
         self.gate_rows = RowBuffers(
             plan.gate, scheduler.max_num_seqs, scheduler.max_num_batched_tokens, torch.device(self.device)

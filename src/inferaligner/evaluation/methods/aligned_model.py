@@ -8,5 +8,6 @@ NAME = "aligned"
 
 def make(bench: Bench, option: str) -> Method:
     """`aligned=MODEL`; without it, the model that the aligner was fitted with."""
-    known = "" if bench.aligner is None else bench.aligner.artifact.provenance.aligned.spec
+    guide = None if bench.aligner is None else bench.aligner.artifact.provenance.aligned
+    known = "" if guide is None else guide.spec
     return OtherModel(NAME, "aligned model", bench, needed(NAME, option or known, "MODEL"))

@@ -1,0 +1,87 @@
+"""What `doctor` finds out about two models, and about one model in another precision: tables and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from inferaligner.calibration.diagnosis import Diagnosis
+from inferaligner.calibration.format_shift import HOLDS, FormatShift
+from inferaligner.model_card import percent
+from inferaligner.statistics import Interval
+
+_QUALITY = {"good": "green", "fair": "yellow", "poor": "bold red"}
+_BAR = 20
+
+
+def verdict(found: Diagnosis) -> Text:
+    """The quality to expect, and why, a sentence a line."""
+    told = Text.assemble(("Expected quality: ", "bold"), (found.quality, _QUALITY[found.quality]))
+    for sentence in found.words:
+        told.append(f"\n• {sentence}")
+    return told
+
+
+def tables(found: Diagnosis) -> list[Table]:
+    """The two models beside each other, their weights, and the layers."""
+    pair = Table(title="target and aligned model", title_justify="left", show_header=False)
+    for style in ("bold", "", ""):
+        pair.add_column(style=style)
+    for relation in found.relations:
+        pair.add_row(relation.what, "same" if relation.same else "another", relation.found)
+    pair.add_row("target declines", _rate(found.target_declines), f"of {found.target_declines.n} harmful")
+    pair.add_row("aligned model declines", _rate(found.aligned_declines), "of the same")
+    shown = [pair]
+    if found.distances:
+        weights = Table(title="How far the weights are apart, ‖W − W'‖ / ‖W'‖", title_justify="left")
+        weights.add_column("weight")
+        weights.add_column("distance", justify="right")
+        for kind, distance in found.distances.items():
+            weights.add_row(escape(kind), percent(distance))
+        shown.append(weights)
+    return [*shown, _layers(found)]
+
+
+def shift_table(shifts: Sequence[FormatShift]) -> Table:
+    """Scores of held-out prompts as fitted, and as the model here gives them."""
+    table = Table(
+        title=f"Held-out prompts scored again (the bias holds where at most {percent(HOLDS)} change sides)",
+        title_justify="left",
+    )
+    table.add_column("prompts")
+    for name in ("n", "mean shift", "largest", "changed sides", "open, as fitted", "open, now", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for one in shifts:
+        table.add_row(
+            escape(one.group),
+            str(one.now.n),
+            f"{one.mean:+.3f}",
+            f"{one.largest:.3f}",
+            str(one.changed),
+            _rate(one.before),
+            _rate(one.now),
+            Text("holds", style="green") if one.holds else Text("moved", style="bold red"),
+        )
+    return table
+
+
+def _layers(found: Diagnosis) -> Table:
+    table = Table(title="by layer of the target", title_justify="left", box=None, pad_edge=False)
+    table.add_column("layer", justify="right")
+    table.add_column("AUROC", justify="right")
+    table.add_column("cosine of SRV and SSV", justify="right")
+    table.add_column("", width=_BAR)
+    if found.explained is not None:
+        table.add_column("map explains", justify="right")
+    for one in found.layers:
+        bar = Text("█" * round(abs(one.cosine) * _BAR), style="cyan" if one.cosine >= 0 else "red")
+        explained = [] if one.explained is None else [percent(one.explained)]
+        table.add_row(str(one.layer), f"{one.auroc:.3f}", f"{one.cosine:.2f}", bar, *explained)
+    return table
+
+
+def _rate(rate: Interval) -> str:
+    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"

@@ -1,0 +1,96 @@
+"""A given text instead of an answer: what an open gate does where there is no aligned model to steer with.
+
+The logits of open rows are overwritten, token by token, so that the text is all that any way of decoding can
+say: greedy, sampling, beams, drafts. The batch stays whole, so closed rows keep their company and their bits,
+and the call stays the user's own. Nothing of an open row's answer comes from the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+
+from inferaligner.errors import InputError, SteeringError
+from inferaligner.steering.prompt_ends import generate_setting
+
+OnOpen = Literal["steer", "refuse"]
+"""What an open gate does: add the steering vectors, or answer with a given text."""
+
+REFUSAL = "I'm sorry, but I can't help with that."
+"""The text, unless the user gives another."""
+
+
+@dataclass(frozen=True)
+class CannedRefusal:
+    """The text that open rows get, as tokens without an end of turn."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+    @classmethod
+    def of(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> CannedRefusal:
+        """Raises `InputError` for an empty text, or one that the tokenizer cannot write."""
+        wanted = text.strip()
+        if not wanted:
+            raise InputError("The refusal is empty; expected the text that open prompts are answered with.")
+        tokens = tokenizer(wanted, add_special_tokens=False)["input_ids"]
+        told = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        if told != wanted:
+            raise InputError(
+                f"The tokenizer writes the refusal {wanted!r} as {told!r}. Give one without special tokens, "
+                "in characters that the model knows."
+            )
+        return cls(wanted, tuple(tokens))
+
+
+def refusing(
+    arguments: dict[str, Any],
+    defaults: object,
+    refusal: CannedRefusal,
+    opened: Callable[[], Tensor | None],
+) -> LogitsProcessorList:
+    """The logits processors of a `generate` call with those arguments, and the refusal's as the last.
+
+    `opened` gives the open rows `[rows]` bool, or None before the model has seen the prompt.
+    """
+    ends = generate_setting(arguments, defaults, "eos_token_id")
+    end = ends[0] if isinstance(ends, (list, tuple)) and ends else ends
+    if isinstance(end, Tensor):
+        end = int(end.flatten()[0])
+    if not isinstance(end, int):
+        raise SteeringError(
+            "The model has no end-of-text token, so a refusal would not end. Give eos_token_id to generate()."
+        )
+    own = arguments.get("logits_processor") or []
+    return LogitsProcessorList([*own, _Overwrite((*refusal.tokens, end), opened)])
+
+
+class _Overwrite(LogitsProcessor):
+    """Leaves an open row one possible next token."""
+
+    def __init__(self, tokens: tuple[int, ...], opened: Callable[[], Tensor | None]) -> None:
+        self._tokens = tokens
+        self._opened = opened
+        self._prompt_tokens: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        opened = self._opened()
+        if opened is None:  # an assistant drafts before the model itself has run; its drafts are checked here
+            return scores
+        if self._prompt_tokens is None:
+            self._prompt_tokens = input_ids.shape[1]
+        at = min(input_ids.shape[1] - self._prompt_tokens, len(self._tokens) - 1)
+        only = torch.full_like(scores[:1], -torch.inf)
+        only[:, self._tokens[at]] = 0
+        rows = opened.to(scores.device)
+        if len(scores) != len(rows):
+            raise SteeringError(
+                f"The gate decided on {len(rows)} rows, and {len(scores)} are generated; a refusal cannot be "
+                "placed. Decode greedily, by sampling or with plain beams."
+            )
+        return torch.where(rows[:, None], only, scores)
