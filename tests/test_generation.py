@@ -72,7 +72,7 @@ def test_batches_are_sorted_and_yielded_as_they_are_done(model: Any, tokenizer: 
 
 def test_wide_batches_are_cut_by_tokens(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widest = max(map(len, encode_chats(tokenizer, PROMPTS)))
-    monkeypatch.setattr("inferaligner.generation._TOKENS_PER_BATCH", widest * 2)
+    monkeypatch.setattr("inferaligner.generation.TOKENS_PER_BATCH", widest * 2)
     seen: list[tuple[int, int]] = []
     handle = model.register_forward_pre_hook(
         lambda m, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
