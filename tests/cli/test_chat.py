@@ -64,8 +64,8 @@ def test_every_turn_is_gated_afresh_on_the_whole_conversation() -> None:
     seen = []
     original = Aligner.apply
 
-    def watched(self: Aligner, *arguments: object) -> object:
-        guard = original(self, *arguments)  # type: ignore[arg-type]
+    def watched(self: Aligner, *arguments: object, **options: object) -> object:
+        guard = original(self, *arguments, **options)  # type: ignore[arg-type]
         seen.append(guard)
         return guard
 
