@@ -14,6 +14,9 @@ from inferaligner.artifact import SteeringSettings
 from inferaligner.steering.plan import GatePlan
 from inferaligner.vllm.settings import EngineSettings
 from tests.cli.conftest import Run, refused
+from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.test_monitor import eager_monitor
+from tests.tiny_aligner import tiny_aligner
 
 
 def printed(run: Run, *arguments: object) -> list[str]:
@@ -111,3 +114,10 @@ def test_the_server_takes_this_process(
     assert arguments[:4] == ["-m", "vllm.entrypoints.cli.main", "serve", str(target)]
     assert arguments[-2:] == ["--port", "8001"]
     assert shlex.join(["vllm", *arguments[2:]]) in outcome.err
+
+
+def test_a_monitor_is_not_left_out_silently(run: Run, target: Path, tmp_path: Path) -> None:
+    watching = tiny_aligner(tiny_model(), tiny_tokenizer(), monitor=eager_monitor())
+    watching.save_pretrained(tmp_path / "watching")
+    outcome = run("serve", target, "--aligner", tmp_path / "watching", "--print-command")
+    assert outcome.code == 2 and "Fit the aligner without --monitor" in outcome.err

@@ -130,6 +130,11 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
             f"{folder} is a gate alone, fitted without an aligned model: it has nothing to steer with. Give "
             '--on-open refuse (on_open="refuse").'
         )
+    if artifact.monitor is not None:
+        raise InputError(
+            f"{folder} has a monitor of answers, which this engine does not run, so part of its protection "
+            "would be missing. Fit the aligner without --monitor to serve it on vLLM."
+        )
     return settings
 
 
