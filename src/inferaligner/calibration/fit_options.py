@@ -15,7 +15,7 @@ from inferaligner.steering.plan import Positions
 
 SHIPPED_LIMIT = 0.08
 """The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 8 % of
-them, 2 % or less of each kind of public benign prompts open (README), on which this number was chosen."""
+them, 2 % or less of each kind of public benign prompts open. Chosen on the public sets of the README."""
 
 
 MONITOR_TOKENS = 64

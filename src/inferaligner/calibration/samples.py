@@ -26,7 +26,7 @@ SHARES: dict[Sort, float] = {"ordinary": 0.75, "twin": 0.15, "lookalike": 0.1}
 """How much each sort of harmless prompt counts when a gate is fitted, whatever their numbers.
 
 Twins teach a gate what harm is apart from topic and form, but as most of the harmless side they cost dearly
-where it matters: a gate has to stay closed on ordinary traffic (docs/method.md has the figures).
+where it matters: a gate has to stay closed on ordinary traffic. Chosen on the public sets of the README.
 """
 
 
