@@ -45,8 +45,8 @@ def test_preemption_and_recompute(deployment: Deployment) -> None:
     """A cache too small for the batch: requests are thrown out while they decode, and come back."""
     with engine(
         deployment,
-        block_size=16,
-        num_gpu_blocks_override=16,
+        block_size=32,
+        num_gpu_blocks_override=11,
         max_num_seqs=6,
         max_model_len=160,
         enable_prefix_caching=True,
@@ -113,8 +113,8 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
     lengths, asked, finished = {}, {}, {}
     with engine(
         deployment,
-        block_size=16,
-        num_gpu_blocks_override=24,
+        block_size=32,
+        num_gpu_blocks_override=14,
         max_num_seqs=6,
         max_num_batched_tokens=48,
         enable_prefix_caching=True,

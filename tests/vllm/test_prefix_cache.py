@@ -12,8 +12,9 @@ from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy, engin
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
-BLOCK = 16
-CACHING = {"enable_prefix_caching": True, "block_size": BLOCK}
+BLOCK = 32  # the least that vLLM's attention on a CPU takes
+CACHING = {"enable_prefix_caching": True, "block_size": BLOCK, "max_model_len": 512}
+LONG = {"max_position_embeddings": 512}
 REACH = 5  # of DEEP_READS
 
 
@@ -21,9 +22,9 @@ def by_decision(deployment: Deployment) -> tuple[list[int], list[int]]:
     """Prompts (closed, open), made long enough that most of them can be shared."""
     found: dict[bool, list[int]] = {}
     for prompt in PROMPTS:
-        for filler in ("", "The quick brown fox jumps over the lazy dog. " * 2):
+        for filler in ("", "The quick brown fox jumps over the lazy dog. " * 4):
             (tokens,) = deployment.tokens([filler + prompt])
-            if len(tokens) > 3 * BLOCK:
+            if len(tokens) > 2 * BLOCK:
                 found.setdefault(deployment.expected(tokens, 1)[0].open, tokens)
     return found[False], found[True]
 
@@ -42,7 +43,7 @@ def answers(output: Any) -> list[int]:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return deploy(tmp_path_factory.mktemp("cache"), reads=DEEP_READS)
+    return deploy(tmp_path_factory.mktemp("cache"), reads=DEEP_READS, **LONG)
 
 
 def test_the_hit_ends_before_the_first_token_that_the_gate_reads(deployment: Deployment) -> None:
@@ -96,7 +97,7 @@ def test_steered_blocks_are_never_shared(tmp_path: Path, layers: Any, positions:
     """A second turn after a steered first one is computed as if the first had never been."""
     from inferaligner.vllm import gate_of
 
-    deployment = deploy(tmp_path, reads=DEEP_READS, layers=layers, positions=positions)
+    deployment = deploy(tmp_path, reads=DEEP_READS, layers=layers, positions=positions, **LONG)
     _, opened = by_decision(deployment)
     (tail,) = deployment.tokens(["And then? " * 12])
     with engine(deployment, **CACHING) as llm:
@@ -133,7 +134,7 @@ def test_shadow_mode_shares_everything(deployment: Deployment) -> None:
 
 
 def test_a_shallow_gate_costs_no_more_than_its_own_token(tmp_path: Path) -> None:
-    deployment = deploy(tmp_path, reads=[GateRead(1)])
+    deployment = deploy(tmp_path, reads=[GateRead(1)], **LONG)
     closed, _ = by_decision(deployment)
     with engine(deployment, gate={"prompts": "any"}, **CACHING) as llm:
         generate(llm, [closed])

@@ -1,0 +1,172 @@
+"""The server as an operator starts it and clients meet it, with the real `openai` client."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+FLAGS = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "4", "--enforce-eager"]
+FLAGS += ["--num-gpu-blocks-override", "64", "--served-model-name", "tiny"]
+
+
+@dataclass(frozen=True)
+class Server:
+    deployment: Deployment
+    address: str
+    log: Path
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.address + path) as answer:
+            return str(answer.read().decode())
+
+    def client(self) -> Any:
+        from openai import OpenAI
+
+        return OpenAI(base_url=f"{self.address}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    deployment = deploy(folder, reads=DEEP_READS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "inferaligner.cli.main", "serve", str(deployment.target)]
+    command += ["--aligner", str(deployment.folder), "--audit-log", str(folder / "audit.jsonl")]
+    command += ["--", "--host", "127.0.0.1", "--port", str(port), *FLAGS]
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    found = Server(deployment, f"http://127.0.0.1:{port}", folder / "audit.jsonl")
+    try:
+        for _ in range(900):
+            assert process.poll() is None, (folder / "server.log").read_text()[-4000:]
+            try:
+                found.get("/health")
+                break
+            except OSError:
+                time.sleep(1)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def ask(server: Server, prompt: str, **options: Any) -> Any:
+    settings = {"max_tokens": 6, "temperature": 0, "extra_body": {"ignore_eos": True}, **options}
+    return server.client().chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": prompt}], **settings
+    )
+
+
+def decided(server: Server, prompt: str) -> tuple[float, bool, str]:
+    """Score, decision and answer of transformers."""
+    deployment = server.deployment
+    (tokens,) = deployment.tokens([prompt])
+    decision, answer = deployment.expected(tokens, 6)
+    return decision.score, decision.open, deployment.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_answers_carry_the_decision(server: Server) -> None:
+    seen = set()
+    for prompt in PROMPTS:
+        answer = ask(server, prompt)
+        score, is_open, text = decided(server, prompt)
+        assert answer.inferaligner["score"] == pytest.approx(score, abs=1e-4)
+        assert answer.inferaligner["open"] == is_open
+        assert answer.choices[0].message.content == text
+        assert answer.kv_transfer_params is None
+        seen.add(is_open)
+    assert seen == {True, False}
+
+
+def test_streams_carry_it_in_their_last_chunk(server: Server) -> None:
+    for prompt in PROMPTS[:4]:
+        chunks = list(ask(server, prompt, stream=True))
+        score, is_open, text = decided(server, prompt)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+        assert chunks[-1].choices == []
+        assert chunks[-1].inferaligner["score"] == pytest.approx(score, abs=1e-4)
+        assert chunks[-1].inferaligner["open"] == is_open
+        assert not any(hasattr(chunk, "inferaligner") for chunk in chunks[:-1])
+
+
+def test_several_answers_and_logprobs(server: Server) -> None:
+    answer = ask(server, PROMPTS[0], n=2, logprobs=True, top_logprobs=2)
+    _, is_open, text = decided(server, PROMPTS[0])
+    assert [choice.message.content for choice in answer.choices] == [text, text]
+    assert answer.inferaligner["open"] == is_open
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"add_generation_prompt": False},
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"chat_template": "{{ messages[0]['content'] }}"},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_clients_cannot_move_the_end_of_the_prompt(server: Server, body: dict[str, Any]) -> None:
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError):
+        ask(server, PROMPTS[0], extra_body=body)
+
+
+def test_raw_completions_are_refused_with_the_reason(server: Server) -> None:
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError, match="chat template"):
+        server.client().completions.create(model="tiny", prompt="Why is the sky", max_tokens=4)
+    (tokens,) = server.deployment.tokens(PROMPTS[:1])
+    answer = server.client().completions.create(model="tiny", prompt=tokens, max_tokens=4, temperature=0)
+    assert answer.inferaligner["open"] == decided(server, PROMPTS[0])[1]
+
+
+def test_no_field_of_a_request_switches_the_gate_off(server: Server) -> None:
+    lies = {"shadow": True, "open": False, "action": "none"}
+    body = {"ignore_eos": True, "inferaligner": lies, "kv_transfer_params": {"inferaligner": lies}}
+    body["vllm_xargs"] = {"inferaligner": "off"}
+    for prompt in PROMPTS[:4]:
+        answer = ask(server, prompt, extra_body=body)
+        _, is_open, text = decided(server, prompt)
+        assert answer.inferaligner["open"] == is_open
+        assert answer.choices[0].message.content == text
+
+
+def test_info_metrics_and_audit_log_agree(server: Server) -> None:
+    before = json.loads(server.get("/inferaligner"))["counts"]
+    lines = len(server.log.read_text().splitlines())
+    for prompt in PROMPTS:
+        ask(server, prompt)
+    info = json.loads(server.get("/inferaligner"))
+    assert info["active"]
+    assert info["aligner"]["sha256"] == server.deployment.aligner.artifact.digest()
+    assert info["counts"]["requests"] - before["requests"] == len(PROMPTS)
+    assert info["counts"]["opened"] - before["opened"] == len(PROMPTS) // 2
+    assert len(server.log.read_text().splitlines()) - lines == len(PROMPTS)
+    metrics = server.get("/metrics")
+    counted = sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in metrics.splitlines()
+        if line.startswith("inferaligner_requests_total{")
+    )
+    assert counted == info["counts"]["requests"]
+    assert "inferaligner_gate_score_bucket" in metrics
