@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.comparison import compare, mcnemar
+from inferaligner.evaluation.comparison import compare, mcnemar, median_interval
 from inferaligner.evaluation.metrics import result_rows
 
 
@@ -99,3 +99,8 @@ def test_unpaired_outcomes_are_refused() -> None:
         compare([1.0], [1.0, 2.0])
     with pytest.raises(InputError, match="Nothing to compare"):
         compare([], [])
+
+
+def test_one_slow_prompt_does_not_move_a_time() -> None:
+    value, low, high = median_interval([1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0, 90.0])
+    assert 0.9 <= low <= value <= high <= 1.1

@@ -82,6 +82,16 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, flo
     return float(found.mean()), low, high
 
 
+def median_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Median with a bootstrap interval: what times need, of which some are always far out."""
+    found = np.asarray(values, dtype=float)
+    draw = np.random.default_rng(seed)
+    medians = np.median(found[draw.integers(0, found.size, (_DRAWS, found.size))], axis=1)
+    side = (1 - CONFIDENCE) / 2
+    low, high = (float(bound) for bound in np.quantile(medians, [side, 1 - side]))
+    return float(np.median(found)), low, high
+
+
 def _check(first: Sequence[float], second: Sequence[float]) -> None:
     if len(first) != len(second):
         raise InputError(f"{len(first)} and {len(second)} outcomes: expected one of each per prompt.")

@@ -8,7 +8,6 @@ nothing else.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from inferaligner.calibration.stages import Stages
-from inferaligner.evaluation.comparison import mean_interval
+from inferaligner.evaluation.comparison import median_interval
 from inferaligner.evaluation.methods.method import Method
-from inferaligner.evaluation.metrics import BARE, HARMFUL_KINDS, ResultRow, row
+from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
@@ -79,7 +78,7 @@ def measure(
 
 
 def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
-    """Medians per method and state with bootstrap intervals of the mean; and the ratio to the bare model."""
+    """Medians per method and state, with bootstrap intervals."""
     by: dict[tuple[str, str], list[Timing]] = {}
     for timing in timings:
         by.setdefault((timing.method, timing.state), []).append(timing)
@@ -90,16 +89,10 @@ def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
             ("seconds per 1,000 tokens", [1000 * t.whole / t.tokens for t in some]),
             ("seconds to the first token", [t.first for t in some]),
         ):
-            _, low, high = mean_interval(values)
-            middle = statistics.median(values)
-            figures = {"value": middle, "low": min(low, middle), "high": max(high, middle), "n": len(values)}
+            middle, low, high = median_interval(values)
+            figures = {"value": middle, "low": low, "high": high, "n": len(values)}
             found.append(row(method, suite, metric, figures, None))
     return found
-
-
-def bare_seconds(rows: Sequence[ResultRow], metric: str) -> float | None:
-    """The bare model's value of a metric, to compare with."""
-    return next((r["value"] for r in rows if (r["method"], r["metric"]) == (BARE, metric)), None)
 
 
 def _time(method: Method, prompt: str, state: str, tokens: int) -> Timing:
