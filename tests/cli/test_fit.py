@@ -186,6 +186,8 @@ def test_an_aligned_model_of_another_width_guides_through_a_map_that_is_told(
     outcome = run(*start, "--accept-poor-map", "--map", "procrustes", "--json")
     assert outcome.code == 0, outcome.err
     told = outcome.json()["transfer"]
+    assert -1 <= told["cosine_srv"] <= 1
+    assert "with the target's own vectors" in outcome.err
     assert told["trusted"] is False and {one["kind"] for one in told["layers"]} == {"procrustes"}
     saved = Aligner.from_pretrained(output).artifact
     assert saved.calibration["transfer"] == told and saved.ssv.shape == saved.srv.shape

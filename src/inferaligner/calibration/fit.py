@@ -37,14 +37,14 @@ from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.strength import Outcome, Search, search_strength
 from inferaligner.calibration.traffic import settle, stored, unseen
-from inferaligner.calibration.transfer import FOLDS, carry_over, needs_map
+from inferaligner.calibration.transfer import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.gate import GuidanceGate
 from inferaligner.generation import generate_answers
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.number_format import number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
-from inferaligner.vectors import mean_difference
+from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 
 PAPER_STRENGTH = 4.0
@@ -206,8 +206,13 @@ def _vectors(
         )
     if not options.accept_poor_map:
         carried.check(target.spec, aligned.spec)
-    tell.note(f"the map explains {carried.explained:.0%} of held-out variance")
-    return srv, carried.ssv, carried.table()
+    alike = float(cosine(srv, carried.ssv)[carried.upper].mean())
+    tell.note(
+        f"the map explains {carried.explained:.0%} of held-out variance; what it carried over has a cosine of "
+        f"{alike:.2f} with the target's own vectors"
+        + (", so expect little more of it than of those" if alike > TOO_MUCH_ALIKE else "")
+    )
+    return srv, carried.ssv, {**carried.table(), "cosine_srv": alike}
 
 
 # -- 3. layers and strength ----------------------------------------------------------------------------

@@ -36,6 +36,9 @@ RIDGES = (1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LEAST_EXPLAINED = 0.5
 """Below this median over the steerable layers, `fit` refuses: the map loses more than it keeps."""
 
+TOO_MUCH_ALIKE = 0.9
+"""Cosine with the SRV from which on a carried SSV is little else than the target's own difference."""
+
 FOLDS = 3
 _REACH = 0.15  # of the depth: how far a layer's partner may lie from its own relative depth
 
@@ -69,7 +72,12 @@ class CarriedOver:
     @property
     def explained(self) -> float:
         """Median over the layers that are steered as a rule, from the middle to the last but one."""
-        return median(m.explained for m in self.maps[len(self.maps) // 2 : max(len(self.maps) - 1, 1)])
+        return median(one.explained for one in self.maps[self.upper])
+
+    @property
+    def upper(self) -> slice:
+        """Those layers."""
+        return slice(len(self.maps) // 2, max(len(self.maps) - 1, 1))
 
     @property
     def trusted(self) -> bool:
