@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -110,6 +111,7 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
 
     from vllm import LLM
 
+    _mend_the_search_for_kernels()
     choices = options.pop("gate", {})
     arguments = {
         "dtype": "float32",
@@ -132,6 +134,18 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
         del llm
         cleanup_dist_env_and_memory()
         gc.collect()
+
+
+def _mend_the_search_for_kernels() -> None:
+    """vLLM 0.32 cannot start a second engine on a CPU once numba is imported (speculation does that): it asks
+    everything in every module for `__dict__`, and one object of llvmlite answers with something else."""
+    from vllm.triton_utils import dispatcher
+
+    def safe(value: Any) -> Any:
+        found = vars(value)
+        return found if isinstance(found, (dict, MappingProxyType)) else {}
+
+    dispatcher.vars = safe
 
 
 def generate(llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, **settings: Any) -> list[Any]:

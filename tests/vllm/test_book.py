@@ -124,3 +124,16 @@ def test_more_requests_than_slots_stop_the_engine() -> None:
     held = slots()
     with pytest.raises(SteeringError, match="max_num_seqs"):
         held.begin_step([], StepOrders({str(n): Order(n, 3, None, 2) for n in range(3)}))
+
+
+def test_rows_of_a_closed_request_are_no_longer_marked() -> None:
+    held = slots()
+    held.begin_step([], StepOrders({"a": Order(7, 3, None, 2)}, {"a": 7}))
+    held.plan(["a"], [0], [3])
+    assert held.buffers.counts[held.buffers.steer_row] == 1
+    assert held.end_step(3) is not None
+    for closed, marked in (({}, 1), ({"a": 6}, 1), ({"a": 7}, 0)):
+        held.begin_step([], StepOrders(closed=closed))
+        held.plan(["a"], [3], [1])
+        assert held.buffers.counts[held.buffers.steer_row] == marked
+        held.end_step(1)

@@ -23,7 +23,7 @@ from inferaligner.vllm.rows import RowBuffers
 
 _PREFIX = "inferaligner_"
 _SHARED = (
-    "counts",
+    "graph_counts",
     "read_tokens",
     "read_slots",
     "slot_of_token",
@@ -103,7 +103,7 @@ def _hook(
                 layer.inferaligner_weights,
                 offsets,
                 columns,
-                layer.inferaligner_counts,
+                layer.inferaligner_graph_counts,
                 layer.inferaligner_read_tokens,
                 layer.inferaligner_read_slots,
                 layer.inferaligner_partial,
@@ -113,7 +113,7 @@ def _hook(
                 layer.inferaligner_partial,
                 bias,
                 decide_row,
-                layer.inferaligner_counts,
+                layer.inferaligner_graph_counts,
                 layer.inferaligner_read_slots,
                 layer.inferaligner_score,
                 layer.inferaligner_open,
@@ -124,7 +124,7 @@ def _hook(
                 hidden if residual is None else residual,
                 layer.inferaligner_addition,
                 steer_row,
-                layer.inferaligner_counts,
+                layer.inferaligner_graph_counts,
                 layer.inferaligner_steer_tokens,
                 layer.inferaligner_slot_of_token,
                 layer.inferaligner_open,

@@ -35,10 +35,18 @@ class Order:
 
 @dataclass
 class StepOrders:
-    """Orders by request id, and the tickets of the requests that must be decided in this step."""
+    """One step's message to the workers; all by request id.
+
+    Attributes:
+        orders: for what begins or resumes in this step.
+        due: tickets of the requests that must be decided in this step.
+        closed: tickets of those whose gate has turned out closed. The device knows; the host learns it here
+            and stops marking their rows.
+    """
 
     orders: dict[str, Order] = field(default_factory=dict)
     due: dict[str, int] = field(default_factory=dict)
+    closed: dict[str, int] = field(default_factory=dict)
 
 
 Verdicts = dict[int, Decision]

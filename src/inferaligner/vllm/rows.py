@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inferaligner.gate import GuidanceGate
@@ -37,6 +39,8 @@ class RowBuffers:
         self.steer_row = len(gate.offsets) + 1
         self._on_cpu = device.type == "cpu"
         self.counts = torch.zeros(len(gate.offsets) + 2, dtype=torch.int64)
+        # A graph on a GPU takes no tensor of the CPU, and its operations never look at the counts.
+        self.graph_counts = self.counts if self._on_cpu else self.counts.to(device)
         shape = (len(gate.offsets) + 1, slots)
         self.read_tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.read_slots = torch.full(shape, self.bin, dtype=torch.int64, device=device)
@@ -74,8 +78,8 @@ class RowBuffers:
         self.counts[self.decide_row] = len(due)
         self.counts[self.steer_row] = sum(end - begin for begin, end, _ in steered)
         if due or any(reads):
-            read_tokens = torch.zeros(self.read_tokens.shape, dtype=torch.int64)
-            read_slots = torch.full(self.read_slots.shape, self.bin, dtype=torch.int64)
+            read_tokens = np.zeros(self.read_tokens.shape, dtype=np.int64)
+            read_slots = np.full(self.read_slots.shape, self.bin, dtype=np.int64)
             for row, pairs in enumerate(reads):
                 for number, (token, slot) in enumerate(pairs):
                     read_tokens[row, number], read_slots[row, number] = token, slot
@@ -84,13 +88,13 @@ class RowBuffers:
             self._send(read_tokens, self.read_tokens)
             self._send(read_slots, self.read_slots)
         if steered:
-            slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64)
+            slot_of_token = np.full(tokens, self.bin, dtype=np.int64)
             for begin, end, slot in steered:
                 slot_of_token[begin:end] = slot
             self._send(slot_of_token, self.slot_of_token[:tokens])
             if self._on_cpu:
-                at = (slot_of_token != self.bin).nonzero()[:, 0]
-                self.steer_tokens[: len(at)] = at
+                at = np.flatnonzero(slot_of_token != self.bin)
+                self._send(at, self.steer_tokens[: len(at)])
         self._loaded = tokens
 
     def clear(self) -> None:
@@ -104,6 +108,7 @@ class RowBuffers:
         self.counts.zero_()
         self._loaded = 0
 
-    def _send(self, host: Tensor, place: Tensor) -> None:
+    def _send(self, values: NDArray[np.int64], place: Tensor) -> None:
+        host = torch.from_numpy(values)
         # A fresh pinned copy each time: the copy runs later, while the host is at the next step already.
         place.copy_(host if self._on_cpu else host.pin_memory(), non_blocking=True)

@@ -42,6 +42,7 @@ class GatedScheduler(Scheduler):
         self.gate_log = AuditLog.of(vllm_config, settings)
         self._gated: dict[str, GatedRequest] = {}
         self._replaying: list[str] = []
+        self._closed: dict[str, int] = {}  # since the last step
         PrefixCacheLimits(
             self.kv_cache_manager,
             readable=lambda request: self.gate_rules.readable(self._gated[request.request_id]),
@@ -101,7 +102,8 @@ class GatedScheduler(Scheduler):
         output = super().schedule(*args, **options)
         begin = [new.req_id for new in output.scheduled_new_reqs]
         begin += output.scheduled_cached_reqs.resumed_req_ids
-        message = StepOrders({name: self.gate_rules.order(self._gated[name]) for name in begin})
+        orders = {name: self.gate_rules.order(self._gated[name]) for name in begin}
+        message, self._closed = StepOrders(orders, closed=self._closed), {}
         for name, tokens in output.num_scheduled_tokens.items():
             gated, after = self._gated[name], self.requests[name].num_computed_tokens
             if gated.decision is None and after - tokens < gated.prompt_length <= after:
@@ -143,6 +145,7 @@ class GatedScheduler(Scheduler):
             gated.decision = decision
             self.gate_log.write(request, decision, self._action(decision))
             if not decision.open or not self.gate_rules.steers:
+                self._closed[name] = ticket
                 self._catch_up(request)
             elif self.gate_rules.refuses:
                 stopped.append(name)

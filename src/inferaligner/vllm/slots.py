@@ -49,6 +49,10 @@ class Slots:
             undecided = order.open is None
             self._stays[request] = _Stay(slot, order, undecided, self.steers and order.open is not False)
             self.buffers.begin(slot, open_now=undecided or bool(order.open))
+        for request, ticket in orders.closed.items():
+            stay = self._stays.get(request)
+            if stay is not None and stay.order.ticket == ticket:
+                stay.steered = False
         self._expected, self._planned, self._due = orders, False, []
 
     def plan(self, requests: Sequence[str], starts: Sequence[int], lengths: Sequence[int]) -> None:
@@ -111,9 +115,6 @@ class Slots:
         )
         for stay in self._due:
             stay.reading = False
-        if self.buffers.device.type == "cpu":
-            for stay, verdict in zip(self._due, pending.arrive().values(), strict=True):
-                stay.steered = stay.steered and verdict.open
         return pending
 
     def _leave(self, request: str) -> None:
