@@ -208,8 +208,8 @@ def _vectors(
         carried.check(target.spec, aligned.spec)
     alike = float(cosine(srv, carried.ssv)[carried.upper].mean())
     tell.note(
-        f"the map explains {carried.explained:.0%} of held-out variance; what it carried over has a cosine of "
-        f"{alike:.2f} with the target's own vectors"
+        f"the map explains {carried.explained:.0%} of held-out variance; what it carried over has a cosine "
+        f"of {alike:.2f} with the target's own vectors"
         + (", so expect little more of it than of those" if alike > TOO_MUCH_ALIKE else "")
     )
     return srv, carried.ssv, {**carried.table(), "cosine_srv": alike}
