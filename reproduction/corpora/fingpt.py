@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from reproduction.corpora.corpus import Corpus, Hub, Published, Row
 
 
-def _read(rows: Sequence[Published]) -> list[Row]:
+def instructed(rows: Sequence[Published]) -> list[Row]:
     return [Row(f"{row['instruction']}\n{row['input']}", row["output"], row["input"]) for row in rows]
 
 
@@ -14,7 +14,7 @@ CORPUS = Corpus(
     "fingpt-sentiment",
     "FinGPT instructions, sentiment",
     "MIT",
-    _read,
+    instructed,
     files=("fingpt/sentiment_train.jsonl",),
     hub=Hub("FinGPT/fingpt-sentiment-train"),
     get="https://huggingface.co/datasets/FinGPT/fingpt-sentiment-train",

@@ -1,19 +1,13 @@
 """FinGPT's instructions: questions on headlines."""
 
-from collections.abc import Sequence
-
-from reproduction.corpora.corpus import Corpus, Hub, Published, Row
-
-
-def _read(rows: Sequence[Published]) -> list[Row]:
-    return [Row(f"{row['instruction']}\n{row['input']}", row["output"], row["input"]) for row in rows]
-
+from reproduction.corpora.corpus import Corpus, Hub
+from reproduction.corpora.fingpt import instructed
 
 CORPUS = Corpus(
     "fingpt-headline",
     "FinGPT instructions, headlines",
     "MIT",
-    _read,
+    instructed,
     files=("fingpt/headline.jsonl",),
     hub=Hub("FinGPT/fingpt-headline"),
     get="https://huggingface.co/datasets/FinGPT/fingpt-headline",

@@ -129,7 +129,7 @@ def record_activations(
     anatomy = dissect(model)
     wanted = tuple(range(anatomy.depth)) if layers is None else tuple(sorted(set(layers)))
     at = tuple(offsets)
-    _check(token_ids, wanted, at, anatomy)
+    check_places(token_ids, wanted, at, anatomy.depth)
     budget = batch_tokens or (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_ACCELERATOR)
 
     groups = [SharedPrefix(0, tuple(range(len(token_ids))))]
@@ -249,15 +249,15 @@ def _next_batch(
     return rows
 
 
-def _check(
-    token_ids: Sequence[Sequence[int]], layers: tuple[int, ...], offsets: tuple[int, ...], anatomy: Anatomy
+def check_places(
+    token_ids: Sequence[Sequence[int]], layers: tuple[int, ...], offsets: tuple[int, ...], depth: int
 ) -> None:
+    """Raises `InputError` for no prompts, layers that a model of `depth` does not have, or offsets before the
+    start of a prompt. Every recorder's check."""
     if not token_ids:
         raise InputError("No prompts to record activations of; at least one is needed.")
-    if not layers or layers[0] < 0 or layers[-1] >= anatomy.depth:
-        raise InputError(
-            f"Layers {list(layers)} do not exist: the model has layers 0 to {anatomy.depth - 1}."
-        )
+    if not layers or layers[0] < 0 or layers[-1] >= depth:
+        raise InputError(f"Layers {list(layers)} do not exist: the model has layers 0 to {depth - 1}.")
     shortest = min(len(ids) for ids in token_ids)
     if min(offsets) < 0 or max(offsets) >= shortest:
         raise InputError(

@@ -14,6 +14,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from inferaligner import gate_report
 from inferaligner.vllm.front import REPORTS, install
 from inferaligner.vllm.settings import KEY, EngineSettings
 
@@ -23,7 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 INFO_ROUTE = "/inferaligner"
-OPEN_HEADER = b"x-inferaligner-open"
+OPEN_HEADER = gate_report.OPEN_HEADER.lower().encode()
 _DONE = b"data: [DONE]"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from inferaligner.activations import Activations, Advance
+from inferaligner.activations import Activations, Advance, check_places
 from inferaligner.errors import InputError, MissingExtraError, SteeringError
 
 WORKER = "inferaligner.vllm.recording_worker.RecordingWorker"
@@ -60,7 +60,7 @@ class RecordingEngine:
         """
         wanted = tuple(range(self.depth)) if layers is None else tuple(sorted(set(layers)))
         at = tuple(offsets)
-        self._check(token_ids, wanted, at)
+        check_places(token_ids, wanted, at, self.depth)
         parts = []
         for begin in range(0, len(token_ids), _AT_ONCE):
             prompts = token_ids[begin : begin + _AT_ONCE]
@@ -92,22 +92,6 @@ class RecordingEngine:
                 "process of the engine must run on this machine; otherwise this vLLM is not supported."
             )
         return torch.stack([found[key] for key in keys])
-
-    def _check(
-        self, token_ids: Sequence[Sequence[int]], layers: tuple[int, ...], offsets: tuple[int, ...]
-    ) -> None:
-        if not token_ids:
-            raise InputError("No prompts to record activations of; at least one is needed.")
-        if not layers or layers[0] < 0 or layers[-1] >= self.depth:
-            raise InputError(
-                f"Layers {list(layers)} do not exist: the model has layers 0 to {self.depth - 1}."
-            )
-        shortest = min(len(ids) for ids in token_ids)
-        if min(offsets) < 0 or max(offsets) >= shortest:
-            raise InputError(
-                f"Token offsets {list(offsets)} reach before the start of the shortest prompt ({shortest} "
-                "tokens). Use smaller offsets, or drop that prompt."
-            )
 
     def close(self) -> None:
         """Stops the engine's processes."""

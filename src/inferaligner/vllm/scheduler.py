@@ -6,7 +6,6 @@ not, by what the gate said.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ from vllm.v1.request import RequestStatus
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
+from inferaligner.gate_report import Action, GateReport
 from inferaligner.vllm.audit import AuditLog
 from inferaligner.vllm.messages import StepOrders, orders_on, send, verdicts_on
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
@@ -85,18 +85,18 @@ class GatedScheduler(Scheduler):
             return {"aligner": aligner, "refused": gated.refused}
         if gated.decision is None:
             return {"score": None, "open": None, "action": "undecided", "aligner": aligner}
-        score = gated.decision.score
-        gated.report = {
-            "open": gated.decision.open,
-            "score": score if math.isfinite(score) else None,
-            "layer": self._layer,
-            "strength": self._strength,
-            "action": self._action(gated.decision),
-            "aligner": aligner,
-        }
+        gated.report = GateReport(
+            score=gated.decision.score,
+            open=gated.decision.open,
+            action=self._action(gated.decision),
+            layer=self._layer,
+            strength=self._strength,
+            aligner=aligner,
+            bias=self._bias,
+        ).public()
         return gated.report
 
-    def _action(self, decision: Decision) -> str:
+    def _action(self, decision: Decision) -> Action:
         if not decision.open:
             return "none"
         if self.gate_settings.shadow:
