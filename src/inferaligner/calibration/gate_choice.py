@@ -25,7 +25,7 @@ from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.statistics import auroc
 
 FOLDS = 5
-SHRINKAGES = (0.1, 0.3)
+SHRINKAGES = (0.1, 0.3, 0.5)
 
 # No gate above this share of the depth by default: the layers above it must still be able to turn the
 # answer, and one pass needs every read below the first steered layer.

@@ -22,16 +22,18 @@ TRICKY = "lookalike"
 
 Sort = Literal["harmful", "ordinary", "twin", "lookalike"]
 
-SHARES: dict[Sort, float] = {"ordinary": 0.75, "twin": 0.15, "lookalike": 0.1}
+SHARES: dict[Sort, float] = {"ordinary": 0.65, "twin": 0.15, "lookalike": 0.2}
 """How much each sort of harmless prompt counts when a gate is fitted, whatever their numbers.
 
 Twins teach a gate what harm is apart from topic and form, but as most of the harmless side they cost dearly
-where it matters: a gate has to stay closed on ordinary traffic. Chosen on the public sets of the README.
+where it matters: a gate has to stay closed on ordinary traffic. Look-alikes at twice their former share close
+it on safe prompts that sound dangerous, at no cost elsewhere. Chosen on the public sets of the README.
 """
 
 
-WRAPPED_SHARE = 0.5
-"""How much of every sort, harmful prompts too, the wrapped ones count for."""
+WRAPPED_SHARE = 0.25
+"""How much of every sort, harmful prompts too, the wrapped ones count for. At a half, the gate caught no more
+attacks for their content, and fewer harmful prompts as they are."""
 
 
 @dataclass(frozen=True)
