@@ -78,7 +78,7 @@ def test_rows_of_a_batch() -> None:
     held.plan(["old", "new"], [20, 30], [1, 10])
     rows = held.buffers
     new, old = held._stays["new"].slot, held._stays["old"].slot
-    assert rows.counts.tolist() == [1, 1, 1, 2]
+    assert rows.counts.tolist() == [1, 1, 1, 2, 2]  # both are open as yet
     assert rows.read_tokens[0, 0] == 10 and rows.read_tokens[1, 0] == 5
     assert rows.read_slots[:, 0].tolist() == [new, new, new]
     assert rows.slot_of_token[:11].tolist() == [old, *[rows.bin] * 9, new]

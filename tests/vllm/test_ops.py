@@ -36,12 +36,21 @@ def read(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None, 
 
 def decide(rows: RowBuffers) -> None:
     ops.decide(
-        rows.partial, rows.gate.bias, rows.decide_row, rows.counts, rows.read_slots, rows.score, rows.open
+        rows.partial,
+        rows.gate.bias,
+        rows.decide_row,
+        rows.counts,
+        rows.read_slots,
+        rows.score,
+        rows.open,
+        rows.slot_of_token,
+        rows.steered,
+        rows.steer_tokens,
     )
 
 
 def steer(rows: RowBuffers, stream: torch.Tensor, addition: torch.Tensor) -> None:
-    ops.steer(stream, addition, rows.steer_row, rows.counts, rows.steer_tokens, rows.slot_of_token, rows.open)
+    ops.steer(stream, addition, rows.counts, rows.steered, rows.steer_tokens)
 
 
 @pytest.mark.parametrize("pair", [True, False])
@@ -151,8 +160,10 @@ def test_the_gpu_path_gives_the_same() -> None:
     steer(rows, steered, addition)
     score, is_open = rows.score.clone(), rows.open.clone()
 
+    listed = rows.steer_tokens[: rows.counts[-1]].tolist()
     for slot in range(SLOTS):
         rows.begin(slot, open_now=True)
+    rows.steered.fill_(False)
     rows.counts.zero_()  # the path of a GPU must not look at them
     away = hidden.as_subclass(OnDevice)
     read(rows, away, None, 0)
@@ -165,9 +176,40 @@ def test_the_gpu_path_gives_the_same() -> None:
         rows.read_slots,
         rows.score,
         rows.open,
+        rows.slot_of_token,
+        rows.steered.as_subclass(OnDevice),
+        rows.steer_tokens,
     )
     again = hidden.clone().as_subclass(OnDevice)
     steer(rows, again, addition)
     assert torch.equal(rows.score[[0, 2]], score[[0, 2]]) and torch.equal(rows.open, is_open)
     assert not rows.open[rows.bin]
     assert torch.equal(again.as_subclass(torch.Tensor), steered)
+    assert rows.steered[:, 0].nonzero()[:, 0].tolist() == listed
+    # What a compiler gets to see is the same again.
+    assert torch.equal(ops.steered_stream(hidden, addition, rows.steered), steered)
+    assert torch.equal(ops.steered_stream(hidden[None], addition, rows.steered)[0], steered)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["cpu", "gpu"])
+def test_rows_that_are_not_steered_keep_the_sign_of_zero(away: bool) -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.load([[], []], [], [(2, 4, 0)], TOKENS)
+    stream = torch.full((TOKENS, WIDTH), -0.0)
+    steer(rows, stream.as_subclass(OnDevice) if away else stream, torch.ones(WIDTH))
+    again = ops.steered_stream(torch.full((TOKENS, WIDTH), -0.0), torch.ones(WIDTH), rows.steered)
+    for found in (stream, again):
+        assert torch.equal(found[2:4], torch.ones(2, WIDTH))
+        assert bool(torch.signbit(found[4:]).all())
+
+
+def test_a_batch_that_is_open_as_a_whole() -> None:
+    rows = buffers()
+    for slot in range(SLOTS):
+        rows.begin(slot, open_now=True)
+    rows.load([[], []], [], [(0, 8, 0), (8, 9, 2), (9, TOKENS, 1)], TOKENS)
+    stream, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
+    expected = stream + addition
+    steer(rows, stream, addition)
+    assert torch.equal(stream, expected)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inferaligner.errors import UnknownArchitectureError
 from inferaligner.models.anatomy import Anatomy, dissect
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm import ops as ops  # registers torch.ops.inferaligner
+from inferaligner.vllm import ops  # registers torch.ops.inferaligner
 from inferaligner.vllm.rows import RowBuffers
 
 _PREFIX = "inferaligner_"
@@ -27,13 +27,14 @@ _SHARED = (
     "read_tokens",
     "read_slots",
     "slot_of_token",
+    "steered",
     "steer_tokens",
     "partial",
     "score",
     "open",
 )
 
-LayerHook = Callable[[Any, Any, Any], None]
+LayerHook = Callable[[Any, Any, Any], Any]
 
 
 def install(
@@ -73,7 +74,7 @@ def install(
                 decides=index == gate.last_layer,
                 steers=steers and index in plan.additions,
                 bias=gate.bias,
-                rows=(buffers.decide_row, buffers.steer_row),
+                decide_row=buffers.decide_row,
             )
         )
     return anatomy
@@ -88,13 +89,12 @@ def _hook(
     decides: bool,
     steers: bool,
     bias: float,
-    rows: tuple[int, int],
+    decide_row: int,
 ) -> LayerHook:
-    decide_row, steer_row = rows
     read_gate, decide = torch.ops.inferaligner.read_gate, torch.ops.inferaligner.decide
     steer = torch.ops.inferaligner.steer
 
-    def hook(layer: Any, _inputs: Any, output: Any) -> None:
+    def hook(layer: Any, _inputs: Any, output: Any) -> Any:
         hidden, residual = stream_parts(output, pair, index)
         if offsets:
             read_gate(
@@ -117,18 +117,25 @@ def _hook(
                 layer.inferaligner_read_slots,
                 layer.inferaligner_score,
                 layer.inferaligner_open,
-            )
-        if steers:
-            # Into the residual half: what vLLM fuses with the other half stays as it is.
-            steer(
-                hidden if residual is None else residual,
-                layer.inferaligner_addition,
-                steer_row,
-                layer.inferaligner_graph_counts,
-                layer.inferaligner_steer_tokens,
                 layer.inferaligner_slot_of_token,
-                layer.inferaligner_open,
+                layer.inferaligner_steered,
+                layer.inferaligner_steer_tokens,
             )
+        if not steers:
+            return None
+        if torch.compiler.is_compiling():
+            stream = output[-1] if isinstance(output, tuple) else output
+            stream = ops.steered_stream(stream, layer.inferaligner_addition, layer.inferaligner_steered)
+            return (*output[:-1], stream) if isinstance(output, tuple) else stream
+        # Into the residual half: what vLLM fuses with the other half stays as it is.
+        steer(
+            hidden if residual is None else residual,
+            layer.inferaligner_addition,
+            layer.inferaligner_graph_counts,
+            layer.inferaligner_steered,
+            layer.inferaligner_steer_tokens,
+        )
+        return None
 
     return hook
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inferaligner.gate import GuidanceGate
+from inferaligner.vllm.ops import settle
 
 
 class RowBuffers:
@@ -22,11 +23,13 @@ class RowBuffers:
 
     Attributes:
         bin: number of the slot that takes what nobody wants (see `ops.py`).
-        counts: `[offsets + 2]` on the CPU: tokens read at each offset, decisions due, tokens steered.
+        counts: `[offsets + 3]` on the CPU: tokens read at each offset, decisions due, tokens that are steered
+            if their slot is open, tokens that are steered.
         read_tokens, read_slots: `[offsets + 1, slots]`; the last row of `read_slots` lists the slots to
             decide.
-        slot_of_token: `[tokens]`, the bin for tokens that are not steered.
-        steer_tokens: `[tokens]`, the others' numbers (CPU only).
+        slot_of_token: `[tokens]`, the bin for tokens that are never steered.
+        steered: `[tokens, 1]`, whether the slot is open; `steer_tokens` `[tokens]`, these tokens' numbers
+            (CPU only).
         partial: `[slots + 1, reads]`, the dot products; NaN until read.
         score: `[slots + 1]`; open: `[slots + 1]`.
     """
@@ -38,13 +41,14 @@ class RowBuffers:
         self.decide_row = len(gate.offsets)
         self.steer_row = len(gate.offsets) + 1
         self._on_cpu = device.type == "cpu"
-        self.counts = torch.zeros(len(gate.offsets) + 2, dtype=torch.int64)
+        self.counts = torch.zeros(len(gate.offsets) + 3, dtype=torch.int64)
         # A graph on a GPU takes no tensor of the CPU, and its operations never look at the counts.
         self.graph_counts = self.counts if self._on_cpu else self.counts.to(device)
         shape = (len(gate.offsets) + 1, slots)
         self.read_tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.read_slots = torch.full(shape, self.bin, dtype=torch.int64, device=device)
         self.slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64, device=device)
+        self.steered = torch.zeros((tokens, 1), dtype=torch.bool, device=device)
         self.steer_tokens = torch.zeros(tokens if self._on_cpu else 1, dtype=torch.int64, device=device)
         self.partial = torch.full((slots + 1, len(gate.reads)), torch.nan, device=device)
         self.score = torch.full((slots + 1,), torch.nan, device=device)
@@ -92,9 +96,7 @@ class RowBuffers:
             for begin, end, slot in steered:
                 slot_of_token[begin:end] = slot
             self._send(slot_of_token, self.slot_of_token[:tokens])
-            if self._on_cpu:
-                at = np.flatnonzero(slot_of_token != self.bin)
-                self._send(at, self.steer_tokens[: len(at)])
+            settle(self.counts, self.open, self.slot_of_token, self.steered, self.steer_tokens)
         self._loaded = tokens
 
     def clear(self) -> None:
@@ -105,6 +107,7 @@ class RowBuffers:
             self.read_slots.fill_(self.bin)
         if int(self.counts[self.steer_row]):
             self.slot_of_token[: self._loaded].fill_(self.bin)
+            self.steered[: self._loaded].fill_(False)
         self.counts.zero_()
         self._loaded = 0
 
