@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.vllm import engine_args
 from tests.models.tiny import tiny_model, tiny_tokenizer
@@ -36,7 +37,8 @@ PROMPTS = [
 ]
 
 # vLLM's attention on a CPU wants heads of at least 32.
-WIDE_ENOUGH = {"hidden_size": 128}
+WIDTH = 128
+WIDE_ENOUGH = {"hidden_size": WIDTH}
 
 DEEP_READS = (GateRead(1, 0), GateRead(1, 3), GateRead(2, 0), GateRead(2, 5))
 
@@ -89,9 +91,13 @@ def deploy(
     layers: Sequence[int] = (2, 3),
     positions: str = "from_gate",
     strength: float = 2.0,
+    monitor: int | None = None,
     **settings: Any,
 ) -> Deployment:
-    """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`."""
+    """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`.
+
+    With `monitor`, a layer, the answers to half of the others are opened on the way.
+    """
     model = tiny_model(family, **{**WIDE_ENOUGH, **settings})
     model.save_pretrained(folder / "target")
     tiny_tokenizer().save_pretrained(folder / "target")
@@ -109,10 +115,48 @@ def deploy(
     scores = gate.scores(recorded.values, recorded.layers, recorded.offsets).sort().values
     middle = len(scores) // 2
     gate = gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)
-    aligner = Aligner(type(artifact)(**{**artifact.__dict__, "gate": gate}))
+    artifact = replace(artifact, gate=gate)
+    if monitor is not None:
+        closed = [
+            tokens
+            for tokens, score in zip(
+                encode_chats(tokenizer, PROMPTS),
+                gate.scores(recorded.values, recorded.layers, recorded.offsets),
+                strict=True,
+            )
+            if score <= 0
+        ]
+        artifact = replace(artifact, monitor=_monitor(model, closed, monitor))
+    aligner = Aligner(artifact)
     return Deployment(
         model, tokenizer, aligner, folder / "target", aligner.save_pretrained(folder / "aligner")
     )
+
+
+def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> AnswerMonitor:
+    """A monitor that opens half of the answers to some prompts, none of them at once."""
+    tokens = 24
+    made = AnswerMonitor(
+        "random", layer, 3, torch.randn(WIDTH, generator=torch.Generator().manual_seed(2)), 0.0, 0.0
+    )
+    scores = []
+    for prompt in prompts:
+        with torch.no_grad():
+            ids = model.generate(
+                torch.tensor([list(prompt)]),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            hidden = model(ids, output_hidden_states=True).hidden_states[layer + 1]
+        scores.append(made.token_scores(hidden[0, len(prompt) :]))
+    values = torch.stack(scores)
+    values = values - values[:, 0].max()  # so that the first token opens nothing
+    made = replace(made, centre=-float(torch.stack(scores)[:, 0].max()))
+    highest = made.running(values).amax(1).sort().values
+    middle = len(highest) // 2
+    return made.with_bias(-float(highest[middle - 1] + highest[middle]) / 2)
 
 
 def score_of(decision: Decision, deployment: Deployment) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, InferAlignerError, MismatchError, SteeringError
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.vllm import engine_args
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER
 from tests.vllm.deployment import Deployment, deploy, engine, generate
@@ -250,16 +248,6 @@ def test_deep_sleep_would_drop_the_weights(deployment: Deployment) -> None:
         llm.collective_rpc("wake_up")
         (output,) = generate(llm, deployment.tokens()[:1])
         assert list(output.outputs[0].token_ids) == deployment.expected(output.prompt_token_ids, 8)[1]
-
-
-def test_an_aligner_with_a_monitor_is_refused(deployment: Deployment, tmp_path: Path) -> None:
-    """Half of its protection would be missing."""
-    monitored = replace(
-        deployment.aligner.artifact, monitor=AnswerMonitor("test", 1, 2, torch.zeros(128), 1.0, -0.75)
-    )
-    folder = Aligner(monitored).save_pretrained(tmp_path / "monitored")
-    with pytest.raises(InferAlignerError, match="monitor of answers"):
-        engine_args(folder)
 
 
 def test_engine_args_name_both_classes(deployment: Deployment) -> None:

@@ -219,6 +219,7 @@ def serve(
         aligner,
         shadow=shadow,
         on_open=on_open,
+        monitor=monitor,
         prompts=prompts or "chat",
         audit_log=None if audit_log is None else str(audit_log),
         audit_text=audit_text,
@@ -240,7 +241,7 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "inferaligner.vllm.launch", *command[1:]])
 
 
-_OF_TRANSFORMERS = ("refusal", "monitor", "allow_override", "host", "port", "model_name", "api_keys",
+_OF_TRANSFORMERS = ("refusal", "allow_override", "host", "port", "model_name", "api_keys",
                     "audit_max_mb", "audit_keep", "max_rows", "max_queue", "cache_tokens", "answer_tokens",
                     "grace", "playground", "dtype", "device", "quantization", "chat_template",
                     "trust_remote_code")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The operations inside the model's graph: read the gate's tokens, decide, steer.
+"""The operations inside the model's graph: read the gate's tokens, decide, read answers, steer.
 
 They take all that changes from step to step out of buffers at fixed addresses, so that a compiled graph or a
 CUDA graph can run them again, and never make the host wait. Shapes: `tokens` is the number of rows of the
@@ -28,6 +28,11 @@ _LIBRARY.define(
 _LIBRARY.define(
     "decide(Tensor partial, float bias, int row, Tensor(a!) counts, Tensor read_slots, Tensor(b!) score, "
     "Tensor(c!) open, Tensor slot_of_token, Tensor(d!) steered, Tensor(e!) steer_tokens) -> ()"
+)
+_LIBRARY.define(
+    "watch(Tensor hidden, Tensor? residual, Tensor weights, float centre, float bias, Tensor(a!) counts, "
+    "Tensor rows, Tensor(b!) recent, Tensor(c!) token_score, Tensor(d!) over, Tensor(e!) open, "
+    "Tensor slot_of_token, Tensor(f!) steered, Tensor(g!) steer_tokens) -> ()"
 )
 _LIBRARY.define(
     "steer(Tensor(a!) stream, Tensor addition, Tensor counts, Tensor steered, Tensor steer_tokens) -> ()"
@@ -89,6 +94,45 @@ def decide(
     settle(counts, open, slot_of_token, steered, steer_tokens)
 
 
+def watch(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weights: Tensor,
+    centre: float,
+    bias: float,
+    counts: Tensor,
+    rows: Tensor,
+    recent: Tensor,
+    token_score: Tensor,
+    over: Tensor,
+    open: Tensor,
+    slot_of_token: Tensor,
+    steered: Tensor,
+    steer_tokens: Tensor,
+) -> None:
+    """The monitor's score of one generated token per slot; opens slots whose mean is over, from there on.
+
+    Args:
+        weights: `[width]` float32.
+        rows: `[3, slots]`: tokens of the batch, their slots, and the columns of `recent` that they go to.
+        recent: `[slots + 1, window]`, the latest scores of each slot, zeros before the first token.
+        token_score, over: `[slots + 1]`, what is told about the token.
+    """
+    count = int(counts[-3]) if hidden.device.type == "cpu" else rows.shape[1]
+    if count == 0:
+        return
+    at, slots, columns = rows[:, :count]
+    stream = hidden[at] if residual is None else hidden[at] + residual[at]
+    score = (stream.float() * weights).sum(-1) + centre
+    recent[slots, columns] = score
+    token_score[slots] = score
+    # Not `> 0`: a NaN must open the slot, not slip through.
+    now = ~(recent[slots].mean(-1) + bias <= 0) & (slots != open.shape[0] - 1)
+    over[slots] = now
+    open[slots] = open[slots] | now
+    settle(counts, open, slot_of_token, steered, steer_tokens)
+
+
 def settle(
     counts: Tensor, open: Tensor, slot_of_token: Tensor, steered: Tensor, steer_tokens: Tensor
 ) -> None:
@@ -127,7 +171,12 @@ def _nothing(*_: object) -> None:
     """What the compiler needs to know: the operations return nothing."""
 
 
-for _name, _function in (("read_gate", read_gate), ("decide", decide), ("steer", steer)):
+for _name, _function in (
+    ("read_gate", read_gate),
+    ("decide", decide),
+    ("watch", watch),
+    ("steer", steer),
+):
     for _key in ("CPU", "CUDA"):
         _LIBRARY.impl(_name, _function, _key)
     torch.library.register_fake(f"inferaligner::{_name}", _nothing, lib=_LIBRARY)

@@ -69,6 +69,11 @@ def check_deployment(config: Any) -> EngineSettings:
             f"inferaligner does not support {'; nor '.join(found)} with vLLM, and serves nothing rather "
             "than serve it without the gate. Start vLLM without it."
         )
+    if config.speculative_config is not None and settings.plan().monitor is not None:
+        raise SteeringError(
+            "Speculative decoding takes drafted tokens back, which the aligner's monitor of answers does not "
+            "follow. Leave speculation out, or the monitor (--no-monitor)."
+        )
     check_model(config.model_config, settings)
     return settings
 

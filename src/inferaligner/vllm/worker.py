@@ -37,7 +37,11 @@ class GatedWorker(PlatformWorker):
         plan = settings.plan()
         steers = not settings.shadow and settings.on_open == "steer"
         self.gate_rows = RowBuffers(
-            plan.gate, scheduler.max_num_seqs, scheduler.max_num_batched_tokens, torch.device(self.device)
+            plan.gate,
+            scheduler.max_num_seqs,
+            scheduler.max_num_batched_tokens,
+            torch.device(self.device),
+            plan.monitor,
         )
         install(self.model_runner.get_model(), plan, self.gate_rows, self.model_config.dtype, steers=steers)
         self.gate_slots = Slots(self.gate_rows, steers=steers)
