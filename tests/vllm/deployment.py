@@ -92,15 +92,19 @@ def deploy(
     positions: str = "from_gate",
     strength: float = 2.0,
     monitor: int | None = None,
+    adapter: bool = False,
     **settings: Any,
 ) -> Deployment:
     """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`.
 
-    With `monitor`, a layer, the answers to half of the others are opened on the way.
+    With `monitor`, a layer, the answers to half of the others are opened on the way. With `adapter` the model
+    that the aligner is made for has a LoRA adapter, in the folder `medicine`.
     """
     model = tiny_model(family, **{**WIDE_ENOUGH, **settings})
     model.save_pretrained(folder / "target")
     tiny_tokenizer().save_pretrained(folder / "target")
+    if adapter:
+        model = _with_adapter(model, folder)
     # As everybody gets it from the folder: some families have a class of tokenizer that adds tokens.
     tokenizer = AutoTokenizer.from_pretrained(folder / "target")
     artifact = tiny_artifact(model, tokenizer, layers=layers).with_steering(
@@ -131,6 +135,19 @@ def deploy(
     return Deployment(
         model, tokenizer, aligner, folder / "target", aligner.save_pretrained(folder / "aligner")
     )
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a LoRA adapter that changes what it says."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+    )
+    torch.manual_seed(3)
+    wrapped = peft.get_peft_model(model, config).eval()
+    wrapped.save_pretrained(folder / "medicine")
+    return wrapped
 
 
 def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> AnswerMonitor:
@@ -232,10 +249,12 @@ def _allow_async_scheduling() -> None:
     CpuPlatform.check_and_update_config = staticmethod(kept)
 
 
-def generate(llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, **settings: Any) -> list[Any]:
+def generate(
+    llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, *, lora_request: Any = None, **settings: Any
+) -> list[Any]:
     """Outputs for prompts of token ids, greedy and of one length unless told otherwise."""
     from vllm import SamplingParams
 
     parameters = SamplingParams(**{"max_tokens": length, "temperature": 0, "ignore_eos": True, **settings})
     prompts = [{"prompt_token_ids": list(ids)} for ids in tokens]
-    return list(llm.generate(prompts, parameters, use_tqdm=False))
+    return list(llm.generate(prompts, parameters, use_tqdm=False, lora_request=lora_request))

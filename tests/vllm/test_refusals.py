@@ -43,7 +43,6 @@ def refused(deployment: Deployment, *words: str, **options: Any) -> None:
         ({"additional_config": {}}, "--additional-config has no"),
         ({"additional_config": {KEY: {"aligner": "nowhere"}}}, "unusable settings"),
         ({"worker_extension_cls": "tests.vllm.test_refusals.Extension"}, "--worker-extension-cls"),
-        ({"enable_lora": True}, "LoRA"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline parallelism"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
         ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),

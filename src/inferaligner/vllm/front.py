@@ -120,7 +120,7 @@ def _checked(process_inputs: Any) -> Any:
         request = process_inputs(self, *args, **options)
         rules = _rules(self)
         if rules is not None:
-            objection = rules.objection(request.prompt_token_ids, resumable=request.resumable)
+            objection = rules.objection(request)
             if objection is not None:
                 from vllm.exceptions import VLLMValidationError
 

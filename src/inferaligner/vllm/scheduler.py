@@ -57,7 +57,7 @@ class GatedScheduler(Scheduler):
         if request.request_id in self.requests:
             raise SteeringError(f"Request {request.request_id} continues another one, which cannot be gated.")
         gated = GatedRequest(request.num_prompt_tokens, replays=self.gate_rules.replays)
-        gated.refused = self.gate_prompts.objection(request.prompt_token_ids, resumable=request.resumable)
+        gated.refused = self.gate_prompts.objection(request)
         request.resumable = False
         self._gated[request.request_id] = gated
         super().add_request(request)

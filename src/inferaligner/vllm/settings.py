@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.version import __version__
+from inferaligner.vllm.adapters import AdapterRules
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
@@ -42,6 +43,8 @@ class EngineSettings(BaseModel):
         monitor: read answers too, if the aligner has a monitor.
         prompts: `chat` refuses prompts that do not end as the chat template ends them, because the gate was
             fitted on that ending; `any` gates them at their last token all the same.
+        adapter: place of the LoRA adapter that the aligner was fitted on; None for the model itself.
+        adapters: `own` refuses requests with another adapter than this, or without it; `any` gates them too.
         audit_log: file that gets one JSON line per decision.
         audit_text: whether that line holds the prompt itself beside its hash.
         untested_vllm: run on a version of vLLM that this package was not tested with.
@@ -56,6 +59,8 @@ class EngineSettings(BaseModel):
     on_open: Literal["steer", "refuse"] = "steer"
     monitor: bool = True
     prompts: Literal["chat", "any"] = "chat"
+    adapter: str | None = None
+    adapters: Literal["own", "any"] = "own"
     audit_log: str | None = None
     audit_text: bool = False
     untested_vllm: bool = False
@@ -95,6 +100,10 @@ class EngineSettings(BaseModel):
                 f"{self.sha256[:12]}: the artifact changed in between. Start the engine anew."
             )
         return artifact
+
+    def adapter_rules(self) -> AdapterRules:
+        """Which LoRA adapters requests may have."""
+        return AdapterRules(self.adapter, others=self.adapters == "any")
 
     def check_choices(self, artifact: AlignerArtifact) -> None:
         """Raises `InputError` if the artifact cannot do what was chosen."""
@@ -136,6 +145,8 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
     folder = Path(aligner).expanduser().resolve()
     if (log := choices.get("audit_log")) is not None:
         choices["audit_log"] = str(Path(log).expanduser().resolve())
+    if (adapter := choices.get("adapter")) is not None and Path(adapter).expanduser().exists():
+        choices["adapter"] = str(Path(adapter).expanduser().resolve())
     artifact = AlignerArtifact.read(folder)
     try:
         settings = EngineSettings(aligner=str(folder), sha256=artifact.digest(), **choices)
