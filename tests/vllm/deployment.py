@@ -234,8 +234,9 @@ def _mend_the_search_for_kernels() -> None:
 
 
 def _keep_the_imports_out_of_every_collection() -> None:
-    """vLLM collects garbage nine times per engine, each time through all modules that it has imported: more
-    than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is off."""
+    """vLLM collects garbage nine times an engine, each time through all modules that it has imported: more
+    than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is
+    off."""
     if getattr(gc.freeze, "__module__", "gc") == "gc":
         gc.collect()
         gc.freeze()
