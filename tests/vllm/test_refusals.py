@@ -38,13 +38,11 @@ def refused(deployment: Deployment, *words: str, **options: Any) -> None:
     ("options", "word"),
     [
         ({"worker_cls": "auto"}, "together"),
-        ({"scheduler_cls": None}, "orders"),
+        ({"scheduler_cls": None}, "together"),
         ({"scheduler_cls": ASYNC_SCHEDULER}, "async scheduling is off"),
         ({"additional_config": {}}, "--additional-config has no"),
         ({"additional_config": {KEY: {"aligner": "nowhere"}}}, "unusable settings"),
         ({"worker_extension_cls": "tests.vllm.test_refusals.Extension"}, "--worker-extension-cls"),
-        ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline parallelism"),
-        ({"enable_prompt_embeds": True}, "prompt embeddings"),
         ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         (
             {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
@@ -58,6 +56,20 @@ def test_what_is_not_supported_does_not_start(
     deployment: Deployment, options: dict[str, Any], word: str
 ) -> None:
     refused(deployment, word, **options)
+
+
+def test_prompt_embeddings_do_not_start(tmp_path: Path) -> None:
+    """A deployment of its own: vLLM adds a token to the tokenizer that it keeps for the process."""
+    refused(deploy(tmp_path), "prompt embeddings", enable_prompt_embeds=True)
+
+
+def test_pipeline_parallelism_does_not_start(
+    deployment: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The workers are processes of their own, and tell the reason in their log."""
+    options = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
+    refused(deployment, "WorkerProc initialization failed", **options)
+    assert "does not support pipeline parallelism" in "".join(capfd.readouterr())
 
 
 class Extension:
