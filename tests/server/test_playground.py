@@ -60,9 +60,11 @@ def open_server() -> Iterator[Running]:
 
 
 def ask(page: Any, text: str) -> None:
+    """Sends a prompt and waits for its answers. A tiny model may be done before one could see it begin."""
+    turns = page.locator(".turn").count()
     page.fill("#prompt", text)
     page.press("#prompt", "Enter")
-    page.wait_for_selector("#stop:not(.hidden)")
+    page.wait_for_function("n => document.querySelectorAll('.turn').length > n", arg=turns)
     page.wait_for_selector("#send:not(.hidden)", timeout=30_000)
     page.wait_for_selector("#layers-details:not(.hidden)", timeout=30_000)
 
