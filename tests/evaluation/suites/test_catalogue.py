@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,18 @@ def test_the_arithmetic_is_right() -> None:
         left, right = numbers
         found = {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[item.domain]
         assert found == int(item.answer or "")
+
+
+def test_the_reading_gives_nothing_away() -> None:
+    (subset,) = load(["reading"], data=None)
+    assert len(subset.items) == 300
+    for item in subset.items:
+        assert item.answer in item.choices and len(set(item.choices)) == len(item.choices) > 1
+        assert not any(choice in item.prompt for choice in item.choices if " " in choice)
+    facts = [item for item in subset.items if item.domain == "fact"]
+    words = [set(re.findall(r"\w+", item.prompt.lower())) for item in facts]
+    said = [{c for c in item.choices if c.lower() in text} for item, text in zip(facts, words, strict=True)]
+    assert all(found == {item.answer} for found, item in zip(said, facts, strict=True))
 
 
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
