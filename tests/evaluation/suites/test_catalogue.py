@@ -71,10 +71,11 @@ def test_the_reading_gives_nothing_away() -> None:
     for item in subset.items:
         assert item.answer in item.choices and len(set(item.choices)) == len(item.choices) > 1
         assert not any(choice in item.prompt for choice in item.choices if " " in choice)
-    facts = [item for item in subset.items if item.domain == "fact"]
-    words = [set(re.findall(r"\w+", item.prompt.lower())) for item in facts]
-    said = [{c for c in item.choices if c.lower() in text} for item, text in zip(facts, words, strict=True)]
-    assert all(found == {item.answer} for found, item in zip(said, facts, strict=True))
+    for item in subset.items:
+        if item.domain == "fact":
+            text = item.prompt.lower()
+            assert str(item.answer).lower() in text
+            assert not {c.lower() for c in item.choices if c != item.answer} & set(re.findall(r"\w+", text))
 
 
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
