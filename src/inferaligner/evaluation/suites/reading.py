@@ -1,9 +1,9 @@
 """Short texts with one question each: topic, mood, or a fact that stands in the text; our own.
 
 The choices do not stand in the prompt, and are whole sentences where they can be: of a list, a small model
-takes the first. In this form SmolLM2-135M knows 78 % of the topics (chance 17), 99 % of the moods (50) and 72 %
-of the facts (25), n = 300, so that its utility can move if something harms it. The wrong choices of a fact do
-not stand in its text.
+takes the first. In this form SmolLM2-135M knows 78 % of the topics (chance 17), 99 % of the moods (50) and
+72 % of the facts (25), n = 300, so that its utility can move if something harms it. The wrong choices of a
+fact do not stand in its text.
 """
 
 from __future__ import annotations
