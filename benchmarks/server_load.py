@@ -247,6 +247,9 @@ def load(options: argparse.Namespace) -> None:
     """Both throughputs, and the comparison; prints and writes `load.json`."""
     prompts = requests_of(options.requests, options.unique, options.seed)
     wanted = {row["prompt"]: row for row in map(json.loads, (options.work / "alone.jsonl").open())}
+    missing = {digest(prompt) for prompt in prompts} - set(wanted)
+    if missing:
+        sys.exit(f"alone.jsonl lacks {len(missing)} prompts; run `alone` until it has all")
     answers, server = served(options, prompts)
     plain = baseline(options, prompts)
     fine = [answer for answer in answers if "error" not in answer]

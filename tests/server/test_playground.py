@@ -16,7 +16,7 @@ from inferaligner.server.keys import ApiKeys
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.server.conftest import Running, Serve, start
 from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -60,9 +60,11 @@ def open_server() -> Iterator[Running]:
 
 
 def ask(page: Any, text: str) -> None:
+    """Sends a prompt and waits for its answers. A tiny model may be done before one could see it begin."""
+    turns = page.locator(".turn").count()
     page.fill("#prompt", text)
     page.press("#prompt", "Enter")
-    page.wait_for_selector("#stop:not(.hidden)")
+    page.wait_for_function("n => document.querySelectorAll('.turn').length > n", arg=turns)
     page.wait_for_selector("#send:not(.hidden)", timeout=30_000)
     page.wait_for_selector("#layers-details:not(.hidden)", timeout=30_000)
 
@@ -179,6 +181,24 @@ def test_the_monitors_view(page: Any, serve: Serve) -> None:
             shown = page.get_attribute(f"#tokens span:nth-child({report['opened_at']})", "title")
             assert "−" not in shown
         assert "opens above 0" in page.get_attribute("#monitor-plot", "aria-label")
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("ordinary", [True, False])
+def test_the_prompt_among_held_out_scores(page: Any, serve: Serve, ordinary: bool) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    scores = {"harmful": [1.0, 2.0, 3.0], "harmless twins": [-1.0, 0.5], "harmful, wrapped": [0.0]}
+    if ordinary:
+        scores["ordinary traffic"] = [-3.0]
+    aligner = tiny_aligner(model, tokenizer, calibration={**CALIBRATION, "held_out_scores": scores})
+    running = serve(loaded=LoadedModel(model, tokenizer, "tiny"), aligner=aligner)
+    page.goto(running.url)
+    page.wait_for_selector(".try button")
+    page.fill("#longest", "3")
+    ask(page, PROMPTS[0])
+    told = page.get_attribute("#strip", "aria-label")
+    assert f"{1 if ordinary else 2} harmless and 3 harmful prompts" in told and "this prompt is at" in told
+    assert page.locator("#strip path").count() == 2
     assert page.problems == []
 
 

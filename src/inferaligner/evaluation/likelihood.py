@@ -23,8 +23,9 @@ from inferaligner.steering.guard import Guard
 _TOKENS_PER_PASS = 2048
 
 REFUSAL_OPENINGS = ("I'm sorry, but I can't", "I cannot")
-COMPLIANCE_OPENINGS = ("Sure, here", "Here")
-"""How answers begin; what is compared is which pair is likelier, not how likely either is."""
+COMPLIANCE_OPENINGS = ("Sure", "Here")
+"""How answers begin; what is compared is which pair is likelier, not how likely either is. The compliant
+ones are a word each, read where the prompt ends, so that a prompt goes through the model once."""
 
 Tokens = tuple[int, ...]
 

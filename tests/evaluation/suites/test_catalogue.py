@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_the_arithmetic_is_right() -> None:
         left, right = numbers
         found = {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[item.domain]
         assert found == int(item.answer or "")
+
+
+def test_the_reading_gives_nothing_away() -> None:
+    (subset,) = load(["reading"], data=None)
+    assert len(subset.items) == 300
+    for item in subset.items:
+        assert item.answer in item.choices and len(set(item.choices)) == len(item.choices) > 1
+        assert not any(choice in item.prompt for choice in item.choices if " " in choice)
+    for item in subset.items:
+        if item.domain == "fact":
+            text = item.prompt.lower()
+            assert str(item.answer).lower() in text
+            assert not {c.lower() for c in item.choices if c != item.answer} & set(re.findall(r"\w+", text))
 
 
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
