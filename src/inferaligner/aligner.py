@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.activations import Recorder, record_activations
 from inferaligner.artifact import AlignerArtifact
@@ -32,6 +32,8 @@ from inferaligner.model_card import model_card
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.prompts.encoding import Reader, tokenizer_of
+from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
 from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
@@ -51,10 +53,10 @@ class Aligner:
     def fit(
         cls,
         target: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         aligned: PreTrainedModel | None = None,
-        aligned_tokenizer: PreTrainedTokenizerBase | None = None,
+        aligned_tokenizer: Reader | None = None,
         harmful: Sequence[str] | None = None,
         harmless: Sequence[str] | None = None,
         benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
@@ -141,7 +143,7 @@ class Aligner:
     def calibrate(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         benign: Sequence[str] | Mapping[str, Sequence[str]],
         *,
         max_false_open: float | None = None,
@@ -178,7 +180,7 @@ class Aligner:
     def apply(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: Reader | None = None,
         *,
         mode: Mode = "gate",
         source: Source = "aligned",
@@ -207,7 +209,7 @@ class Aligner:
                     "This aligner has a monitor, which steers answers that have begun; with "
                     'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
                 )
-            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer)
+            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer_of(tokenizer))
             return Guard(model, GatePlan(self.artifact.gate), mode, text)
         if refusal is not None:
             raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
@@ -233,7 +235,7 @@ class Aligner:
             artifact.monitor if monitor else None,
         )
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def check(self, model: PreTrainedModel, tokenizer: Reader | None = None) -> None:
         """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""
         expected = self.artifact.provenance.target
         found = differences(fingerprint_model(model), expected.model)
@@ -249,8 +251,8 @@ class Aligner:
     def score(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[str],
+        tokenizer: Reader,
+        prompts: Sequence[Prompt],
         *,
         advance: Callable[[int], None] | None = None,
     ) -> list[Decision]:
