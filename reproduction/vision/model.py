@@ -26,17 +26,18 @@ TEMPLATE = (
 
 
 def vision_config() -> Any:
-    """Windows that look at a patch of 5 pixels first, and at the whole page last: 64 places of 20 pixels."""
-    from transformers import SwinConfig
+    """A vision transformer of 4.2 million parameters with rotary positions, so that a word is the same word
+    anywhere on a page. Its patches are the squares of a page's raster."""
+    from transformers import MLCDVisionConfig
 
-    return SwinConfig(
+    return MLCDVisionConfig(
         image_size=SIDE,
-        patch_size=5,
-        embed_dim=64,
-        depths=[2, 2, 6],
-        num_heads=[2, 4, 8],
-        window_size=GRID,
-        drop_path_rate=0.0,
+        patch_size=SIDE // GRID,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        hidden_act="gelu",
     )
 
 
@@ -55,7 +56,7 @@ def build(seed: int = 0) -> LoadedModel:
         text_config=text.to_dict(),
         image_token_id=place,
         vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
+        vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
@@ -87,7 +88,8 @@ def processor(tokenizer: Any) -> Any:
         images,
         tokenizer,
         patch_size=SIDE // GRID,
-        vision_feature_select_strategy="full",
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         image_token=PLACEHOLDER,
         chat_template=TEMPLATE,
     )

@@ -18,21 +18,25 @@ import numpy as np
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.typography import (
     BLACK,
+    CELLS_PER_STOP,
+    LINES,
     WHITE,
     Colour,
     PageStyle,
     draw_text,
     fits,
     lay_out,
-    page_font,
 )
 
-GRID = 8
+GRID = LINES
 SIDE = 160
 """The tower's picture in pixels; pages are drawn at twice that, and reduced."""
 DRAWN = 2 * SIDE
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!'\"-()/$%&"
+
+SPELLINGS = CELLS_PER_STOP * len(CHARACTERS)
+"""What may stand in a patch: every character in each of its cells."""
 
 _INKS: tuple[Colour, ...] = (BLACK, (20, 20, 90), (120, 0, 0), (0, 70, 20), (60, 60, 60))
 _PAPERS: tuple[Colour, ...] = (WHITE, (250, 245, 225), (225, 235, 250), (240, 240, 240), (255, 240, 240))
@@ -44,7 +48,7 @@ class Page:
 
     pixels: np.ndarray
     tokens: list[tuple[int, int]] = field(default_factory=list)  # (patch, token id)
-    characters: list[tuple[int, int]] = field(default_factory=list)  # (patch, index in CHARACTERS)
+    characters: list[tuple[int, int]] = field(default_factory=list)  # (patch, one of SPELLINGS)
 
 
 def any_style(rng: random.Random) -> PageStyle:
@@ -52,15 +56,7 @@ def any_style(rng: random.Random) -> PageStyle:
     ink, paper = rng.choice(_INKS), rng.choice(_PAPERS)
     if rng.random() < 0.15:
         ink, paper = paper, ink
-    base = PageStyle(DRAWN)
-    return PageStyle(
-        DRAWN,
-        ink=ink,
-        paper=paper,
-        font_size=base.size * rng.uniform(0.9, 1.05),
-        left=rng.randint(2, 24),
-        top=rng.randint(-4, 4),
-    )
+    return PageStyle(DRAWN, ink, paper, (rng.randint(-2, 2), rng.randint(-3, 3)))
 
 
 class Texts:
@@ -102,23 +98,19 @@ class Texts:
 def text_page(text: str, style: PageStyle, tokenizer: Any) -> Page:
     """The page with what stands in its patches. What does not fit is left out, word by word."""
     words = text.split(" ")
-    while not fits(" ".join(words), style):
+    while not fits(" ".join(words)):
         words = words[: int(len(words) * 0.93)] if len(words) > 14 else words[:-1]
     text = " ".join(words)
     page = Page(np.asarray(draw_text(text, style).reduce(2)))
-    patch, font = style.side / GRID, page_font(style.size)
-    placed = lay_out(text, style)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     starts = {}
     for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         starts[begin + (text[begin : begin + 1] == " " and end > begin + 1)] = token
-    for word in placed:
-        row = GRID * word.line
+    for word in lay_out(text):
         for at, character in enumerate(word.text):
-            x = word.x + font.getlength(word.text[:at])
+            patch = GRID * word.line + (word.cell + at) // CELLS_PER_STOP
             if (known := CHARACTERS.find(character)) >= 0:
-                middle = x + font.getlength(character) / 2
-                page.characters.append((row + min(GRID - 1, int(middle / patch)), known))
+                page.characters.append((patch, CELLS_PER_STOP * known + (word.cell + at) % CELLS_PER_STOP))
             if word.start + at in starts:
-                page.tokens.append((row + min(GRID - 1, int(x / patch)), starts[word.start + at]))
+                page.tokens.append((patch, starts[word.start + at]))
     return page

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduction.vision.pages import CHARACTERS, GRID, Page, Texts, any_style, text_page
+from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, text_page
 from reproduction.vision.scenes import any_scene, scene_page
 
 PATCHES = GRID * GRID
@@ -41,7 +41,7 @@ class TowerLesson:
         self.directions = F.normalize(self.embeddings, dim=-1)
         self.scale = float(self.embeddings.norm(dim=-1).mean())
         self.blank = int(tokenizer(" ", add_special_tokens=False)["input_ids"][0])
-        self.spelling = nn.Linear(self._width(), len(CHARACTERS))
+        self.spelling = nn.Linear(self._width(), SPELLINGS)
         self.tokenizer = tokenizer
         self.texts = Texts(tokenizer)
 
@@ -71,7 +71,7 @@ class TowerLesson:
             told = self.projector(features)
             spelt = self.spelling(features)
         features, told, spelt = features.float(), told.float(), spelt.float()
-        characters = torch.zeros(len(pages) * PATCHES, len(CHARACTERS))
+        characters = torch.zeros(len(pages) * PATCHES, SPELLINGS)
         places: list[int] = []
         tokens: list[int] = []
         for number, page in enumerate(pages):

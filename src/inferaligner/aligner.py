@@ -20,6 +20,7 @@ from inferaligner.activations import Recorder, record_activations
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.fit import fit_artifact
 from inferaligner.calibration.fit_options import MONITOR_TOKENS, Carry, FitOptions, Side
+from inferaligner.calibration.picture_samples import Pictures, with_pictures
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
@@ -57,9 +58,10 @@ class Aligner:
         *,
         aligned: PreTrainedModel | None = None,
         aligned_tokenizer: Reader | None = None,
-        harmful: Sequence[str] | None = None,
-        harmless: Sequence[str] | None = None,
-        benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        harmful: Sequence[Prompt] | None = None,
+        harmless: Sequence[Prompt] | None = None,
+        benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]] | None = None,
+        pictures: Pictures = "none",
         max_false_open: float | None = None,
         confidence: float = 0.95,
         gate_layer: int | None = None,
@@ -87,7 +89,10 @@ class Aligner:
             aligned: a sibling that declines harmful requests. Without one the result is a gate alone, to be
                 used with `apply(on_open="refuse")`. A model of another width or depth guides through a map
                 that is fitted on the way (docs/transfer.md); it needs its `aligned_tokenizer`.
+            tokenizer: the target's; of a vision-language model its processor, to read prompts with pictures.
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
+            pictures: "some" shows a target that sees some of these prompts in pictures too (docs/vision.md).
+                The aligned model is asked the same in text.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
                 (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
                 what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.08 by
@@ -132,7 +137,7 @@ class Aligner:
             None
             if aligned is None
             else Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
-            _samples(harmful, harmless, sources),
+            _shown(_samples(harmful, harmless, sources), pictures),
             benign={} if benign is None else _by_name(benign),
             options=options,
             outcome=lambda answer: judge(answer).outcome,
@@ -144,7 +149,7 @@ class Aligner:
         self,
         model: PreTrainedModel,
         tokenizer: Reader,
-        benign: Sequence[str] | Mapping[str, Sequence[str]],
+        benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]],
         *,
         max_false_open: float | None = None,
         confidence: float | None = None,
@@ -171,7 +176,8 @@ class Aligner:
     def fitted_prompts(self) -> list[str]:
         """What the gate was fitted on, where that can be known: the shipped contrast set."""
         contrast = load_contrast_set()
-        if self.artifact.provenance.prompts.get("digest") != contrast.digest():
+        prompts = self.artifact.provenance.prompts
+        if prompts.get("text digest", prompts.get("digest")) != contrast.digest():
             return []
         return [sample.text for sample in samples_from_contrast(contrast).fitting]
 
@@ -300,7 +306,7 @@ class Aligner:
 
 
 def _samples(
-    harmful: Sequence[str] | None, harmless: Sequence[str] | None, sources: Sequence[str]
+    harmful: Sequence[Prompt] | None, harmless: Sequence[Prompt] | None, sources: Sequence[str]
 ) -> Samples:
     if harmful is None and harmless is None:
         return samples_from_contrast(load_contrast_set())
@@ -312,7 +318,11 @@ def _samples(
     return samples_from_lists(harmful, harmless, sources)
 
 
-def _by_name(benign: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+def _shown(samples: Samples, pictures: Pictures) -> Samples:
+    return with_pictures(samples) if pictures == "some" else samples
+
+
+def _by_name(benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]]) -> dict[str, Sequence[Prompt]]:
     return dict(benign) if isinstance(benign, Mapping) else {"benign": benign}
 
 

@@ -25,6 +25,7 @@ def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
     """
     fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
     described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}
+    described["text digest"] = described["digest"]
     described["digest"] = hashlib.sha256(f"{described['digest']} in pictures {share}".encode()).hexdigest()
     return Samples((*samples.fitting, *fitting), (*samples.test, *test), described)
 

@@ -106,7 +106,7 @@ def ablate(
         )
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    fitted.check(loaded.model, loaded.tokenizer)
+    fitted.check(loaded.model, loaded.reader)
     bench = Bench(loaded, fitted, options.load)
     if axis == "gate":
         rows = _gates(bench, subsets, output)

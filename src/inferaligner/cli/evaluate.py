@@ -157,15 +157,16 @@ def _prepare(
     from inferaligner.evaluation.methods.method import Bench
     from inferaligner.evaluation.records_file import stored_run
     from inferaligner.plain_json import dump, plain
+    from inferaligner.prompts.images import text_of
     from inferaligner.version import __version__
 
     system = None if fitted is None else fitted.artifact.provenance.system_prompt
     loaded = options.load(target, system=system)
     if fitted is not None:
-        fitted.check(loaded.model, loaded.tokenizer)
+        fitted.check(loaded.model, loaded.reader)
         warn_of_format(fitted.artifact, loaded)
     made = make_methods(specs, Bench(loaded, fitted, options.load))
-    longest = max(len(item.prompt) for subset in subsets for item in subset.items) // 3
+    longest = max(len(text_of(item.prompt)) for subset in subsets for item in subset.items) // 3
     # What the first run chose is kept: free memory is another thing tomorrow, and batches must be the same.
     earlier = stored_run(output).get("batch size")
     size = batch_size or earlier or batch_size_for(loaded.model, longest + tokens)

@@ -21,6 +21,7 @@ from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
+from inferaligner.prompts.images import Prompt
 
 SUITE = "inference time"
 
@@ -95,7 +96,7 @@ def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
     return found
 
 
-def _time(method: Method, prompt: str, state: str, tokens: int) -> Timing:
+def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
     loaded = method.model()
     text = method.rewrite(prompt)
 
@@ -122,10 +123,10 @@ def _time(method: Method, prompt: str, state: str, tokens: int) -> Timing:
     return Timing(method.name, state, once(1), once(tokens), tokens)
 
 
-def _answer(loaded: LoadedModel, prompt: str, length: int, system: str | None) -> None:
+def _answer(loaded: LoadedModel, prompt: Prompt, length: int, system: str | None) -> None:
     stream = generate_answers(
         loaded.model,
-        loaded.tokenizer,
+        loaded.reader,
         [prompt],
         max_new_tokens=length,
         system=system,

@@ -8,14 +8,21 @@ pictures in the prompt too: they stand before the user's text, and the template'
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from jinja2 import TemplateError
 
 from inferaligner.errors import ChatTemplateMissingError, InputError, PromptTooLongError
-from inferaligner.prompts.encoding import Reader, check_places, encode_seen, template_of, tokenizer_of
-from inferaligner.prompts.images import Prompt, pictures_of, text_of
+from inferaligner.prompts.encoding import (
+    Reader,
+    check_places,
+    encode_seen,
+    seen_inputs,
+    template_of,
+    tokenizer_of,
+)
+from inferaligner.prompts.images import Picture, Prompt, pictures_of, text_of
 
 # Stands in for the user's text where only the template around it matters; two different words, so
 # that a template's own text is never mistaken for it.
@@ -120,6 +127,25 @@ def encode_chats(
                     f"{max_length}. Shorten or drop it; prompts are never cut."
                 )
     return encoded
+
+
+def pictures_in(turns: Sequence[dict[str, Any]]) -> int:
+    """How many places for a picture a conversation has."""
+    parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
+    return sum(part["type"] == "image" for part in parts)
+
+
+def inputs_of_turns(
+    reader: Reader, turns: Sequence[dict[str, Any]], pictures: Sequence[Picture] = ()
+) -> Mapping[str, Any]:
+    """What the model takes for one conversation, up to its answer; `pictures` are those of all turns."""
+    rendered = render_turns(reader, turns)
+    if pictures:
+        return seen_inputs(encode_seen(reader, [rendered], [pictures]), "left")
+    check_places(reader, [rendered], [0])
+    return cast(
+        "Mapping[str, Any]", tokenizer_of(reader)([rendered], add_special_tokens=False, return_tensors="pt")
+    )
 
 
 def template_suffix(reader: Reader) -> list[int]:

@@ -14,7 +14,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferaligner.errors import InputError
 from inferaligner.prompts.typography import require_pillow
@@ -94,6 +94,12 @@ def key_of(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join([*(f"image {picture.digest}" for picture in prompt.pictures), prompt.text])
+
+
+def written(prompt: Prompt) -> dict[str, Any]:
+    """As the fields of a row of results: `prompt`, and `images` with the digests of its pictures, if any."""
+    shown = [picture.digest for picture in pictures_of(prompt)]
+    return {"prompt": text_of(prompt), **({"images": shown} if shown else {})}
 
 
 def picture_from(source: str | os.PathLike[str] | bytes | Image, *, folder: Path | None = None) -> Picture:

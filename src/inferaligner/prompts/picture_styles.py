@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
-from inferaligner.prompts.typography import PageStyle, draw_text, fits
+from inferaligner.prompts.typography import draw_text, fits
 
 STYLES = ("typographic", "written", "mixed")
 
@@ -106,7 +106,7 @@ def _on_page(text: str, carrier: str) -> ImagePrompt | None:
 
 @functools.lru_cache(maxsize=4096)
 def _page(text: str) -> Picture:
-    return picture_from(draw_text(text, PageStyle()))
+    return picture_from(draw_text(text))
 
 
 def _carrier(style: str, request: str) -> str:

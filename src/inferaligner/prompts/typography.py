@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LINES = 8
-"""A page has room for so many lines, whatever its size."""
+"""A page has so many lines, and every line so many tab stops: a raster of squares."""
 
-_FONT_SHARE = 0.72
-_MARGIN_SHARE = 0.02
+CELLS_PER_STOP = 3
+"""Characters from one tab stop to the next. A word begins at a tab stop, and each character has a cell of its
+own, as on a typewriter: a model whose patches are the raster's squares meets a word in one shape only."""
+
+CELLS = LINES * CELLS_PER_STOP
+"""Characters of a line."""
+
+_FONT_SHARE = 0.56  # of the line height: wide letters come close to each other and do not cover each other
 
 Colour = tuple[int, int, int]
 BLACK: Colour = (0, 0, 0)
@@ -29,36 +35,27 @@ WHITE: Colour = (255, 255, 255)
 
 @dataclass(frozen=True)
 class PageStyle:
-    """How a page looks. Lengths are pixels of a square page of `side`."""
+    """How a page looks. `side`, and the shift to the right and down, are in pixels."""
 
     side: int = 320
     ink: Colour = BLACK
     paper: Colour = WHITE
-    font_size: float | None = None  # None: what fills the line height well
-    left: int | None = None
-    top: int = 0
+    shift: tuple[int, int] = (0, 0)
 
     @property
-    def line_height(self) -> float:
+    def square(self) -> float:
+        """Side of a square of the raster: the height of a line, and the way to the next tab stop."""
         return self.side / LINES
-
-    @property
-    def size(self) -> float:
-        return self.line_height * _FONT_SHARE if self.font_size is None else self.font_size
-
-    @property
-    def margin(self) -> int:
-        return round(self.side * _MARGIN_SHARE) if self.left is None else self.left
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word on the page: its place in the text, its line, and where it begins in that line, in pixels."""
+    """A word on the page: its place in the text, its line, and the cell in which it begins there."""
 
     start: int
     text: str
     line: int
-    x: float
+    cell: int
 
 
 def require_pillow() -> Any:
@@ -80,25 +77,27 @@ def page_font(size: float) -> Any:
     return fonts.load_default(size)
 
 
-def lay_out(text: str, style: PageStyle) -> list[Word]:
+def lay_out(text: str) -> list[Word]:
     """Where every word of `text` stands; a newline begins a new line.
 
     Raises:
         InputError: the text does not fit on the page, or has nothing to draw.
     """
-    font, words, line, x = page_font(style.size), list[Word](), 0, float(style.margin)
-    space = font.getlength(" ")
+    words, line, cell = list[Word](), 0, 0
     for found in re.finditer(r"\n|[^\s]+", text):
         if found[0] == "\n":
-            line, x = line + 1, float(style.margin)
+            line, cell = line + 1, 0
             continue
-        wide = font.getlength(found[0])
-        if x > style.margin and x + wide > style.side - _MARGIN_SHARE * style.side:
-            line, x = line + 1, float(style.margin)
-        words.append(Word(found.start(), found[0], line, x))
-        x += wide + space
+        if cell > 0 and cell + len(found[0]) > CELLS:
+            line, cell = line + 1, 0
+        words.append(Word(found.start(), found[0], line, cell))
+        taken = cell + len(found[0]) + 1  # a blank at least before the next word
+        cell = -(-taken // CELLS_PER_STOP) * CELLS_PER_STOP
     if not words:
         raise InputError("There is no text to draw into a picture.")
+    longest = max(words, key=lambda word: len(word.text))
+    if len(longest.text) > CELLS:
+        raise InputError(f"The word {longest.text[:40]!r} is longer than a line of {CELLS} characters.")
     if words[-1].line >= LINES:
         raise InputError(
             f"The text takes {words[-1].line + 1} lines and a page has {LINES}: {text[:60]!r}…. Shorten it."
@@ -106,15 +105,13 @@ def lay_out(text: str, style: PageStyle) -> list[Word]:
     return words
 
 
-def fits(text: str, style: PageStyle | None = None) -> bool:
-    """Whether a page has room for the text, every word within its width."""
-    style = style or PageStyle()
+def fits(text: str) -> bool:
+    """Whether a page has room for the text."""
     try:
-        words = lay_out(text, style)
+        lay_out(text)
     except InputError:
         return False
-    font = page_font(style.size)
-    return all(word.x + font.getlength(word.text) <= style.side for word in words)
+    return True
 
 
 def draw_text(text: str, style: PageStyle | None = None) -> Image:
@@ -127,8 +124,12 @@ def draw_text(text: str, style: PageStyle | None = None) -> Image:
     style = style or PageStyle()
     images, drawing, _ = require_pillow()
     page: Image = images.new("RGB", (style.side, style.side), style.paper)
-    pen, font = drawing.Draw(page), page_font(style.size)
-    for word in lay_out(text, style):
-        y = style.top + (word.line + 0.5) * style.line_height
-        pen.text((word.x, y), word.text, fill=style.ink, font=font, anchor="lm")
+    pen, font = drawing.Draw(page), page_font(style.square * _FONT_SHARE)
+    right, down = style.shift
+    for word in lay_out(text):
+        y = down + (word.line + 0.5) * style.square
+        for at, character in enumerate(word.text):
+            x = right + (word.cell + at + 0.5) * style.square / CELLS_PER_STOP
+            # Whole pixels, so that a letter is the same letter wherever it stands.
+            pen.text((round(x), round(y)), character, fill=style.ink, font=font, anchor="mm")
     return page

@@ -130,8 +130,8 @@ def refuse_image_reads(
     """Raises `SteeringError` where a token that the gate would read is an image's.
 
     `tokens` `[rows, tokens]` are ids, the first of them at position `start`; `ends` `[rows]` are the
-    positions of the last prompt tokens. A chat template writes its own tokens after every picture, so only a prompt
-    that was not rendered with it can end in one.
+    positions of the last prompt tokens. A chat template writes its own tokens after every picture, so only a
+    prompt that was not rendered with it can end in one.
     """
     if not image_tokens or tokens.is_floating_point():
         return

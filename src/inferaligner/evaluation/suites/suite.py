@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from inferaligner.prompts.images import Prompt
+
 Kind = Literal["harmful", "jailbreak", "over-refusal", "utility", "benign"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Task = Literal["reply", "pick", "name", "number"]
@@ -33,7 +35,7 @@ class Item:
     `name` is what its publisher calls it, for exchange with other harnesses.
     """
 
-    prompt: str
+    prompt: Prompt
     domain: str = ""
     choices: tuple[str, ...] = ()
     answer: str | None = None
