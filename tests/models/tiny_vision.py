@@ -9,7 +9,9 @@ tiny tokenizer. Pictures take few image tokens, and in some families another num
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,12 +89,27 @@ def tiny_vision(family: str) -> LoadedModel:
     return LoadedModel(model.eval(), processor.tokenizer, family, processor)
 
 
+def save_vision(family: str, folder: Path) -> LoadedModel:
+    """Writes the model with its processor, as its publishers do; returns it as it is in memory."""
+    loaded = tiny_vision(family)
+    loaded.model.save_pretrained(folder)
+    loaded.processor.tokenizer.save_pretrained(folder)
+    loaded.processor.image_processor.save_pretrained(folder)
+    known = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+    settings = {
+        name: value
+        for name in (*known, "image_seq_len", "image_seq_length")
+        if (value := getattr(loaded.processor, name, None)) is not None
+    }
+    settings["processor_class"] = type(loaded.processor).__name__
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    return loaded
+
+
 def _tokenizer(place: str, *more: str) -> Any:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [*_TOKENS.values(), *more]})
-    for name, token in _TOKENS.items():
-        setattr(tokenizer, name, token)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    tokenizer._set_model_specific_special_tokens(_TOKENS)  # as the checkpoints' tokenizer settings do
     tokenizer.chat_template = _TEMPLATE % place
     return tokenizer
 

@@ -36,7 +36,7 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any, *, keep_
         try:
             reads: Any = AutoProcessor
             processor = reads.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             if "torchvision" not in str(error).lower():
                 raise
             without = without_videos(PROCESSOR_MAPPING[type(config)])
