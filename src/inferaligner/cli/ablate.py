@@ -159,6 +159,7 @@ def _answered(
     from inferaligner.evaluation.records_file import RecordsFile, stored_run
     from inferaligner.evaluation.runner import Runner, RunSettings
     from inferaligner.plain_json import dump
+    from inferaligner.prompts.images import key_of
 
     bench = methods[0].bench
     size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
@@ -171,7 +172,7 @@ def _answered(
             [
                 s.suite.name,
                 s.described,
-                hashlib.sha256(dump([i.prompt for i in s.items]).encode()).hexdigest(),
+                hashlib.sha256(dump([key_of(i.prompt) for i in s.items]).encode()).hexdigest(),
             ]
             for s in subsets
         ],

@@ -150,13 +150,10 @@ def _prepare(
     batch_size: int | None,
     output: Path,
 ) -> tuple[list[Method], dict[str, Any]]:
-    import hashlib
-
     from inferaligner.evaluation.batches import batch_size_for
     from inferaligner.evaluation.methods.catalogue import make_methods
     from inferaligner.evaluation.methods.method import Bench
     from inferaligner.evaluation.records_file import stored_run
-    from inferaligner.plain_json import dump, plain
     from inferaligner.prompts.images import text_of
     from inferaligner.version import __version__
 
@@ -187,7 +184,9 @@ def _prepare(
                 "prompts": s.described,
                 "citation": s.suite.citation,
                 "licence": s.suite.licence,
-                "digest": hashlib.sha256(dump([plain(vars(i)) for i in s.items]).encode()).hexdigest()[:16],
+                "digest": hashlib.sha256(dump([plain(i.fields()) for i in s.items]).encode()).hexdigest()[
+                    :16
+                ],
             }
             for s in subsets
         },
@@ -200,6 +199,14 @@ def _prepare(
         },
     }
     return made, run
+
+
+def _digest(subset: Subset) -> str:
+    import hashlib
+
+    from inferaligner.plain_json import dump, plain
+
+    return hashlib.sha256(dump([plain(item.fields()) for item in subset.items]).encode()).hexdigest()[:16]
 
 
 def _run(
@@ -227,7 +234,8 @@ def _run(
     Runner(records, settings, RichStages()).run(made, subsets)
     folder = RunFolder(output)
     if timed and not folder.timings():
-        prompts = timed_prompts(folder.records, 2 if quick else 4)
+        asked = {s.suite.name: [item.prompt for item in s.items] for s in subsets}
+        prompts = timed_prompts(folder.records, asked, 2 if quick else 4)
         if any(prompts.values()):
             tokens, rounds = (16, 2) if quick else (48, 3)
             folder.write_timings(measure(made, prompts, tokens=tokens, rounds=rounds, tell=RichStages()))
