@@ -184,9 +184,7 @@ def _prepare(
                 "prompts": s.described,
                 "citation": s.suite.citation,
                 "licence": s.suite.licence,
-                "digest": hashlib.sha256(dump([plain(i.fields()) for i in s.items]).encode()).hexdigest()[
-                    :16
-                ],
+                "digest": _digest(s),
             }
             for s in subsets
         },
