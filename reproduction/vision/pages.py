@@ -18,6 +18,7 @@ import numpy as np
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.typography import (
     BLACK,
+    CELLS,
     CELLS_PER_STOP,
     LINES,
     WHITE,
@@ -97,7 +98,7 @@ class Texts:
 
 def text_page(text: str, style: PageStyle, tokenizer: Any) -> Page:
     """The page with what stands in its patches. What does not fit is left out, word by word."""
-    words = text.split(" ")
+    words = [word for word in text.split(" ") if len(word) <= CELLS]
     while not fits(" ".join(words)):
         words = words[: int(len(words) * 0.93)] if len(words) > 14 else words[:-1]
     text = " ".join(words)

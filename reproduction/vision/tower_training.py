@@ -19,7 +19,7 @@ from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, t
 from reproduction.vision.scenes import any_scene, scene_page
 
 PATCHES = GRID * GRID
-_BLANK_WEIGHT = 0.15
+_BLANK_WEIGHT = 0.5
 _TEMPERATURE = 0.05
 _NEGATIVES = 1500
 
@@ -94,17 +94,11 @@ class TowerLesson:
         logits = F.normalize(read, dim=-1) @ directions.T / _TEMPERATURE
         # Two tokens may begin in one patch: then each is half of what is wanted there.
         naming = F.cross_entropy(logits, wanted)
-        empty = flat[blank]
-        empties = F.cross_entropy(
-            F.normalize(empty, dim=-1) @ directions.T / _TEMPERATURE,
-            target[len(tokens)].expand(len(empty)),
-        )
-        near = (read - self.embeddings[tokens]).pow(2).sum(-1).mean() / self.scale**2
-        near = (
-            near + _BLANK_WEIGHT * (empty - self.embeddings[self.blank]).pow(2).sum(-1).mean() / self.scale**2
-        )
+        # A blank is one thing: how far it is off is enough to learn it, without telling it from all others.
+        empty = (flat[blank] - self.embeddings[self.blank]).pow(2).sum(-1).mean()
+        near = (read - self.embeddings[tokens]).pow(2).sum(-1).mean() + _BLANK_WEIGHT * empty
         right = float((logits.argmax(-1) == wanted).float().mean())
-        return naming + _BLANK_WEIGHT * empties + 0.3 * near + spelling, right
+        return naming + 0.3 * near / self.scale**2 + spelling, right
 
 
 def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch: int, rate: float) -> bool:

@@ -29,7 +29,7 @@ from reproduction.vision.tower_training import TowerLesson, teach
 class Recipe:
     """The hyper-parameters of the results in docs/vision.md."""
 
-    tower_steps: int = 1800
+    tower_steps: int = 1000
     tower_batch: int = 24
     tower_rate: float = 1e-3
     requests: int = 700
