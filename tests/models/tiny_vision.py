@@ -259,7 +259,10 @@ def _gemma3() -> tuple[Any, Any]:
     )
     images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     processor = Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=tokenizer.chat_template)
-    return Gemma3ForConditionalGeneration(config), processor
+    model = Gemma3ForConditionalGeneration(config)
+    # Zeros until a checkpoint is loaded: nothing of a picture would come through.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, processor
 
 
 def _idefics(name: str) -> tuple[Any, Any]:

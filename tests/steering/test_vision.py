@@ -11,8 +11,9 @@ from inferaligner.errors import SteeringError
 from inferaligner.models.anatomy import dissect
 from inferaligner.prompts.chat import encode_chats, template_suffix
 from inferaligner.prompts.encoding import image_tokens
+from inferaligner.prompts.images import ImagePrompt
 from inferaligner.steering.plan import Positions
-from tests.models.tiny_vision import VISION_FAMILIES, prompts, tiny_vision
+from tests.models.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
 from tests.steering.cases import trace_of_hooks
 from tests.steering.vision_cases import OPENS, make_vision_case
 
@@ -110,6 +111,14 @@ def test_activations_of_a_batch_are_those_alone(family: str) -> None:
     for row, ids in enumerate(encoded):
         alone = record_activations(loaded.model, [ids], offsets=(0, 2)).values
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+def test_what_a_picture_shows_reaches_the_last_token(family: str) -> None:
+    loaded = tiny_vision(family)
+    asked = [ImagePrompt("Which flour should I choose?", (picture(number),)) for number in (1, 2)]
+    first, second = record_activations(loaded.model, encode_chats(loaded.reader, asked)).at(0)
+    assert not torch.equal(first[-1], second[-1])
 
 
 def test_a_prompt_that_ends_in_an_image_is_refused() -> None:

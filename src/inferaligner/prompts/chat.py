@@ -59,16 +59,21 @@ def render_turns(reader: Reader, turns: Sequence[dict[str, Any]]) -> str:
             "Give one with --chat-template FILE (a Jinja template), or use the model's chat tokenizer."
         )
     tokenizer = tokenizer_of(reader)
-    if _takes_parts_alone(tokenizer, template):
-        turns = [{**turn, "content": _parts(turn["content"])} for turn in turns]
     try:
-        return _rendered(tokenizer, template, turns)
+        return _rendered(tokenizer, template, for_template(reader, turns))
     except TemplateError as error:
         system = turns[0]["role"] == "system"
         raise InputError(
             f"The tokenizer's chat template refused {'a system prompt and ' if system else ''}a user turn: "
             f"{error}. Leave the system prompt out, or give another template with --chat-template FILE."
         ) from error
+
+
+def for_template(reader: Reader, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns as the chat template in use takes them: some take a text only as a part of a list."""
+    if not _takes_parts_alone(tokenizer_of(reader), template_of(reader) or ""):
+        return list(turns)
+    return [{**turn, "content": _parts(turn["content"])} for turn in turns]
 
 
 def _rendered(tokenizer: Any, template: str, turns: Sequence[dict[str, Any]]) -> str:
