@@ -14,6 +14,7 @@ import pytest
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.keys import ApiKeys
 from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.models.tiny_vision import picture, tiny_vision
 from tests.server.conftest import Running, Serve, start
 from tests.test_monitor import eager_monitor
 from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
@@ -259,3 +260,34 @@ def test_names_for_whoever_cannot_see_it(page: Any, open_server: Running) -> Non
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
     assert {"send", "longest", "temperature", "strength"} <= reached
+
+
+def test_a_dropped_image_goes_with_the_next_turn(page: Any) -> None:
+    loaded = tiny_vision("llava")
+    server = start(loaded=loaded, aligner=tiny_aligner(loaded.model, loaded.reader))
+    try:
+        page.goto(server.url)
+        page.locator("#attach").wait_for(state="visible")
+        page.locator("#file").set_input_files(
+            files=[{"name": "a.png", "mimeType": "image/png", "buffer": picture(1).data}]
+        )
+        page.locator("#pictures img").wait_for(state="visible")
+        sent: list[Any] = []
+        page.on("request", lambda request: sent.append(request) if "completions" in request.url else None)
+        page.fill("#prompt", "Hi")
+        page.click("#send")
+        page.locator(".question img").wait_for(state="visible")
+        page.locator("#gate-chip.alert, #gate-chip.calm").wait_for()
+        (request,) = sent
+        (message,) = request.post_data_json["messages"]
+        assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+        assert page.locator("#pictures img").count() == 0
+        assert page.problems == []
+    finally:
+        server.stop()
+
+
+def test_a_model_that_reads_text_alone_offers_no_images(page: Any, server: Running) -> None:
+    page.goto(server.url)
+    page.locator("#gate-chip").wait_for()
+    assert page.locator("#attach").is_hidden()

@@ -147,6 +147,15 @@ def serve(
     playground: Annotated[
         bool, typer.Option(help="Show the playground at /.", rich_help_panel=_SERVER)
     ] = True,
+    image_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images from this host, by https. Without it they come as data URLs alone.",
+            rich_help_panel=_SERVER,
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -215,6 +224,7 @@ def serve(
             answer_tokens=answer_tokens,
             grace=grace,
             playground=playground,
+            image_hosts=tuple(image_host or ()),
         )
         model = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
         serve_embedded(target, aligner, options, model)
@@ -257,7 +267,7 @@ def serve(
 
 _OF_TRANSFORMERS = ("refusal", "allow_override", "host", "port", "model_name", "api_keys",
                     "audit_max_mb", "audit_keep", "max_rows", "max_queue", "cache_tokens", "answer_tokens",
-                    "grace", "playground", "dtype", "device", "quantization", "chat_template",
+                    "grace", "playground", "image_host", "dtype", "device", "quantization", "chat_template",
                     "trust_remote_code")  # fmt: skip
 _OF_VLLM = ("async_scheduling", "untested_vllm", "adapters", "print_command")
 

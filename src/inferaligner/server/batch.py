@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from inferaligner.gate_report import GateReport
 from inferaligner.models.anatomy import input_device
+from inferaligner.prompts.encoding import seen_inputs
 from inferaligner.server.cache import RunningCache
 from inferaligner.server.jobs import Job
 from inferaligner.server.text import TextStream
@@ -122,6 +123,10 @@ class RunningBatch:
         whole = any(job.prompt_logprobs is not None for job in jobs)
         cache = DynamicCache()
         arguments = self._arguments(ids, mask, cache)
+        if jobs[0].prompt.seen is not None:  # then all of them have pictures
+            seen = seen_inputs([jobs[number].prompt.seen or () for number, _ in places], "left")
+            more = {name: value.to(self._device) for name, value in seen.items() if name not in arguments}
+            arguments |= more
         if self._takes_positions:
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0).to(self._device)
         if self._takes_keep and not whole:

@@ -32,7 +32,7 @@ def _from(bench: Bench) -> Aligner:
     artifact, target = bench.need_aligner(NAME).artifact, bench.target
     samples = _extraction()
     ids = encode_chats(
-        target.tokenizer,
+        target.reader,
         [sample.text for sample in samples],
         system=bench.system,
         max_length=context_length(target.model.config),
