@@ -86,11 +86,19 @@ def train(job: Job) -> bool:
         chat_template=job.chat_template,
         trust_remote_code=job.trust_remote_code,
     )
-    rows = token_rows(loaded.tokenizer, _read(Path(job.rows)), settings.max_length)
+    given = _read(Path(job.rows))
+    rows = token_rows(loaded.tokenizer, given, settings.max_length)
     if not rows:
         raise InputError(
             f"No row of {job.rows} fits into {settings.max_length} tokens; expected rows with prompt and "
             "answer."
+        )
+    too_long = len(given) - len(rows)
+    if too_long:
+        print(
+            f"{too_long} of {len(given)} rows are left out: their prompts alone fill the "
+            f"{settings.max_length} tokens of max_length.",
+            file=sys.stderr,
         )
     model = loaded.model
     if cpu:
@@ -135,7 +143,7 @@ def train(job: Job) -> bool:
     before = trainer.state.global_step
     begun = time.monotonic()
     trainer.train(resume_from_checkpoint=resumable or None)
-    _write_times(trainer, output, rows, time.monotonic() - begun, limit.steps or before)
+    _write_times(trainer, output, rows, too_long, time.monotonic() - begun, limit.steps or before)
     if trainer.state.global_step < trainer.state.max_steps:
         return False
     _save(trainer, loaded, job)
@@ -205,7 +213,9 @@ def _watch(minutes: float | None) -> Any:
     return TimeLimit()
 
 
-def _write_times(trainer: Any, output: Path, rows: list[Any], seconds: float, steps: int) -> None:
+def _write_times(
+    trainer: Any, output: Path, rows: list[Any], too_long: int, seconds: float, steps: int
+) -> None:
     """Adds this slice to those before."""
     if not trainer.is_world_process_zero():
         return
@@ -214,6 +224,7 @@ def _write_times(trainer: Any, output: Path, rows: list[Any], seconds: float, st
     known["slices"].append({"steps": steps, "seconds": round(seconds, 1), "processes": _processes()})
     known |= {
         "rows": len(rows),
+        "rows too long": too_long,
         "tokens": sum(len(row["input_ids"]) for row in rows),
         "answer tokens": sum(sum(row["completion_mask"]) for row in rows),
         "steps": trainer.state.global_step,

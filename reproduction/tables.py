@@ -179,8 +179,10 @@ def _data(found: Found) -> list[str]:
     for name, told in found["training"].items():
         if told:
             losses = " → ".join(f"{entry['loss']:.2f}" for entry in told["loss, first and last"])
+            too_long = told.get("rows too long", 0)
+            left_out = f" ({too_long} more are too long)" if too_long else ""
             lines.append(
-                f"{name}: {told['steps']} steps, {told['tokens']} tokens in {told['rows']} rows, "
+                f"{name}: {told['steps']} steps, {told['tokens']} tokens in {told['rows']} rows{left_out}, "
                 f"{told['seconds per step']} s a step, loss {losses}.  "
             )
     taken = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["seconds"].items())

@@ -107,6 +107,17 @@ def test_no_row_fits(base: Path, rows: Path, tmp_path: Path) -> None:
         train(_job(base, rows, tmp_path / "out", max_length=16))
 
 
+def test_rows_that_are_too_long_are_told(
+    base: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rows.open("a") as file:
+        file.write(json.dumps({"prompt": _PROMPT * 50, "answer": _ANSWER}) + "\n")
+    assert train(_job(base, rows, tmp_path / "out", epochs=1))
+    assert "1 of 9 rows are left out" in capsys.readouterr().err
+    times = json.loads((tmp_path / "out" / TIMES).read_text())
+    assert (times["rows"], times["rows too long"]) == (8, 1)
+
+
 def test_the_command_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = tmp_path / "job.json"
     job.write_text('{"model": "x"}')
