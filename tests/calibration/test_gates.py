@@ -167,6 +167,13 @@ def test_among_candidates_that_are_alike_the_best_separation_is_taken() -> None:
     assert in_order([worse, best, alike, told_apart]) == [told_apart, alike, best, worse]
 
 
+def test_among_candidates_that_are_alike_the_one_that_shrinks_most_is_taken() -> None:
+    activations, samples = labelled()
+    trial = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+    alike = [replace(trial, builder=WhitenedGate(s), separation=0.9 - s, error=0.02) for s in (0.1, 0.5, 0.3)]
+    assert [t.builder.shrinkage for t in in_order(alike)] == [0.5, 0.3, 0.1]
+
+
 def test_the_error_of_a_trial_is_that_of_its_shares() -> None:
     activations, samples = labelled(count=400)
     trial = try_gate(MeanDifferenceGate(), Evidence((GateRead(0),), activations, samples), 0.3)

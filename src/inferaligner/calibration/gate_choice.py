@@ -4,8 +4,9 @@ Every candidate is cross-validated by content over the fitting prompts: the scor
 the threshold is later taken from) never come from a gate that has seen the prompt or its twin. A candidate is
 better when more harmful prompts open it at the promised false-open rate, and when jailbreak wrappers open it
 only around harmful contents. Those shares hang on one threshold and a few hundred prompts, so candidates
-within one standard error of the best are alike, and the one is taken that tells the classes apart best at
-every threshold (the one-standard-error rule of Breiman et al. 1984, with the finer measure inside).
+within one standard error of the best are alike; of them the one is taken that shrinks most, for what is to
+come is less like the prompts than they are like each other (the one-standard-error rule of Breiman et al.
+1984), and among those that shrink alike the one that tells the classes apart best at every threshold.
 """
 
 from __future__ import annotations
@@ -211,12 +212,12 @@ def choose_gate(
 
 
 def in_order(trials: Sequence[GateTrial]) -> list[GateTrial]:
-    """Best first: those that are as good as the best, by how well they tell the classes apart; then the rest,
-    by quality."""
+    """Best first: those that are as good as the best, by their shrinkage and then by how well they tell the
+    classes apart; then the rest, by quality."""
     best = max(trials, key=_quality)
     alike = [trial for trial in trials if trial.quality >= best.quality - best.error]
     rest = [trial for trial in trials if trial.quality < best.quality - best.error]
-    alike.sort(key=lambda trial: trial.separation, reverse=True)
+    alike.sort(key=lambda trial: (trial.builder.shrinkage, trial.separation), reverse=True)
     return [*alike, *sorted(rest, key=_quality, reverse=True)]
 
 
@@ -288,8 +289,7 @@ def _combinations(
         if len(spread) > 1:
             yield tuple(GateRead(at) for at in spread)
             if len(offsets) > 1:
-                # The two ends of the template's suffix, at every layer: the middle adds little to them.
-                yield tuple(GateRead(at, offset) for at in spread for offset in (offsets[0], offsets[-1]))
+                yield tuple(GateRead(at, offset) for at in spread for offset in offsets)
 
 
 def _features(activations: Activations, reads: Sequence[GateRead]) -> Tensor:
