@@ -127,7 +127,7 @@ def _fit_gate(
     """The gate, its figures, and the held-out scores of `samples.fitting` at its operating point."""
     depth = dissect(target.model).depth
     suffix = len(template_suffix(target.tokenizer))
-    # The last token, the one that closes the user's turn, and the next: between them the template adds little.
+    # The last token, the one that closes the user's turn, and the next: the others add little to them.
     offsets = (0,) if options.paper else tuple(sorted({0, max(0, suffix - 2), suffix - 1}))
     if options.gate_layer is not None:
         layers: tuple[int, ...] = (options.gate_layer,)
