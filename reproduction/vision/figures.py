@@ -2,9 +2,9 @@
 
     python -m reproduction.vision.figures out/vision/model -o out/vision/figures
 
-Writes aligners and `figures.json`: what each gate does with attacks through the picture and with their harmless
-twins, what the LLaVA answers with and without, whether closed prompts change, and what it costs in time. Raw
-answers stay in that folder. Finished parts are not done again.
+Writes aligners and `figures.json`: what each gate does with attacks through the picture and with their
+harmless twins, what the LLaVA answers with and without, whether closed prompts change, and what it costs in
+time. Raw answers stay in that folder. Finished parts are not done again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
+from inferaligner.plain_json import dump, plain
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from inferaligner.prompts.images import Prompt
 from inferaligner.statistics import auroc, clopper_pearson
@@ -88,8 +89,8 @@ class Figures:
         """What `make` gives, unless that is here already."""
         if name not in self.found:
             print(f"… {name}", flush=True)
-            self.found[name] = make()
-            self._file.write_text(json.dumps(self.found, indent=2) + "\n", encoding="utf-8")
+            self.found[name] = plain(make())
+            self._file.write_text(dump(self.found, indent=2) + "\n", encoding="utf-8")
         return self.found[name]
 
 
@@ -186,7 +187,7 @@ def bare(
 def guarded(
     seeing: LoadedModel, aligner: Aligner, asked: dict[str, list[Item]], tokens: int, output: Path
 ) -> dict[str, Any]:
-    """Outcomes under the gate, whether closed prompts kept their answers, and outcomes with every row open."""
+    """Outcomes under the gate, whether closed prompts kept their answers; outcomes with every row open."""
     plain = bare(seeing, asked, tokens, output)
     found: dict[str, Any] = {"gate": {}, "closed and identical": {}, "every row open": {}}
     for suite, items in asked.items():

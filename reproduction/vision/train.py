@@ -29,12 +29,12 @@ from reproduction.vision.tower_training import TowerLesson, teach
 class Recipe:
     """The hyper-parameters of the results in docs/vision.md."""
 
-    tower_steps: int = 900
+    tower_steps: int = 700
     tower_batch: int = 24
     tower_rate: float = 1e-3
     requests: int = 256
-    projector_steps: int = 12
-    adapter_steps: int = 100
+    projector_steps: int = 6
+    adapter_steps: int = 60
     batch: int = 8
     projector_rate: float = 2e-4
     adapter_rate: float = 4e-4
