@@ -53,7 +53,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     stages = {"tower": tower, "answers": answers, "projector": projector, "adapter": adapter}
     recipe = Recipe()
-    if options.steps is not None:
+    if options.steps is not None and options.stage != "answers":
         recipe = replace(recipe, **{f"{options.stage}_steps": options.steps})
     finished = stages[options.stage](options.output, recipe, options.minutes * 60)
     # 3: the time is over and the stage is not done; the same command goes on.
