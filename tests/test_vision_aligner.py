@@ -12,7 +12,7 @@ import transformers
 from inferaligner.aligner import Aligner
 from inferaligner.calibration.picture_samples import with_pictures
 from inferaligner.calibration.samples import samples_from_contrast, samples_from_lists
-from inferaligner.errors import MismatchError
+from inferaligner.errors import InputError, MismatchError
 from inferaligner.generation import generate_answers
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, pictures_of
@@ -65,6 +65,16 @@ def test_labelled_pictures_move_the_targets_vectors_alone() -> None:
     assert not torch.allclose(text.srv, seen.srv)
     # The aligned model reads text alone: it is asked the texts, which are held out in another draw.
     assert seen.ssv.shape == text.ssv.shape and torch.isfinite(seen.ssv).all()
+
+
+def test_an_engine_that_serves_the_target_records_no_pictures() -> None:
+    shown = [ImagePrompt(text, (picture(number),)) for number, text in enumerate(HARMFUL)]
+
+    def recorder(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("it would have read image tokens without their image")
+
+    with pytest.raises(InputError, match="without pictures"):
+        fit("llava", None, harmful=shown, harmless=HARMLESS, recorder=recorder)
 
 
 def test_it_is_kept_and_applied_through_the_processor(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from inferaligner.errors import InputError
 from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device, residual
-from inferaligner.prompts.encoding import has_pictures, seen_inputs
+from inferaligner.prompts.encoding import has_pictures, own_positions, seen_inputs
 from inferaligner.shared_prefixes import SharedPrefix, shared_prefixes
 
 Advance = Callable[[int], None]
@@ -136,7 +136,8 @@ def record_activations(
     seeing = [row for row, ids in enumerate(token_ids) if has_pictures(ids)]
     reading = [row for row, ids in enumerate(token_ids) if not has_pictures(ids)]
     groups = [SharedPrefix(0, tuple(rows)) for rows in (reading, seeing) if rows]
-    if share_prefixes and not seeing and _keeps_plain_cache(model):
+    # A model with positions of its own goes by those of its last images where there is a cache.
+    if share_prefixes and not seeing and _keeps_plain_cache(model) and not own_positions(model.config):
         groups = shared_prefixes(token_ids, keep=max(at) + 1)
     values: Tensor | None = None
     recorder = _Recorder(anatomy, wanted)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inferaligner.aligner import Aligner
 from tests.cli.conftest import Run, refused
-from tests.models.tiny_vision import picture, save_vision
+from tests.models.tiny_vision import picture, save_vision, tiny_vision
+from tests.test_aligner import HARMFUL, HARMLESS
+from tests.test_vision_aligner import backbone_of
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 
 SHORT = ("--max-new-tokens", 4)
@@ -96,6 +100,30 @@ def test_a_text_model_tells_that_it_cannot_be_shown_an_image(
 ) -> None:
     outcome = run("chat", target, "-a", aligner, stdin=f"/image {places['a.png']}\n/quit\n")
     assert "reads text alone" in outcome.err
+
+
+def test_a_fit_with_a_text_only_guide_and_pictures(
+    run: Run, places: dict[str, Path], prompt_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    guide = backbone_of("llava", "LlamaForCausalLM")
+    guide.save_pretrained(tmp_path / "guide")
+    tiny_vision("llava").tokenizer.save_pretrained(tmp_path / "guide")
+    labelled = ["--harmful", prompt_file(*HARMFUL, name="harmful.txt")]
+    labelled += ["--harmless", prompt_file(*HARMLESS, name="harmless.txt")]
+    digests = []
+    for pictures in ("none", "some"):
+        output = tmp_path / pictures
+        outcome = run(
+            "fit", places["target"], "--aligned", tmp_path / "guide", "-o", output, *labelled, "--paper",
+            "--pictures", pictures, "--json",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        prompts = Aligner.from_pretrained(output).artifact.provenance.prompts
+        digests.append(prompts["digest"])
+        assert ("in pictures" in prompts) == (pictures == "some")
+        scored = run("score", places["target"], "-a", output, "-i", places["rows.jsonl"])
+        assert scored.code == 0 and len(scored.rows()) == 3
+    assert digests[0] != digests[1]
 
 
 def test_suites_of_pictures_are_run(run: Run, places: dict[str, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server import seeing
 from inferaligner.server.errors import ApiError
-from inferaligner.server.seeing import MOST_IMAGES, ImageDoor, own_positions
+from inferaligner.server.seeing import MOST_IMAGES, ImageDoor
 from tests.models.tiny_vision import picture, tiny_vision
 from tests.server.conftest import Running, start
 from tests.tiny_aligner import PROMPTS, tiny_aligner
@@ -32,7 +32,7 @@ def content(text: str, *shown: Picture) -> list[dict[str, Any]]:
     return [*parts, {"type": "text", "text": text}]
 
 
-@pytest.fixture(scope="module", params=["llava", "smolvlm", "gemma3"])
+@pytest.fixture(scope="module", params=["llava", "smolvlm", "gemma3", "qwen2_5_vl", "qwen3_vl"])
 def seeing_server(request: pytest.FixtureRequest) -> Iterator[tuple[Running, LoadedModel]]:
     loaded = tiny_vision(request.param)
     running = start(loaded=loaded, aligner=tiny_aligner(loaded.model, loaded.reader))
@@ -166,12 +166,6 @@ def test_a_text_model_says_that_it_reads_text_alone(server: Running) -> None:
     reply = server.chat(content("Hi", picture(1)))
     assert reply.status_code == 400 and "reads text alone" in reply.json()["error"]["message"]
     assert server.client.get("/inferaligner").json()["images"] is False
-
-
-def test_families_with_positions_of_their_own_are_told_apart() -> None:
-    assert own_positions(tiny_vision("qwen2_5_vl").model.config)
-    assert own_positions(tiny_vision("qwen3_vl").model.config)
-    assert not own_positions(tiny_vision("llava").model.config)
 
 
 class _Page(BaseHTTPRequestHandler):

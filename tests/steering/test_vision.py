@@ -121,6 +121,17 @@ def test_what_a_picture_shows_reaches_the_last_token(family: str) -> None:
     assert not torch.equal(first[-1], second[-1])
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
+def test_an_image_before_changes_nothing_about_text(family: str) -> None:
+    """The Qwen families keep the positions of their last images on the model."""
+    loaded = tiny_vision(family)
+    text = encode_chats(loaded.reader, ["Why is the sky blue?", "Why is the sky red?"])
+    fresh = record_activations(loaded.model, text, share_prefixes=True).values
+    record_activations(loaded.model, encode_chats(loaded.reader, prompts()))
+    again = record_activations(loaded.model, text, share_prefixes=True).values
+    torch.testing.assert_close(again, fresh, atol=1e-6, rtol=1e-5)
+
+
 def test_a_prompt_that_ends_in_an_image_is_refused() -> None:
     case = make_vision_case("llava")
     inputs = case.inputs([2])

@@ -47,6 +47,7 @@ from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.number_format import format_words, number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
+from inferaligner.prompts.encoding import has_pictures
 from inferaligner.prompts.images import Prompt
 from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
@@ -337,6 +338,11 @@ def _record(
     )
     with tell.stage(what, len(ids)) as advance:
         if side.recorder is not None:
+            if any(map(has_pictures, ids)):
+                raise InputError(
+                    "Prompts with pictures cannot be recorded by an engine that serves the target; fit with "
+                    "--engine transformers, or without pictures."
+                )
             return side.recorder(ids, advance=advance, **places)
         return record_activations(side.model, ids, advance=advance, **places)
 

@@ -121,6 +121,13 @@ def image_tokens(config: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in found if isinstance(token, int)))
 
 
+def own_positions(config: Any) -> bool:
+    """Whether a model gives tokens after an image other positions than their number: the Qwen families'."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rope: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
+    return "mrope_section" in rope
+
+
 def _processed(
     processor: Any, rendered: Sequence[str], pictures: Sequence[Sequence[Picture]], **options: Any
 ) -> Any:

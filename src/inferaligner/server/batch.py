@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from inferaligner.gate_report import GateReport
 from inferaligner.models.anatomy import input_device
-from inferaligner.prompts.encoding import seen_inputs
+from inferaligner.prompts.encoding import own_positions, seen_inputs
 from inferaligner.server.cache import RunningCache
 from inferaligner.server.jobs import Job
 from inferaligner.server.text import TextStream
@@ -40,6 +40,7 @@ class Row:
     report: GateReport
     text: TextStream
     random: Random
+    shift: int = 0  # see `Prefilled`
     generated: list[int] = field(default_factory=list)
     said: Counter[int] = field(default_factory=Counter)
 
@@ -57,6 +58,7 @@ class Prefilled:
     row: int
     score: float
     logits: Tensor  # [vocabulary], of the prompt's last token
+    shift: int  # of the positions after the prompt, against the number of its tokens
     prompt_logits: Tensor | None  # [tokens, vocabulary], where they were asked for
 
 
@@ -86,6 +88,7 @@ class RunningBatch:
         self._takes_positions = "position_ids" in names
         self._takes_keep = "logits_to_keep" in names
         self._device = input_device(model)
+        self._own_positions = own_positions(model.config)
 
     @property
     def columns(self) -> int:
@@ -127,7 +130,7 @@ class RunningBatch:
             seen = seen_inputs([jobs[number].prompt.seen or () for number, _ in places], "left")
             more = {name: value.to(self._device) for name, value in seen.items() if name not in arguments}
             arguments |= more
-        if self._takes_positions:
+        if self._takes_positions and not (self._own_positions and jobs[0].prompt.seen is not None):
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0).to(self._device)
         if self._takes_keep and not whole:
             arguments["logits_to_keep"] = 1
@@ -142,6 +145,10 @@ class RunningBatch:
         carried = self.guard.carried()
         scores = carried.scores.tolist()
         last = output.logits[:, -1].float()
+        shifts = [0] * len(places)
+        if self._own_positions and jobs[0].prompt.seen is not None:
+            # A picture takes fewer positions than tokens there; the model has just worked out how many.
+            shifts = [int(value) for value in self._model.base_model.rope_deltas.flatten().tolist()]
         prompts = []
         for number, job in enumerate(jobs):
             candidates = [at for at, (owner, _) in enumerate(places) if owner == number]
@@ -153,6 +160,7 @@ class RunningBatch:
                     chosen,
                     scores[chosen],
                     last[chosen],
+                    shifts[chosen],
                     output.logits[chosen, -length:] if job.prompt_logprobs is not None else None,
                 )
             )
@@ -200,7 +208,8 @@ class RunningBatch:
         self._cache.reserve()
         arguments = self._arguments(ids, self._cache.mask(self._device), self._cache)
         if self._takes_positions:
-            arguments["position_ids"] = torch.tensor(self._cache.lengths, device=self._device)[:, None]
+            after = [length + row.shift for length, row in zip(self._cache.lengths, self.rows, strict=True)]
+            arguments["position_ids"] = torch.tensor(after, device=self._device)[:, None]
         before = self._carried.select(range(len(self.rows))) if self._carried.watch is not None else None
         try:
             logits: Tensor = self._model(**arguments).logits[:, -1].float()

@@ -292,6 +292,7 @@ class Engine:
                 report,
                 TextStream(self._tokenizer, job.stop, before),
                 job.sampling.generator(choice),
+                prefilled.shift,
             )
             for choice in range(job.n)
         ]

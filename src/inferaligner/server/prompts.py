@@ -29,7 +29,6 @@ from inferaligner.prompts.encoding import (
 from inferaligner.prompts.images import Picture
 from inferaligner.server.errors import ApiError
 from inferaligner.server.jobs import Prompt
-from inferaligner.server.seeing import own_positions
 
 
 class PromptMaker:
@@ -42,7 +41,7 @@ class PromptMaker:
         # A copy: encoding and decoding at the same time can trip over each other in a fast tokenizer.
         self.reader = copy.deepcopy(reader)
         self.tokenizer = tokenizer_of(self.reader)
-        self.sees = sees_images(reader) and not own_positions(model.config)
+        self.sees = sees_images(reader)
         self._image_tokens = frozenset(image_tokens(model.config))
         self._lock = threading.Lock()
         self._any_end = any_end
@@ -68,8 +67,7 @@ class PromptMaker:
         """
         if pictures and not self.sees:
             raise ApiError(
-                "This server's model reads text alone, or is of a family whose images this engine does not "
-                "serve yet (Qwen-VL); leave the images out.",
+                "This server's model reads text alone; leave the images out.",
                 param="messages",
             )
         turns = [dict(message) for message in messages]

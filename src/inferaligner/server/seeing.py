@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,13 +86,6 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
                     content.append({"type": "text", "text": part.text})
         turns.append({"role": role, "content": content})
     return turns, pictures
-
-
-def own_positions(config: Any) -> bool:
-    """Whether a model gives tokens after an image other positions than their number: the Qwen families'."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    rope: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
-    return "mrope_section" in rope
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
