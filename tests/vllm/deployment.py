@@ -194,7 +194,7 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
     from vllm import LLM
 
     _mend_the_search_for_kernels()
-    _keep_the_imports_out_of_every_collection()
+    keep_imports_out_of_collections()
     choices = options.pop("gate", {})
     if choices.get("async_scheduling"):
         _allow_async_scheduling()
@@ -255,7 +255,7 @@ def _mend_the_search_for_kernels() -> None:
     dispatcher.vars = safe
 
 
-def _keep_the_imports_out_of_every_collection() -> None:
+def keep_imports_out_of_collections() -> None:
     """vLLM collects garbage nine times an engine, each time through all modules that it has imported: more
     than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is
     off."""
