@@ -194,7 +194,7 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
     from vllm import LLM
 
     _mend_the_search_for_kernels()
-    _keep_the_imports_out_of_every_collection()
+    keep_imports_out_of_collections()
     choices = options.pop("gate", {})
     if choices.get("async_scheduling"):
         _allow_async_scheduling()
@@ -211,14 +211,36 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
         **(engine_args(deployment.folder, **choices) if plugin else {}),
         **options,
     }
-    llm = LLM(str(deployment.target), **arguments)
+    with classes_kept(deployment.model):
+        llm = LLM(str(deployment.target), **arguments)
+        try:
+            yield llm
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            cleanup_dist_env_and_memory()
+            gc.collect()
+
+
+@contextmanager
+def classes_kept(model: Any) -> Iterator[None]:
+    """Where vLLM takes the code of transformers, it changes the classes to its own ends, and afterwards
+    nobody else can use them: not the other engine of the next test. Here they are as before on leaving."""
+    before = {
+        kind: (kind.__bases__, dict(vars(kind)))
+        for kind in {type(module) for module in model.modules()}
+        if kind.__module__.startswith("transformers.")
+    }
     try:
-        yield llm
+        yield
     finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
+        for kind, (bases, attributes) in before.items():
+            for name, value in dict(vars(kind)).items():
+                if name not in attributes:
+                    delattr(kind, name)
+                elif value is not attributes[name]:
+                    setattr(kind, name, attributes[name])
+            kind.__bases__ = bases
 
 
 def _mend_the_search_for_kernels() -> None:
@@ -233,7 +255,7 @@ def _mend_the_search_for_kernels() -> None:
     dispatcher.vars = safe
 
 
-def _keep_the_imports_out_of_every_collection() -> None:
+def keep_imports_out_of_collections() -> None:
     """vLLM collects garbage nine times an engine, each time through all modules that it has imported: more
     than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is
     off."""

@@ -194,6 +194,17 @@ def test_a_worker_that_does_not_read_stops_the_engine(
             generate(llm, deployment.tokens()[:4])
 
 
+def test_the_self_test_finds_a_monitor_that_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inferaligner.vllm import layers
+
+    deployment, real = deploy(tmp_path, reads=DEEP_READS, monitor=2), layers._hook
+    monkeypatch.setattr(layers, "_hook", lambda *args, **more: real(*args, **{**more, "monitor": None}))
+    with pytest.raises(InferAlignerError, match="the monitor read a token"), engine(deployment):
+        pass
+
+
 def test_what_it_does_not_go_with(tmp_path: Path) -> None:
     from inferaligner.vllm import engine_args
 

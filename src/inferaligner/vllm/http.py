@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from inferaligner import gate_report
@@ -201,6 +202,8 @@ def _info(scope: Message) -> dict[str, Any]:
         "on_open": settings.on_open,
         "prompts": settings.prompts,
         "monitor": settings.monitor and artifact.monitor is not None,
+        "adapter": None if settings.adapter is None else Path(settings.adapter).name,
+        "adapters": settings.adapters,
         "counts": dict(REPORTS.counts),
     }
 
