@@ -47,7 +47,7 @@ from inferaligner.prompts.contrast import load_contrast_set
 
 def requests_of(count: int, unique: int, seed: int) -> list[str]:
     """`count` prompts drawn from `unique` different ones, each as often as the others, in random order."""
-    prompts = [prompt.text for prompt in load_contrast_set().part("test")]
+    prompts = [prompt.text for prompt in load_contrast_set().part("test", wrapped=False)]
     draw = random.Random(seed)
     draw.shuffle(prompts)
     drawn = [prompts[at % min(unique, len(prompts))] for at in range(count)]

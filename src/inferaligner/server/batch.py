@@ -30,6 +30,9 @@ from inferaligner.steering.guard import Guard
 
 OnFailure = Callable[[Job, Exception], None]
 
+# Padding that a pass may compute: a share of its prompts, or so many tokens, which another pass would cost.
+_PADDING_SHARE, _PADDING_TOKENS = 0.15, 64
+
 
 @dataclass(eq=False)
 class Row:
@@ -99,8 +102,12 @@ class RunningBatch:
 
     @torch.no_grad()
     def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
-        """Runs new prompts through the model; more than one pass only where one failed."""
+        """Runs new prompts through the model, those of about one length together."""
         self._loaded = False
+        return [done for group in alike(jobs) for done in self._passes(group, on_failure)]
+
+    def _passes(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
+        """One pass, or more where one failed."""
         try:
             return [self._prefill(jobs)]
         except Exception as error:
@@ -108,7 +115,7 @@ class RunningBatch:
                 on_failure(jobs[0], error)
                 return []
         middle = len(jobs) // 2
-        return [*self.prefill(jobs[:middle], on_failure), *self.prefill(jobs[middle:], on_failure)]
+        return [*self._passes(jobs[:middle], on_failure), *self._passes(jobs[middle:], on_failure)]
 
     def _prefill(self, jobs: Sequence[Job]) -> PrefillPass:
         places: list[tuple[int, int]] = []  # job number, prompt length as the gate sees it
@@ -273,6 +280,25 @@ class RunningBatch:
             "past_key_values": cache,
             "use_cache": True,
         }
+
+
+def alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs cut into passes, shortest prompts first: of what a pass computes, little is padding.
+
+    One long prompt among short ones would otherwise cost as much as if all were long.
+    """
+    passes: list[list[Job]] = []
+    real = 0  # prompt tokens of the last pass
+    for job in sorted(jobs, key=lambda job: len(job.prompt.tokens)):
+        length = len(job.prompt.tokens)
+        real += length
+        padding = length * (len(passes[-1]) + 1) - real if passes else 0
+        if passes and padding <= max(_PADDING_SHARE * real, _PADDING_TOKENS):
+            passes[-1].append(job)
+        else:
+            passes.append([job])
+            real = length
+    return passes
 
 
 def _strictest(rows: Sequence[int], scores: Sequence[float]) -> int:
