@@ -161,7 +161,7 @@ def try_gate(builder: GateBuilder, evidence: Evidence, max_false_open: float) ->
         [s.harmful and s.attack for s in samples],
         [s.attack and s.sort == "ordinary" for s in samples],
     ]
-    shares = [opens(rows) for rows in kinds]
+    shares = of_direct, of_attacks, of_their_frames = [opens(rows) for rows in kinds]
     variance = sum(p * (1 - p) / sum(rows) for p, rows in zip(shares, kinds, strict=True) if p is not None)
     direct = np.array([(s.harmful or s.ordinary) and not s.wrapped for s in samples])
     attacks = np.array([s.attack and s.sort in ("harmful", "ordinary") for s in samples])
@@ -176,7 +176,9 @@ def try_gate(builder: GateBuilder, evidence: Evidence, max_false_open: float) ->
         _area(values, labels, twins),
         float((values[labels] > threshold).mean()),
         threshold,
-        *shares,
+        of_direct,
+        of_attacks,
+        of_their_frames,
         error=variance**0.5 / (1 if None in shares else 2),
         separation=sum(told) / len(told) if told else area,
     )
