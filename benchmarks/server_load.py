@@ -47,7 +47,7 @@ from inferaligner.prompts.contrast import load_contrast_set
 
 def requests_of(count: int, unique: int, seed: int) -> list[str]:
     """`count` prompts drawn from `unique` different ones, each as often as the others, in random order."""
-    prompts = [prompt.text for prompt in load_contrast_set().part("test")]
+    prompts = [prompt.text for prompt in load_contrast_set().part("test", wrapped=False)]
     draw = random.Random(seed)
     draw.shuffle(prompts)
     drawn = [prompts[at % min(unique, len(prompts))] for at in range(count)]
@@ -247,6 +247,9 @@ def load(options: argparse.Namespace) -> None:
     """Both throughputs, and the comparison; prints and writes `load.json`."""
     prompts = requests_of(options.requests, options.unique, options.seed)
     wanted = {row["prompt"]: row for row in map(json.loads, (options.work / "alone.jsonl").open())}
+    missing = {digest(prompt) for prompt in prompts} - set(wanted)
+    if missing:
+        sys.exit(f"alone.jsonl lacks {len(missing)} prompts; run `alone` until it has all")
     answers, server = served(options, prompts)
     plain = baseline(options, prompts)
     fine = [answer for answer in answers if "error" not in answer]

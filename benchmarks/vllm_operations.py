@@ -3,8 +3,8 @@
     python -m benchmarks.vllm_operations --width 576 --layers 18 --batch 16
 
 Processor time of one thread, so other users of the machine hardly show. Put it beside the time of a step of
-the engine (`vllm_throughput.py`, time per token) to know what the gate costs there: the operations inside a
-compiled graph are these, called from the graph.
+the engine (`vllm_throughput.py`, time per token) to know what the gate costs there. These are the operations
+of an eager model; a compiled one has the same bookkeeping and reads, and adds in its own kernels.
 """
 
 from __future__ import annotations
@@ -60,17 +60,20 @@ def _step(options: argparse.Namespace, opened: int) -> dict[str, float]:
         run.read_gate(
             stream, stream, gate.weights, [0], [0], counts, rows.read_tokens, rows.read_slots, rows.partial
         )
-        run.decide(rows.partial, gate.bias, rows.decide_row, counts, rows.read_slots, rows.score, rows.open)
+        run.decide(
+            rows.partial,
+            gate.bias,
+            rows.decide_row,
+            counts,
+            rows.read_slots,
+            rows.score,
+            rows.open,
+            rows.slot_of_token,
+            rows.steered,
+            rows.steer_tokens,
+        )
         for _ in range(options.layers):
-            run.steer(
-                stream,
-                addition,
-                rows.steer_row,
-                counts,
-                rows.steer_tokens,
-                rows.slot_of_token,
-                rows.open,
-            )
+            run.steer(stream, addition, counts, rows.steered, rows.steer_tokens)
         done = time.process_time()
         slots.end_step(options.batch)
         taken["bookkeeping"].append(planned - begin + time.process_time() - done)

@@ -12,6 +12,8 @@ from inferaligner.calibration import validation
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
 from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.models.tiny_vision import picture, tiny_vision
+from tests.test_vision_aligner import backbone_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,7 +23,7 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 @pytest.fixture
 def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the pages take for given: two siblings, a tokenizer, prompts, inputs, a folder."""
+    """What the pages take for given: two siblings, a tokenizer, prompts, inputs, a model that sees."""
     shipped = contrast.load_contrast_set()
     few = contrast.ContrastSet(
         shipped.pairs[::24], shipped.benign[::24], shipped.wrappers, shipped.refusal_texts
@@ -36,7 +38,13 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     tokenizer = tiny_tokenizer()
     models = [tiny_model("llama", seed=seed, max_position_embeddings=2048) for seed in (0, 1)]
     monkeypatch.chdir(tmp_path)
+    seeing = tiny_vision("llava")
+    (tmp_path / "photo.png").write_bytes(picture(1).data)
     return {
+        "seeing": seeing.model,
+        "processor": seeing.processor,
+        "text_only": backbone_of("llava", "LlamaForCausalLM"),
+        "photo": tmp_path / "photo.png",
         "target": models[0],
         "model": models[0],
         "aligned": models[1],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.model_card import model_card
+from inferaligner.model_card import model_card, reads_words
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import CALIBRATION, tiny_artifact
 
@@ -80,3 +80,10 @@ def test_versions_that_are_not_known(tmp_path: Path) -> None:
     found: AlignerArtifact = tiny_artifact(tiny_model(), tiny_tokenizer())
     bare = replace(found, provenance=found.provenance.model_copy(update={"versions": {}, "prompts": {}}))
     assert "inferaligner -" in model_card(bare)
+
+
+def test_places_of_a_gate_are_told_together() -> None:
+    grid = [(layer, offset) for layer in (12, 14, 16) for offset in (0, 5)]
+    assert reads_words(grid) == "layers 12, 14 and 16 at tokens -1 and -6"
+    assert reads_words([(3, 0)]) == "layer 3 at token -1"
+    assert reads_words([(3, 0), (4, 0), (4, 2)]) == "layer 3 at token -1; layer 4 at tokens -1 and -3"

@@ -7,7 +7,7 @@ after the last layer that is asked for. Only the tokens that are asked for leave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from inferaligner.errors import InputError
 from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device, residual
+from inferaligner.prompts.encoding import has_pictures, own_positions, seen_inputs
 from inferaligner.shared_prefixes import SharedPrefix, shared_prefixes
 
 Advance = Callable[[int], None]
@@ -121,7 +122,7 @@ def record_activations(
 
     `share_prefixes` runs the beginnings that prompts have in common only once, where the model keeps plain
     keys and values; without it every prompt is computed as it would be alone, which in half precision can
-    differ in the last digit.
+    differ in the last digit. Prompts with pictures (`SeenTokens`) run in batches of their own.
 
     `advance(n)` is called after every batch with the number of prompts it held. The batch size halves by
     itself when the accelerator's memory runs out.
@@ -132,8 +133,11 @@ def record_activations(
     check_places(token_ids, wanted, at, anatomy.depth)
     budget = batch_tokens or (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_ACCELERATOR)
 
-    groups = [SharedPrefix(0, tuple(range(len(token_ids))))]
-    if share_prefixes and _keeps_plain_cache(model):
+    seeing = [row for row, ids in enumerate(token_ids) if has_pictures(ids)]
+    reading = [row for row, ids in enumerate(token_ids) if not has_pictures(ids)]
+    groups = [SharedPrefix(0, tuple(rows)) for rows in (reading, seeing) if rows]
+    # A model with positions of its own goes by those of its last images where there is a cache.
+    if share_prefixes and not seeing and _keeps_plain_cache(model) and not own_positions(model.config):
         groups = shared_prefixes(token_ids, keep=max(at) + 1)
     values: Tensor | None = None
     recorder = _Recorder(anatomy, wanted)
@@ -187,16 +191,25 @@ def _run(
         [[*tokens[start:], *[tokens[-1]] * (start + longest - len(tokens))] for tokens in batch]
     )
     recorder.columns = lengths[:, None] - 1 - torch.tensor(offsets)
-    _forward(model, recorder, ids, None if prefix is None else _repeated(prefix, len(batch)))
+    if has_pictures(batch[0]):
+        _forward(model, recorder, dict(seen_inputs(batch, "right")), None)
+    else:
+        cache = None if prefix is None else _repeated(prefix, len(batch))
+        _forward(model, recorder, {"input_ids": ids}, cache)
     return recorder.collect()
 
 
-def _forward(model: PreTrainedModel, recorder: _Recorder, ids: Tensor, cache: DynamicCache | None) -> None:
+def _forward(
+    model: PreTrainedModel, recorder: _Recorder, inputs: Mapping[str, Tensor], cache: DynamicCache | None
+) -> None:
     recorder.caught.clear()
+    device = input_device(model)
     token = _recording.set(True)
     try:
         backbone(model)(
-            input_ids=ids.to(input_device(model)), past_key_values=cache, use_cache=cache is not None
+            **{name: value.to(device) for name, value in inputs.items()},
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
     except _Enough:
         pass
@@ -212,7 +225,7 @@ def _read_prefix(model: PreTrainedModel, recorder: _Recorder, ids: Sequence[int]
     # Without the model's configuration it keeps every token, of sliding layers too; their mask does the rest.
     cache = DynamicCache()
     recorder.columns = torch.zeros((1, 1), dtype=torch.long)
-    _forward(model, recorder, torch.tensor([list(ids)]), cache)
+    _forward(model, recorder, {"input_ids": torch.tensor([list(ids)])}, cache)
     return cache if cache.get_seq_length() == len(ids) else None
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.activations import Recorder, record_activations
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.fit import fit_artifact
 from inferaligner.calibration.fit_options import MONITOR_TOKENS, Carry, FitOptions, Side
+from inferaligner.calibration.picture_samples import Pictures, with_pictures
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.calibration.stages import Stages
@@ -32,6 +33,8 @@ from inferaligner.model_card import model_card
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.prompts.encoding import Reader, tokenizer_of
+from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
 from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
@@ -51,13 +54,14 @@ class Aligner:
     def fit(
         cls,
         target: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         *,
         aligned: PreTrainedModel | None = None,
-        aligned_tokenizer: PreTrainedTokenizerBase | None = None,
-        harmful: Sequence[str] | None = None,
-        harmless: Sequence[str] | None = None,
-        benign: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        aligned_tokenizer: Reader | None = None,
+        harmful: Sequence[Prompt] | None = None,
+        harmless: Sequence[Prompt] | None = None,
+        benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]] | None = None,
+        pictures: Pictures = "none",
         max_false_open: float | None = None,
         confidence: float = 0.95,
         gate_layer: int | None = None,
@@ -85,7 +89,10 @@ class Aligner:
             aligned: a sibling that declines harmful requests. Without one the result is a gate alone, to be
                 used with `apply(on_open="refuse")`. A model of another width or depth guides through a map
                 that is fitted on the way (docs/transfer.md); it needs its `aligned_tokenizer`.
+            tokenizer: the target's; of a vision-language model its processor, to read prompts with pictures.
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
+            pictures: "some" shows a target that sees some of these prompts in pictures too (docs/vision.md).
+                The aligned model is asked the same in text.
             benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
                 (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
                 what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.08 by
@@ -130,7 +137,7 @@ class Aligner:
             None
             if aligned is None
             else Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
-            _samples(harmful, harmless, sources),
+            _shown(_samples(harmful, harmless, sources), pictures),
             benign={} if benign is None else _by_name(benign),
             options=options,
             outcome=lambda answer: judge(answer).outcome,
@@ -141,8 +148,8 @@ class Aligner:
     def calibrate(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        benign: Sequence[str] | Mapping[str, Sequence[str]],
+        tokenizer: Reader,
+        benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]],
         *,
         max_false_open: float | None = None,
         confidence: float | None = None,
@@ -169,7 +176,8 @@ class Aligner:
     def fitted_prompts(self) -> list[str]:
         """What the gate was fitted on, where that can be known: the shipped contrast set."""
         contrast = load_contrast_set()
-        if self.artifact.provenance.prompts.get("digest") != contrast.digest():
+        prompts = self.artifact.provenance.prompts
+        if prompts.get("text digest", prompts.get("digest")) != contrast.digest():
             return []
         return [sample.text for sample in samples_from_contrast(contrast).fitting]
 
@@ -178,7 +186,7 @@ class Aligner:
     def apply(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: Reader | None = None,
         *,
         mode: Mode = "gate",
         source: Source = "aligned",
@@ -207,7 +215,7 @@ class Aligner:
                     "This aligner has a monitor, which steers answers that have begun; with "
                     'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
                 )
-            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer)
+            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer_of(tokenizer))
             return Guard(model, GatePlan(self.artifact.gate), mode, text)
         if refusal is not None:
             raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
@@ -233,7 +241,7 @@ class Aligner:
             artifact.monitor if monitor else None,
         )
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def check(self, model: PreTrainedModel, tokenizer: Reader | None = None) -> None:
         """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""
         expected = self.artifact.provenance.target
         found = differences(fingerprint_model(model), expected.model)
@@ -249,8 +257,8 @@ class Aligner:
     def score(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[str],
+        tokenizer: Reader,
+        prompts: Sequence[Prompt],
         *,
         advance: Callable[[int], None] | None = None,
     ) -> list[Decision]:
@@ -298,7 +306,7 @@ class Aligner:
 
 
 def _samples(
-    harmful: Sequence[str] | None, harmless: Sequence[str] | None, sources: Sequence[str]
+    harmful: Sequence[Prompt] | None, harmless: Sequence[Prompt] | None, sources: Sequence[str]
 ) -> Samples:
     if harmful is None and harmless is None:
         return samples_from_contrast(load_contrast_set())
@@ -310,7 +318,11 @@ def _samples(
     return samples_from_lists(harmful, harmless, sources)
 
 
-def _by_name(benign: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+def _shown(samples: Samples, pictures: Pictures) -> Samples:
+    return with_pictures(samples) if pictures == "some" else samples
+
+
+def _by_name(benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]]) -> dict[str, Sequence[Prompt]]:
     return dict(benign) if isinstance(benign, Mapping) else {"benign": benign}
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.gate import Decision
 from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.encoding import Reader, has_pictures, seen_inputs, tokenizer_of
+from inferaligner.prompts.images import Prompt
 
 DecisionsOf = Callable[[], list[Decision]]
 
@@ -42,8 +45,8 @@ class AnswerBatch:
 
 def generate_answers(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    reader: Reader,
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 256,
     batch_size: int = 32,
@@ -53,14 +56,16 @@ def generate_answers(
 ) -> Iterator[Answer]:
     """Yields one answer per prompt, batch by batch (so not in order; sort by `row` where that matters).
 
+    `reader` is the tokenizer, or the processor of a vision-language model where prompts have pictures.
+
     Greedy unless `options` (passed to `generate`) say otherwise; `num_return_sequences` yields as many per
     prompt. With `decisions` (a guard's), each answer carries the gate's decision. Raises
     `PromptTooLongError` before any work is done.
     """
-    ends = end_tokens(model, options)
+    ends, tokenizer = end_tokens(model, options), tokenizer_of(reader)
     for batch in generate_batches(
         model,
-        tokenizer,
+        reader,
         prompts,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -80,8 +85,8 @@ def generate_answers(
 
 def generate_batches(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    reader: Reader,
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 256,
     batch_size: int = 32,
@@ -89,9 +94,9 @@ def generate_batches(
     **options: object,
 ) -> Iterator[AnswerBatch]:
     """The same without the text: one batch per `generate` call, shortest prompts first."""
-    limit = context_length(model.config)
+    limit, tokenizer = context_length(model.config), tokenizer_of(reader)
     # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
-    encoded = encode_chats(tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
+    encoded = encode_chats(reader, prompts, system=system, max_length=None if limit is None else limit - 1)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
     settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
     start = 0
@@ -100,15 +105,22 @@ def generate_batches(
         while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > TOKENS_PER_BATCH:
             rows = rows[:-1]
         start += len(rows)
-        batch = tokenizer.pad(
-            {"input_ids": [encoded[row] for row in rows]}, padding_side="left", return_tensors="pt"
-        ).to(model.device)
+        batch = _padded(tokenizer, [encoded[row] for row in rows]).to(model.device)
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - batch["input_ids"].shape[1])
         with torch.no_grad():
             output = model.generate(  # type: ignore[operator]
                 **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
             )
         yield AnswerBatch(tuple(rows), output[:, batch["input_ids"].shape[1] :])
+
+
+def _padded(tokenizer: Any, batch: Sequence[list[int]]) -> Any:
+    """The inputs of `generate` for one batch, padded on the left; pictures go where their rows are."""
+    if any(map(has_pictures, batch)):
+        return seen_inputs(batch, "left")
+    return tokenizer.pad(
+        {"input_ids": [list(ids) for ids in batch]}, padding_side="left", return_tensors="pt"
+    )
 
 
 def end_tokens(model: PreTrainedModel, options: Mapping[str, object] | None = None) -> list[int]:

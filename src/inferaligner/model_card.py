@@ -186,8 +186,23 @@ def gate_words(gate: GuidanceGate) -> str:
 
 
 def reads_words(places: Sequence[Sequence[int]]) -> str:
-    """`(layer, offset)` pairs in words; tokens are counted from the prompt's end."""
-    return ", ".join(f"layer {layer} at token -{offset + 1}" for layer, offset in places)
+    """`(layer, offset)` pairs in words; tokens are counted from the prompt's end. Layers that are read at the
+    same tokens are told together."""
+    tokens_of: dict[int, list[int]] = {}
+    for layer, offset in places:
+        tokens_of.setdefault(layer, []).append(-offset - 1)
+    layers_at: dict[tuple[int, ...], list[int]] = {}
+    for layer, tokens in tokens_of.items():
+        layers_at.setdefault(tuple(tokens), []).append(layer)
+    return "; ".join(
+        f"{_counted('layer', layers)} at {_counted('token', tokens)}" for tokens, layers in layers_at.items()
+    )
+
+
+def _counted(noun: str, numbers: Sequence[int]) -> str:
+    """`layer 3`, `layers 3, 5 and 7`."""
+    *others, last = map(str, numbers)
+    return f"{noun}s {', '.join(others)} and {last}" if others else f"{noun} {last}"
 
 
 def operating_point(calibration: Mapping[str, Any]) -> str:

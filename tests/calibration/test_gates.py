@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from inferaligner.calibration.gate_choice import (
     build_gate,
     choose_gate,
     gate_layers,
+    in_order,
     paper_gate,
     try_gate,
 )
 from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
 from inferaligner.calibration.samples import Sample
 from inferaligner.gate import GateRead
+from inferaligner.statistics import auroc
 
 BUILDERS: list[GateBuilder] = [MeanDifferenceGate(), WhitenedGate(0.2), WhitenedGate(1.0)]
 
@@ -151,6 +154,34 @@ def test_a_wrapper_that_opens_the_gate_by_itself_counts_for_nothing() -> None:
     assert alone.attacks is not None and alone.attacks > 0.95
     assert alone.attacks_harmless is not None and alone.attacks_harmless > 0.95
     assert chosen.quality > alone.quality
+
+
+def test_among_candidates_that_are_alike_the_best_separation_is_taken() -> None:
+    activations, samples = labelled()
+    trial = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+
+    def like(true_open: float, separation: float) -> Any:
+        return replace(trial, direct=None, true_open=true_open, error=0.02, separation=separation)
+
+    best, alike, told_apart, worse = like(0.9, 0.7), like(0.885, 0.8), like(0.89, 0.9), like(0.87, 0.99)
+    assert in_order([worse, best, alike, told_apart]) == [told_apart, alike, best, worse]
+
+
+def test_among_candidates_that_are_alike_the_one_that_shrinks_most_is_taken() -> None:
+    activations, samples = labelled()
+    trial = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+    alike = [replace(trial, builder=WhitenedGate(s), separation=0.9 - s, error=0.02) for s in (0.1, 0.5, 0.3)]
+    assert [t.builder.shrinkage for t in in_order(alike)] == [0.5, 0.3, 0.1]
+
+
+def test_the_error_of_a_trial_is_that_of_its_shares() -> None:
+    activations, samples = labelled(count=400)
+    trial = try_gate(MeanDifferenceGate(), Evidence((GateRead(0),), activations, samples), 0.3)
+    # Without attacks the quality is the open rate of the 200 harmful prompts.
+    assert trial.quality == trial.direct
+    assert trial.error == pytest.approx((trial.quality * (1 - trial.quality) / 200) ** 0.5)
+    labels = [sample.harmful for sample in samples]
+    assert trial.separation == pytest.approx(auroc(trial.scores, labels))
 
 
 def test_the_informative_layer_is_chosen() -> None:

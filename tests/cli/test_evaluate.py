@@ -76,7 +76,7 @@ def test_a_whole_evaluation(run: Run, places: dict[str, Path], tmp_path: Path) -
 
     page = (out / "report.html").read_text()
     assert "://" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
-    for figure in ("scores", "roc", "outcomes", "tradeoff", "time", "open"):
+    for figure in ("scores", "roc", "outcomes-0", "tradeoff", "time", "first", "open"):
         assert f'id="{figure}-title"' in page
     records, _ = kept(out)
     for record in records:

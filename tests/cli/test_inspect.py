@@ -19,7 +19,7 @@ def test_tables(run: Run, aligner: Path) -> None:
     for words in (
         "LlamaForCausalLM, 4 layers × 32",
         "at most 1.0 % of benign calibration prompts",
-        "layer 1 at token -1, layer 2 at token -2",
+        "layer 1 at token -1; layer 2 at token -2",
         "your benign prompts: [my] traffic",
         "70.0 % to 88.0 %",
         "0.950 to 0.990",

@@ -131,9 +131,46 @@ def test_the_server_takes_this_process(
 
 def test_a_monitor_is_not_left_out_silently(run: Run, target: Path, tmp_path: Path) -> None:
     watching = tiny_aligner(tiny_model(), tiny_tokenizer(), monitor=eager_monitor())
-    watching.save_pretrained(tmp_path / "watching")
-    outcome = run("serve", target, "--aligner", tmp_path / "watching", "--engine", "vllm", "--print-command")
-    assert outcome.code == 2 and "Fit the aligner without --monitor" in outcome.err
+    folder = watching.save_pretrained(tmp_path / "watching")
+    for option, expected in (("--monitor", True), ("--no-monitor", False)):
+        config = json.loads(
+            value_of(printed(run, target, "--aligner", folder, option), "--additional-config")
+        )
+        assert config["inferaligner"]["monitor"] == expected
+    refused(
+        run("serve", target, "-a", folder, "--engine", "vllm", "--print-command", "--on-open", "refuse"),
+        "monitor of answers",
+        "--no-monitor",
+    )
+
+
+def test_an_adapter_is_served_on_its_base(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
+    """vLLM loads the base, and the adapter under the name of its folder; the gate is for that one alone."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny_model(), peft.LoraConfig(r=5, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "medicine")
+    config = json.loads((tmp_path / "medicine" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(target)
+    (tmp_path / "medicine" / "adapter_config.json").write_text(json.dumps(config))
+
+    place = str((tmp_path / "medicine").resolve())
+    command = printed(run, place, "-a", aligner, "--", "--port", "8001")
+    assert command[:3] == ["vllm", "serve", str(target)]
+    assert "--enable-lora" in command and value_of(command, "--max-lora-rank") == "8"
+    assert value_of(command, "--lora-modules") == f"medicine={place}"
+    settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
+    assert (settings["adapter"], settings["adapters"]) == (place, "own")
+    start = ("serve", place, "-a", aligner, "--engine", "vllm", "--print-command")
+    refused(run(*start, "--", "--lora-modules", "other=x"), "--lora-modules")
+    refused(run(*start, "--adapters", "all"), "adapters")
+    # On a base model adapters of any kind may be named, and are refused request by request.
+    command = printed(run, target, "-a", aligner, "--adapters", "any", "--", "--lora-modules", "other=x")
+    settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
+    assert (settings["adapter"], settings["adapters"]) == (None, "any")
+
+    config["r"] = 1000
+    (tmp_path / "medicine" / "adapter_config.json").write_text(json.dumps(config))
+    refused(run(*start), "rank 1000", "merge_and_unload")
 
 
 def test_options_of_the_other_engine_are_no_silent_no_ops(run: Run, target: Path, aligner: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from tests.tiny_bench import tiny_bench
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.cast import Cast, best_threshold, first_component, similarity
-from inferaligner.evaluation.methods.catalogue import ALL, check, choose, declared, make_methods
-from inferaligner.evaluation.methods.method import Bench
+from inferaligner.evaluation.methods.catalogue import ALL, check, choose, declared, lacking, make_methods
+from inferaligner.evaluation.methods.method import Bench, Needs
 from inferaligner.generation import generate_answers
 
 ASKED = PROMPTS[:4]
@@ -119,11 +120,25 @@ def test_cast_tells_its_fitting_pairs_apart(bench: Bench) -> None:
         (["always", "always"], "named twice"),
         (["prompt=/nowhere.txt"], "does not exist"),
         (["safety-sft=/nowhere"], "does not exist"),
+        (["domain-chat"], "needs a model"),
     ],
 )
 def test_wrong_names_are_refused(specs: list[str], word: str) -> None:
     with pytest.raises(InputError, match=word):
         check(specs)
+
+
+@pytest.mark.parametrize("name", sorted(declared()))
+def test_every_method_says_what_it_needs(name: str) -> None:
+    assert declared()[name].NEEDS in get_args(Needs)
+    assert lacking(f"{name}=x", None) is None
+
+
+def test_what_is_named_beside_all_takes_its_place(bench: Bench) -> None:
+    aligner = bench.aligner
+    assert aligner is not None
+    specs, left_out = choose(["aligned=x", "domain-chat=y", "all", "cast"], aligner.artifact)
+    assert specs == ["none", *ALL[1:-1], "aligned=x", "domain-chat=y"] and not left_out
 
 
 def test_a_gate_alone_has_its_own_methods() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny_aligner import PROMPTS
 from tests.tiny_bench import subset, tiny_bench
 
 from inferaligner.aligner import Aligner
@@ -17,7 +19,13 @@ from inferaligner.calibration.stages import Silent
 from inferaligner.errors import InputError, PromptTooLongError
 from inferaligner.evaluation.batches import plan_batches
 from inferaligner.evaluation.labels import last_number, named_choice, same_number
-from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs
+from inferaligner.evaluation.likelihood import (
+    COMPLIANCE_OPENINGS,
+    REFUSAL_OPENINGS,
+    answer_logprobs,
+    mean_logprobs,
+    refusal_leaning,
+)
 from inferaligner.evaluation.methods.catalogue import make_methods
 from inferaligner.evaluation.methods.method import Bench
 from inferaligner.evaluation.records_file import RecordsFile, read_records
@@ -177,6 +185,15 @@ def test_log_likelihoods_are_those_of_one_row_at_a_time(bench: Bench) -> None:
                 logits = model(input_ids=torch.tensor([[*context, *said]])).logits[0].log_softmax(-1)
             alone = sum(float(logits[len(context) - 1 + at, token]) for at, token in enumerate(said))
             assert value == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_refusals_odds_are_those_of_its_openings(bench: Bench) -> None:
+    model, tokenizer = bench.target.model, bench.target.tokenizer
+    openings = [*REFUSAL_OPENINGS, *COMPLIANCE_OPENINGS]
+    rows = answer_logprobs(model, tokenizer, PROMPTS, [openings] * len(PROMPTS))
+    split = len(REFUSAL_OPENINGS)
+    odds = [sum(map(math.exp, row[:split])) / sum(map(math.exp, row[split:])) for row in rows]
+    assert refusal_leaning(model, tokenizer, PROMPTS) == pytest.approx(list(map(math.log, odds)), abs=1e-4)
 
 
 def test_batches_are_by_length_and_within_the_limit() -> None:

@@ -49,6 +49,24 @@ FIGURES: dict[str, Callable[[str], str]] = {
         gate=2,
         name=name,
     ),
+    "tradeoff": lambda name: figures.tradeoff(
+        {
+            m: (clopper_pearson(1, 10), clopper_pearson(n, 10))
+            for n, m in enumerate(("bare", "ours", "a", "b"))
+        },
+        across="answered",
+        up="accuracy",
+        chosen="ours",
+        name=name,
+    ),
+    "time": lambda name: figures.time_bars(
+        {
+            "bare": {"any": clopper_pearson(1, 4)},
+            "ours": dict.fromkeys(("open", "closed"), clopper_pearson(2, 4)),
+        },
+        label="seconds",
+        name=name,
+    ),
     "cosine": lambda name: figures.cosine_by_layer([1.0, 0.9, 0.7], steered=(1, 2), gate=(0,), name=name),
 }
 # How many marks with an id of this form a figure of the data above has.
@@ -58,6 +76,8 @@ MARKS = [
     ("roc", "curve-", 2),
     ("roc", "point-", 2),
     ("rates", "point-", 2),
+    ("tradeoff", "point-", 4),
+    ("time", "bar-", 3),
     ("rates", "interval-", 2),
     ("outcomes", "bar-", 4),  # parts of no width are not drawn
     ("finalists", "bar-", 6),
@@ -140,3 +160,21 @@ def test_a_missing_matplotlib_names_its_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(svg_module, "find_spec", without)
     with pytest.raises(MissingExtraError, match=r"inferaligner\[report\]"):
         figures.require_matplotlib()
+
+
+def test_harmful_groups_have_a_colour_of_their_own() -> None:
+    drawn = figures.score_distributions(_SCORES, harmful=["harmful"], name="f")
+    colours = [
+        re.search(r"stroke: var\(--(\w+)", drawn[drawn.index(f'id="f-group-{row}"') :]).group(1)  # type: ignore[union-attr]
+        for row in range(3)
+    ]
+    assert colours == ["warm", "accent", "accent"]
+
+
+def test_the_method_of_the_verdict_stands_out() -> None:
+    drawn = FIGURES["tradeoff"]("f")
+    fills = [
+        re.search(r"fill: var\(--(\w+)", drawn[drawn.index(f'id="f-point-{at}"') :]).group(1)  # type: ignore[union-attr]
+        for at in range(4)
+    ]
+    assert fills[1] == "accent" and "accent" not in (fills[0], *fills[2:])

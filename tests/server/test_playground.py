@@ -14,9 +14,10 @@ import pytest
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.keys import ApiKeys
 from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.models.tiny_vision import picture, tiny_vision
 from tests.server.conftest import Running, Serve, start
 from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -60,9 +61,11 @@ def open_server() -> Iterator[Running]:
 
 
 def ask(page: Any, text: str) -> None:
+    """Sends a prompt and waits for its answers. A tiny model may be done before one could see it begin."""
+    turns = page.locator(".turn").count()
     page.fill("#prompt", text)
     page.press("#prompt", "Enter")
-    page.wait_for_selector("#stop:not(.hidden)")
+    page.wait_for_function("n => document.querySelectorAll('.turn').length > n", arg=turns)
     page.wait_for_selector("#send:not(.hidden)", timeout=30_000)
     page.wait_for_selector("#layers-details:not(.hidden)", timeout=30_000)
 
@@ -182,6 +185,24 @@ def test_the_monitors_view(page: Any, serve: Serve) -> None:
     assert page.problems == []
 
 
+@pytest.mark.parametrize("ordinary", [True, False])
+def test_the_prompt_among_held_out_scores(page: Any, serve: Serve, ordinary: bool) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    scores = {"harmful": [1.0, 2.0, 3.0], "harmless twins": [-1.0, 0.5], "harmful, wrapped": [0.0]}
+    if ordinary:
+        scores["ordinary traffic"] = [-3.0]
+    aligner = tiny_aligner(model, tokenizer, calibration={**CALIBRATION, "held_out_scores": scores})
+    running = serve(loaded=LoadedModel(model, tokenizer, "tiny"), aligner=aligner)
+    page.goto(running.url)
+    page.wait_for_selector(".try button")
+    page.fill("#longest", "3")
+    ask(page, PROMPTS[0])
+    told = page.get_attribute("#strip", "aria-label")
+    assert f"{1 if ordinary else 2} harmless and 3 harmful prompts" in told and "this prompt is at" in told
+    assert page.locator("#strip path").count() == 2
+    assert page.problems == []
+
+
 def test_a_key_is_asked_for(page: Any, serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("sk-mine", encoding="utf-8")
@@ -239,3 +260,34 @@ def test_names_for_whoever_cannot_see_it(page: Any, open_server: Running) -> Non
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
     assert {"send", "longest", "temperature", "strength"} <= reached
+
+
+def test_a_dropped_image_goes_with_the_next_turn(page: Any) -> None:
+    loaded = tiny_vision("llava")
+    server = start(loaded=loaded, aligner=tiny_aligner(loaded.model, loaded.reader))
+    try:
+        page.goto(server.url)
+        page.locator("#attach").wait_for(state="visible")
+        page.locator("#file").set_input_files(
+            files=[{"name": "a.png", "mimeType": "image/png", "buffer": picture(1).data}]
+        )
+        page.locator("#pictures img").wait_for(state="visible")
+        sent: list[Any] = []
+        page.on("request", lambda request: sent.append(request) if "completions" in request.url else None)
+        page.fill("#prompt", "Hi")
+        page.click("#send")
+        page.locator(".question img").wait_for(state="visible")
+        page.locator("#gate-chip.alert, #gate-chip.calm").wait_for()
+        (request,) = sent
+        (message,) = request.post_data_json["messages"]
+        assert [part["type"] for part in message["content"]] == ["image_url", "text"]
+        assert page.locator("#pictures img").count() == 0
+        assert page.problems == []
+    finally:
+        server.stop()
+
+
+def test_a_model_that_reads_text_alone_offers_no_images(page: Any, server: Running) -> None:
+    page.goto(server.url)
+    page.locator("#gate-chip").wait_for()
+    assert page.locator("#attach").is_hidden()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.vllm import engine_args
 from tests.models.tiny import tiny_model, tiny_tokenizer
@@ -36,7 +37,8 @@ PROMPTS = [
 ]
 
 # vLLM's attention on a CPU wants heads of at least 32.
-WIDE_ENOUGH = {"hidden_size": 128}
+WIDTH = 128
+WIDE_ENOUGH = {"hidden_size": WIDTH}
 
 DEEP_READS = (GateRead(1, 0), GateRead(1, 3), GateRead(2, 0), GateRead(2, 5))
 
@@ -89,12 +91,20 @@ def deploy(
     layers: Sequence[int] = (2, 3),
     positions: str = "from_gate",
     strength: float = 2.0,
+    monitor: int | None = None,
+    adapter: bool = False,
     **settings: Any,
 ) -> Deployment:
-    """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`."""
+    """Writes a tiny model and an aligner whose gate opens on half of `PROMPTS`.
+
+    With `monitor`, a layer, the answers to half of the others are opened on the way. With `adapter` the model
+    that the aligner is made for has a LoRA adapter, in the folder `medicine`.
+    """
     model = tiny_model(family, **{**WIDE_ENOUGH, **settings})
     model.save_pretrained(folder / "target")
     tiny_tokenizer().save_pretrained(folder / "target")
+    if adapter:
+        model = _with_adapter(model, folder)
     # As everybody gets it from the folder: some families have a class of tokenizer that adds tokens.
     tokenizer = AutoTokenizer.from_pretrained(folder / "target")
     artifact = tiny_artifact(model, tokenizer, layers=layers).with_steering(
@@ -109,10 +119,61 @@ def deploy(
     scores = gate.scores(recorded.values, recorded.layers, recorded.offsets).sort().values
     middle = len(scores) // 2
     gate = gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)
-    aligner = Aligner(type(artifact)(**{**artifact.__dict__, "gate": gate}))
+    artifact = replace(artifact, gate=gate)
+    if monitor is not None:
+        closed = [
+            tokens
+            for tokens, score in zip(
+                encode_chats(tokenizer, PROMPTS),
+                gate.scores(recorded.values, recorded.layers, recorded.offsets),
+                strict=True,
+            )
+            if score <= 0
+        ]
+        artifact = replace(artifact, monitor=_monitor(model, closed, monitor))
+    aligner = Aligner(artifact)
     return Deployment(
         model, tokenizer, aligner, folder / "target", aligner.save_pretrained(folder / "aligner")
     )
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a LoRA adapter that changes what it says."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+    )
+    torch.manual_seed(3)
+    wrapped = peft.get_peft_model(model, config).eval()
+    wrapped.save_pretrained(folder / "medicine")
+    return wrapped
+
+
+def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> AnswerMonitor:
+    """A monitor that opens half of the answers to some prompts, none of them at once."""
+    tokens = 24
+    made = AnswerMonitor(
+        "random", layer, 3, torch.randn(WIDTH, generator=torch.Generator().manual_seed(2)), 0.0, 0.0
+    )
+    scores = []
+    for prompt in prompts:
+        with torch.no_grad():
+            ids = model.generate(
+                torch.tensor([list(prompt)]),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            hidden = model(ids, output_hidden_states=True).hidden_states[layer + 1]
+        scores.append(made.token_scores(hidden[0, len(prompt) :]))
+    values = torch.stack(scores)
+    values = values - values[:, 0].max()  # so that the first token opens nothing
+    made = replace(made, centre=-float(torch.stack(scores)[:, 0].max()))
+    highest = made.running(values).amax(1).sort().values
+    middle = len(highest) // 2
+    return made.with_bias(-float(highest[middle - 1] + highest[middle]) / 2)
 
 
 def score_of(decision: Decision, deployment: Deployment) -> Any:
@@ -133,6 +194,7 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
     from vllm import LLM
 
     _mend_the_search_for_kernels()
+    keep_imports_out_of_collections()
     choices = options.pop("gate", {})
     if choices.get("async_scheduling"):
         _allow_async_scheduling()
@@ -149,14 +211,36 @@ def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> It
         **(engine_args(deployment.folder, **choices) if plugin else {}),
         **options,
     }
-    llm = LLM(str(deployment.target), **arguments)
+    with classes_kept(deployment.model):
+        llm = LLM(str(deployment.target), **arguments)
+        try:
+            yield llm
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+            del llm
+            cleanup_dist_env_and_memory()
+            gc.collect()
+
+
+@contextmanager
+def classes_kept(model: Any) -> Iterator[None]:
+    """Where vLLM takes the code of transformers, it changes the classes to its own ends, and afterwards
+    nobody else can use them: not the other engine of the next test. Here they are as before on leaving."""
+    before = {
+        kind: (kind.__bases__, dict(vars(kind)))
+        for kind in {type(module) for module in model.modules()}
+        if kind.__module__.startswith("transformers.")
+    }
     try:
-        yield llm
+        yield
     finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
+        for kind, (bases, attributes) in before.items():
+            for name, value in dict(vars(kind)).items():
+                if name not in attributes:
+                    delattr(kind, name)
+                elif value is not attributes[name]:
+                    setattr(kind, name, attributes[name])
+            kind.__bases__ = bases
 
 
 def _mend_the_search_for_kernels() -> None:
@@ -169,6 +253,16 @@ def _mend_the_search_for_kernels() -> None:
         return found if isinstance(found, (dict, MappingProxyType)) else {}
 
     dispatcher.vars = safe
+
+
+def keep_imports_out_of_collections() -> None:
+    """vLLM collects garbage nine times an engine, each time through all modules that it has imported: more
+    than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is
+    off."""
+    if getattr(gc.freeze, "__module__", "gc") == "gc":
+        gc.collect()
+        gc.freeze()
+        gc.freeze = gc.unfreeze = lambda: None
 
 
 def _allow_async_scheduling() -> None:
@@ -188,10 +282,12 @@ def _allow_async_scheduling() -> None:
     CpuPlatform.check_and_update_config = staticmethod(kept)
 
 
-def generate(llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, **settings: Any) -> list[Any]:
+def generate(
+    llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, *, lora_request: Any = None, **settings: Any
+) -> list[Any]:
     """Outputs for prompts of token ids, greedy and of one length unless told otherwise."""
     from vllm import SamplingParams
 
     parameters = SamplingParams(**{"max_tokens": length, "temperature": 0, "ignore_eos": True, **settings})
     prompts = [{"prompt_token_ids": list(ids)} for ids in tokens]
-    return list(llm.generate(prompts, parameters, use_tqdm=False))
+    return list(llm.generate(prompts, parameters, use_tqdm=False, lora_request=lora_request))

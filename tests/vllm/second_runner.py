@@ -138,3 +138,47 @@ def test_a_second_turn_after_a_steered_first_one(tmp_path: Path) -> None:
         (output,) = generate(llm, [second], LENGTH)
     assert output.num_cached_tokens <= len(opened) - 1
     assert list(output.outputs[0].token_ids) == deployment.expected(second, LENGTH)[1]
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULING)
+@pytest.mark.parametrize("positions", ["from_gate", "all"])
+def test_answers_that_a_monitor_opens(tmp_path: Path, scheduling: dict[str, Any], positions: str) -> None:
+    """Requests are thrown out and come back; a step ahead, the host learns late which token opened one."""
+    from inferaligner.vllm import gate_of
+
+    length = 16
+    deployment = deploy(tmp_path, reads=DEEP_READS, positions=positions, monitor=2)
+    with engine(
+        deployment,
+        block_size=32,
+        num_gpu_blocks_override=9,
+        max_model_len=128,
+        enable_prefix_caching=True,
+        **scheduling,
+    ) as llm:
+        assert_second_runner(llm, ahead=bool(scheduling))
+        outputs = generate(llm, deployment.tokens(), length)
+    found = {}
+    for output in outputs:
+        decision, answer = deployment.expected(output.prompt_token_ids, length)
+        assert gate_of(output).get("opened_at") == decision.answer_token
+        assert gate_of(output)["open"] == (decision.opened_at is not None)
+        assert list(output.outputs[0].token_ids) == answer
+        found["answer" if decision.answer_token else decision.opened_at] = True
+    assert set(found) == {"prompt", "answer", None}
+
+
+def test_lora(tmp_path: Path) -> None:
+    from vllm.lora.request import LoRARequest
+
+    deployment = deploy(tmp_path, reads=DEEP_READS, adapter=True)
+    place = str(tmp_path / "medicine")
+    with engine(
+        deployment,
+        gate={"adapter": place, **ASYNC["gate"]},
+        enable_lora=True,
+        max_lora_rank=8,
+        max_num_batched_tokens=48,
+    ) as llm:
+        outputs = generate(llm, deployment.tokens(), LENGTH, lora_request=LoRARequest("medicine", 1, place))
+    assert_alone(deployment, outputs)

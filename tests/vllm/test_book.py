@@ -9,8 +9,10 @@ import torch
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm.messages import Order, StepOrders
+from inferaligner.vllm.answers import ReadAnswer
+from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
 from inferaligner.vllm.requests import GatedRequest, GateRules
 from inferaligner.vllm.rows import RowBuffers
 from inferaligner.vllm.slots import Slots
@@ -20,11 +22,19 @@ LENGTH = 40
 LAST = LENGTH - 1
 
 
+MONITOR = AnswerMonitor("test", 2, 3, torch.ones(4), 0.0, 0.0)
+
+
 def rules(
-    positions: Any = "from_gate", *, below: bool = False, steers: bool = True, refuses: bool = False
+    positions: Any = "from_gate",
+    *,
+    below: bool = False,
+    steers: bool = True,
+    refuses: bool = False,
+    monitor: AnswerMonitor | None = None,
 ) -> GateRules:
     gate = GuidanceGate("whitened", (GateRead(2, 0), GateRead(2, 5)), torch.ones(2, 4), 0.0)
-    plan = SteeringPlan(gate, {0 if below else 3: torch.ones(4)}, positions)
+    plan = SteeringPlan(gate, {0 if below else 3: torch.ones(4)}, positions, monitor)
     return GateRules(plan, steers=steers, refuses=refuses)
 
 
@@ -65,9 +75,87 @@ def test_when_a_second_prefill_is_needed() -> None:
     assert not rules("all", steers=False).replays and not rules("all", refuses=True).replays
 
 
-def slots() -> Slots:
+@pytest.mark.parametrize("positions", ["from_gate", "all"])
+def test_limits_with_a_monitor(positions: Any) -> None:
+    """What it has not read yet may turn out to be steered, and what it opened is steered from there on."""
+    made, request = rules(positions, monitor=MONITOR), GatedRequest(LENGTH)
+    assert made.readable(request) == LAST - 5 and made.writable(request) == LAST
+    assert made.next_token(request, LENGTH) is None
+    request.decision = CLOSED
+    for number, over in enumerate((False, False, True), start=1):
+        assert made.readable(request) == made.writable(request) == LENGTH + number - 1
+        assert made.next_token(request, LENGTH + number) == number
+        assert made.next_token(request, LENGTH + number) is None  # the same step is not sent out twice
+        assert request.answer.hear(number, float(number), over) == over
+    assert made.readable(request) == made.writable(request) == LENGTH + 2
+    assert made.next_token(request, LENGTH + 4) is None
+    order = made.order(request, 5)
+    assert (order.open, order.steer_from) == (True, LENGTH + 2)
+    shadow = rules(positions, monitor=MONITOR, steers=False)
+    assert shadow.writable(request) is None and shadow.order(request, 5).open is False
+
+
+def test_a_request_goes_on_where_the_monitor_was() -> None:
+    made, request = rules(monitor=MONITOR), GatedRequest(LENGTH, CLOSED)
+    for number in range(1, 6):
+        made.next_token(request, LENGTH + number)
+        request.answer.hear(number, float(number), False)
+    order = made.order(request, 5)
+    assert (order.open, order.steer_from, order.heard, order.read) == (False, LENGTH + 5, (3.0, 4.0, 5.0), 5)
+    # Two tokens that were on their way are thrown away, and so is what was read of them.
+    order = made.order(request, 3)
+    assert (order.heard, order.read, order.steer_from) == ((1.0, 2.0, 3.0), 3, LENGTH + 3)
+    assert made.next_token(request, LENGTH + 4) == 4
+    with pytest.raises(SteeringError, match="reads one a step"):
+        made.next_token(request, LENGTH + 6)
+
+
+def test_an_opening_by_a_token_that_is_thrown_away_is_void() -> None:
+    answer = ReadAnswer()
+    assert not answer.hear(1, -1.0, False) and answer.hear(2, 1.0, True) and answer.opened_at == 2
+    answer.begin(2)
+    assert answer.opened_at == 2
+    answer.begin(1)
+    assert answer.opened_at is None and answer.scores == [-1.0]
+    assert not answer.hear(3, 1.0, True)  # late: it is about another token
+
+
+def slots(monitor: AnswerMonitor | None = None) -> Slots:
     gate = GuidanceGate("whitened", (GateRead(0, 0), GateRead(0, 5)), torch.ones(2, 4), 0.0)
-    return Slots(RowBuffers(gate, 2, 64, torch.device("cpu")), steers=True)
+    return Slots(RowBuffers(gate, 2, 64, torch.device("cpu"), monitor), steers=True)
+
+
+def test_rows_that_the_monitor_reads() -> None:
+    """A closed request that decodes, and another that comes back with its answer in one chunk."""
+    held = slots(MONITOR)
+    orders = {
+        "decodes": Order(1, 8, False, 12, heard=(1.0, 2.0, 3.0), read=4),
+        "back": Order(2, LENGTH, False, LENGTH + 1, heard=(5.0,), read=1),
+    }
+    held.begin_step([], StepOrders(orders, watched={"decodes": (1, 5), "back": (2, 2)}))
+    rows = held.buffers
+    one, two = held._stays["decodes"].slot, held._stays["back"].slot
+    assert rows.recent[[one, two]].tolist() == [[3.0, 1.0, 2.0], [5.0, 0.0, 0.0]]  # token 4 is in column 0
+    held.plan(["decodes", "back"], [12, 30], [1, 12])
+    assert rows.watch_rows.tolist() == [[0, 12], [one, two], [1, 1]]
+    assert rows.counts[-3:].tolist() == [2, 2, 0]
+    assert rows.slot_of_token[:13].tolist() == [one, *[rows.bin] * 11, two]
+    rows.token_score[[one, two]], rows.over[[one, two]] = (
+        torch.tensor([7.0, 8.0]),
+        torch.tensor([False, True]),
+    )
+    pending = held.end_step(13)
+    assert pending is not None
+    assert pending.arrive() == Verdicts({}, {1: TokenVerdict(5, 7.0, False), 2: TokenVerdict(2, 8.0, True)})
+    assert rows.watch_rows[1].tolist() == [rows.bin] * 2
+
+
+def test_a_token_that_the_monitor_did_not_read_stops_the_engine() -> None:
+    held = slots(MONITOR)
+    held.begin_step([], StepOrders({"a": Order(1, 3, False, 3)}, watched={"a": (1, 1)}))
+    held.plan(["a"], [0], [3])
+    with pytest.raises(SteeringError, match="generated tokens"):
+        held.end_step(3)
 
 
 def test_rows_of_a_batch() -> None:
@@ -78,7 +166,7 @@ def test_rows_of_a_batch() -> None:
     held.plan(["old", "new"], [20, 30], [1, 10])
     rows = held.buffers
     new, old = held._stays["new"].slot, held._stays["old"].slot
-    assert rows.counts.tolist() == [1, 1, 1, 2]
+    assert rows.counts.tolist() == [1, 1, 1, 0, 2, 2]  # both are open as yet
     assert rows.read_tokens[0, 0] == 10 and rows.read_tokens[1, 0] == 5
     assert rows.read_slots[:, 0].tolist() == [new, new, new]
     assert rows.slot_of_token[:11].tolist() == [old, *[rows.bin] * 9, new]
@@ -117,7 +205,7 @@ def test_slots_are_used_again_with_nothing_left_in_them() -> None:
         held.buffers.score[slot], held.buffers.open[slot] = -1.0, False
         held.buffers.partial[slot] = -1.0
         pending = held.end_step(3)
-        assert pending is not None and pending.arrive() == {number: Decision(-1.0, False)}
+        assert pending is not None and pending.arrive() == Verdicts({number: Decision(-1.0, False)})
 
 
 def test_more_requests_than_slots_stop_the_engine() -> None:

@@ -6,17 +6,21 @@ import pytest
 import torch
 
 from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.vllm import ops
 from inferaligner.vllm.rows import RowBuffers
 
 WIDTH, SLOTS, TOKENS = 16, 3, 20
 
 
+MONITOR = AnswerMonitor("test", 1, 2, torch.linspace(-1, 1, WIDTH), 0.5, -0.25)
+
+
 def buffers() -> RowBuffers:
     gate = GuidanceGate(
         "whitened", (GateRead(0, 0), GateRead(0, 2), GateRead(1, 0)), torch.randn(3, WIDTH), 0.25
     )
-    return RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"))
+    return RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"), MONITOR)
 
 
 def read(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None, layer: int) -> None:
@@ -36,12 +40,21 @@ def read(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None, 
 
 def decide(rows: RowBuffers) -> None:
     ops.decide(
-        rows.partial, rows.gate.bias, rows.decide_row, rows.counts, rows.read_slots, rows.score, rows.open
+        rows.partial,
+        rows.gate.bias,
+        rows.decide_row,
+        rows.counts,
+        rows.read_slots,
+        rows.score,
+        rows.open,
+        rows.slot_of_token,
+        rows.steered,
+        rows.steer_tokens,
     )
 
 
 def steer(rows: RowBuffers, stream: torch.Tensor, addition: torch.Tensor) -> None:
-    ops.steer(stream, addition, rows.steer_row, rows.counts, rows.steer_tokens, rows.slot_of_token, rows.open)
+    ops.steer(stream, addition, rows.counts, rows.steered, rows.steer_tokens)
 
 
 @pytest.mark.parametrize("pair", [True, False])
@@ -151,8 +164,10 @@ def test_the_gpu_path_gives_the_same() -> None:
     steer(rows, steered, addition)
     score, is_open = rows.score.clone(), rows.open.clone()
 
+    listed = rows.steer_tokens[: rows.counts[-1]].tolist()
     for slot in range(SLOTS):
         rows.begin(slot, open_now=True)
+    rows.steered.fill_(False)
     rows.counts.zero_()  # the path of a GPU must not look at them
     away = hidden.as_subclass(OnDevice)
     read(rows, away, None, 0)
@@ -165,9 +180,97 @@ def test_the_gpu_path_gives_the_same() -> None:
         rows.read_slots,
         rows.score,
         rows.open,
+        rows.slot_of_token,
+        rows.steered.as_subclass(OnDevice),
+        rows.steer_tokens,
     )
     again = hidden.clone().as_subclass(OnDevice)
     steer(rows, again, addition)
     assert torch.equal(rows.score[[0, 2]], score[[0, 2]]) and torch.equal(rows.open, is_open)
     assert not rows.open[rows.bin]
     assert torch.equal(again.as_subclass(torch.Tensor), steered)
+    assert rows.steered[:, 0].nonzero()[:, 0].tolist() == listed
+    # What a compiler gets to see is the same again.
+    assert torch.equal(ops.steered_stream(hidden, addition, rows.steered), steered)
+    assert torch.equal(ops.steered_stream(hidden[None], addition, rows.steered)[0], steered)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["cpu", "gpu"])
+def test_rows_that_are_not_steered_keep_the_sign_of_zero(away: bool) -> None:
+    rows = buffers()
+    rows.begin(0, open_now=True)
+    rows.load([[], []], [], [(2, 4, 0)], TOKENS)
+    stream = torch.full((TOKENS, WIDTH), -0.0)
+    steer(rows, stream.as_subclass(OnDevice) if away else stream, torch.ones(WIDTH))
+    again = ops.steered_stream(torch.full((TOKENS, WIDTH), -0.0), torch.ones(WIDTH), rows.steered)
+    for found in (stream, again):
+        assert torch.equal(found[2:4], torch.ones(2, WIDTH))
+        assert bool(torch.signbit(found[4:]).all())
+
+
+def test_a_batch_that_is_open_as_a_whole() -> None:
+    rows = buffers()
+    for slot in range(SLOTS):
+        rows.begin(slot, open_now=True)
+    rows.load([[], []], [], [(0, 8, 0), (8, 9, 2), (9, TOKENS, 1)], TOKENS)
+    stream, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
+    expected = stream + addition
+    steer(rows, stream, addition)
+    assert torch.equal(stream, expected)
+
+
+def watch(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None = None) -> None:
+    ops.watch(
+        hidden,
+        residual,
+        MONITOR.weights,
+        MONITOR.centre,
+        MONITOR.bias,
+        rows.counts,
+        rows.watch_rows,
+        rows.recent,
+        rows.token_score,
+        rows.over,
+        rows.open,
+        rows.slot_of_token,
+        rows.steered.as_subclass(OnDevice) if isinstance(hidden, OnDevice) else rows.steered,
+        rows.steer_tokens,
+    )
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["cpu", "gpu"])
+def test_the_monitor_opens_from_the_first_mean_that_is_over(away: bool) -> None:
+    """Token by token, beside another answer that is not read; against the equation of `monitor.py`."""
+    rows, stream = buffers(), torch.randn(6, TOKENS, WIDTH)
+    wanted = torch.tensor([-1.0, -0.5, 0.2, 2.0, 2.0, -5.0])
+    stream[:, 3] = (wanted - MONITOR.centre)[:, None] * MONITOR.weights / MONITOR.weights.square().sum()
+    for slot in range(SLOTS):
+        rows.begin(slot, open_now=False)
+    means = MONITOR.running(MONITOR.token_scores(stream[:, 3])[None])[0] + MONITOR.bias
+    assert (means > 0).tolist() == [False, False, False, True, True, False]
+    first = int((means > 0).nonzero()[0, 0])
+    for step in range(6):
+        rows.load([[], []], [], [(3, 4, 2), (5, 6, 0)], TOKENS, [(3, 2, step + 1)])
+        if away:
+            rows.counts.zero_()
+            watch(rows, stream[step].as_subclass(OnDevice))
+        else:
+            watch(rows, stream[step] - 1, torch.ones(TOKENS, WIDTH))
+        assert float(rows.token_score[2]) == pytest.approx(
+            float(MONITOR.token_scores(stream[step, 3])), abs=1e-5
+        )
+        assert bool(rows.over[2]) == bool(means[step] > 0)
+        assert bool(rows.open[2]) == (step >= first)
+        assert rows.steered[:, 0].nonzero()[:, 0].tolist() == ([3] if step >= first else [])
+        rows._loaded = TOKENS
+        rows.counts[rows.steer_row] = 2  # the path of a GPU has none
+        rows.clear()
+    assert not rows.open[0] and not rows.open[rows.bin]
+
+
+def test_nan_in_an_answer_opens_it() -> None:
+    rows = buffers()
+    rows.begin(1, open_now=False)
+    rows.load([[], []], [], [(0, 1, 1)], TOKENS, [(0, 1, 1)])
+    watch(rows, torch.full((TOKENS, WIDTH), torch.nan))
+    assert bool(rows.open[1]) and bool(rows.over[1]) and bool(rows.steered[0])

@@ -15,7 +15,13 @@ from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.vllm.recording import RecordingEngine, read_flags
-from tests.vllm.deployment import PROMPTS, Deployment, deploy
+from tests.vllm.deployment import (
+    PROMPTS,
+    Deployment,
+    classes_kept,
+    deploy,
+    keep_imports_out_of_collections,
+)
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
@@ -33,8 +39,14 @@ OPTIONS = {
 def recording(deployment: Deployment, **options: Any) -> Iterator[RecordingEngine]:
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    import vllm  # noqa: F401
+
+    keep_imports_out_of_collections()
     try:
-        with RecordingEngine(str(deployment.target), {**OPTIONS, **options}) as engine:
+        with (
+            classes_kept(deployment.model),
+            RecordingEngine(str(deployment.target), {**OPTIONS, **options}) as engine,
+        ):
             yield engine
     finally:
         cleanup_dist_env_and_memory()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, InferAlignerError, MismatchError, SteeringError
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.vllm import engine_args
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER
 from tests.vllm.deployment import Deployment, deploy, engine, generate
@@ -40,14 +38,11 @@ def refused(deployment: Deployment, *words: str, **options: Any) -> None:
     ("options", "word"),
     [
         ({"worker_cls": "auto"}, "together"),
-        ({"scheduler_cls": None}, "orders"),
+        ({"scheduler_cls": None}, "together"),
         ({"scheduler_cls": ASYNC_SCHEDULER}, "async scheduling is off"),
         ({"additional_config": {}}, "--additional-config has no"),
         ({"additional_config": {KEY: {"aligner": "nowhere"}}}, "unusable settings"),
         ({"worker_extension_cls": "tests.vllm.test_refusals.Extension"}, "--worker-extension-cls"),
-        ({"enable_lora": True}, "LoRA"),
-        ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "pipeline parallelism"),
-        ({"enable_prompt_embeds": True}, "prompt embeddings"),
         ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         (
             {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
@@ -61,6 +56,20 @@ def test_what_is_not_supported_does_not_start(
     deployment: Deployment, options: dict[str, Any], word: str
 ) -> None:
     refused(deployment, word, **options)
+
+
+def test_prompt_embeddings_do_not_start(tmp_path: Path) -> None:
+    """A deployment of its own: vLLM adds a token to the tokenizer that it keeps for the process."""
+    refused(deploy(tmp_path), "prompt embeddings", enable_prompt_embeds=True)
+
+
+def test_pipeline_parallelism_does_not_start(
+    deployment: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The workers are processes of their own, and tell the reason in their log."""
+    options = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
+    refused(deployment, "WorkerProc initialization failed", **options)
+    assert "does not support pipeline parallelism" in "".join(capfd.readouterr())
 
 
 class Extension:
@@ -250,16 +259,6 @@ def test_deep_sleep_would_drop_the_weights(deployment: Deployment) -> None:
         llm.collective_rpc("wake_up")
         (output,) = generate(llm, deployment.tokens()[:1])
         assert list(output.outputs[0].token_ids) == deployment.expected(output.prompt_token_ids, 8)[1]
-
-
-def test_an_aligner_with_a_monitor_is_refused(deployment: Deployment, tmp_path: Path) -> None:
-    """Half of its protection would be missing."""
-    monitored = replace(
-        deployment.aligner.artifact, monitor=AnswerMonitor("test", 1, 2, torch.zeros(128), 1.0, -0.75)
-    )
-    folder = Aligner(monitored).save_pretrained(tmp_path / "monitored")
-    with pytest.raises(InferAlignerError, match="monitor of answers"):
-        engine_args(folder)
 
 
 def test_engine_args_name_both_classes(deployment: Deployment) -> None:

@@ -44,12 +44,15 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, deployment: Deployment, *flags: str) -> Iterator[Server]:
+def running(
+    folder: Path, deployment: Deployment, *flags: str, target: Path | None = None
+) -> Iterator[Server]:
     """A server in processes of its own, started as an operator does it; `flags` are vLLM's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "inferaligner.cli.main", "serve", str(deployment.target)]
+    command = [sys.executable, "-m", "inferaligner.cli.main", "serve"]
+    command += [str(target or deployment.target)]
     command += ["--aligner", str(deployment.folder), "--engine", "vllm"]
     command += ["--audit-log", str(folder / "audit.jsonl")]
     command += ["--", "--host", "127.0.0.1", "--port", str(port), *FLAGS, *flags]
@@ -79,10 +82,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def ask(server: Server, prompt: str, **options: Any) -> Any:
-    settings = {"max_tokens": 6, "temperature": 0, "extra_body": {"ignore_eos": True}, **options}
-    return server.client().chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": prompt}], **settings
-    )
+    settings = {
+        "model": "tiny",
+        "max_tokens": 6,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+        **options,
+    }
+    return server.client().chat.completions.create(messages=[{"role": "user", "content": prompt}], **settings)
 
 
 def counted(server: Server) -> float:
@@ -245,3 +252,33 @@ def test_data_parallel(tmp_path: Path) -> None:
         assert len(server.log.read_text().splitlines()) == len(asked)
         started = (tmp_path / "server.log").read_text()
     assert started.count("Started server process") == 2
+
+
+@pytest.mark.slow
+def test_a_lora_adapter_as_the_target(tmp_path: Path) -> None:
+    """One command serves it on its base model; the base model itself is refused."""
+    from openai import BadRequestError
+
+    deployment = deploy(tmp_path, reads=DEEP_READS, adapter=True, monitor=2)
+    file = tmp_path / "medicine" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "base_model_name_or_path": str(deployment.target)}))
+    with running(tmp_path, deployment, target=tmp_path / "medicine") as server:
+        seen = set()
+        for prompt in PROMPTS:
+            (tokens,) = deployment.tokens([prompt])
+            decision, expected = deployment.expected(tokens, 24)
+            answer = ask(server, prompt, model="medicine", max_tokens=24)
+            told = answer.inferaligner
+            assert told["open"] == (decision.opened_at is not None)
+            assert told.get("opened_at") == decision.answer_token
+            text = deployment.tokenizer.decode(expected, skip_special_tokens=True)
+            assert whole(answer.choices[0].message.content) == whole(text)
+            seen.add("answer" if decision.answer_token else decision.opened_at)
+        assert seen == {"prompt", "answer", None}
+        with pytest.raises(BadRequestError, match="fitted on the adapter"):
+            ask(server, PROMPTS[0])
+        info = json.loads(server.get("/inferaligner"))
+        assert (info["adapter"], info["adapters"], info["monitor"]) == ("medicine", "own", True)
+        assert info["counts"]["opened by the monitor"] == 2
+        assert "inferaligner_monitor_opened_total 2.0" in server.get("/metrics")

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.generation import end_tokens, generate_batches
 from inferaligner.models.anatomy import dissect, residual
+from inferaligner.prompts.encoding import Reader
+from inferaligner.prompts.images import Prompt
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class AnswerStreams:
 
 def answer_streams(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    tokenizer: Reader,
+    prompts: Sequence[Prompt],
     *,
     layers: Sequence[int],
     tokens: int,

@@ -47,6 +47,8 @@ from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.number_format import format_words, number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
+from inferaligner.prompts.encoding import has_pictures
+from inferaligner.prompts.images import Prompt
 from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 
@@ -60,7 +62,7 @@ def fit_artifact(
     aligned: Side | None,
     samples: Samples,
     *,
-    benign: Mapping[str, Sequence[str]],
+    benign: Mapping[str, Sequence[Prompt]],
     options: FitOptions,
     outcome: Outcome,
     stages: Stages | None = None,
@@ -73,7 +75,7 @@ def fit_artifact(
     if aligned is not None:
         _tell_of_formats(target, aligned, tell)
     records = target.record(), None if aligned is None else aligned.record()
-    benign, left_out = unseen(benign, [sample.text for sample in samples.fitting])
+    benign, left_out = unseen(benign, [sample.prompt for sample in samples.fitting])
     for name, count in left_out.items():
         if count:
             tell.note(f"{name}: {count} prompts left out, because the gate is fitted on them")
@@ -115,13 +117,13 @@ def fit_artifact(
 
 
 def _fit_gate(
-    target: Side, samples: Samples, benign: Mapping[str, Sequence[str]], options: FitOptions, tell: Stages
+    target: Side, samples: Samples, benign: Mapping[str, Sequence[Prompt]], options: FitOptions, tell: Stages
 ) -> tuple[GuidanceGate, dict[str, Any], list[float]]:
     """The gate, its figures, and the held-out scores of `samples.fitting` at its operating point."""
     depth = dissect(target.model).depth
     suffix = len(template_suffix(target.tokenizer))
-    # The last token, the one that closes the user's turn, and one between; see `gate_choice`.
-    offsets = (0,) if options.paper else tuple(sorted({0, suffix // 2, suffix - 1}))
+    # The last token, the one that closes the user's turn, and the next: the others add little to them.
+    offsets = (0,) if options.paper else tuple(sorted({0, max(0, suffix - 2), suffix - 1}))
     if options.gate_layer is not None:
         layers: tuple[int, ...] = (options.gate_layer,)
     else:
@@ -129,10 +131,10 @@ def _fit_gate(
 
     limit, ordinary_limit = options.limits(bool(benign))
 
-    def record(texts: Sequence[str], what: str) -> Activations:
+    def record(texts: Sequence[Prompt], what: str) -> Activations:
         return _record(target, texts, options, tell, what, layers=layers, offsets=offsets)
 
-    fitting = record([s.text for s in samples.fitting], "target: gate activations")
+    fitting = record([s.prompt for s in samples.fitting], "target: gate activations")
     if options.paper:
         pairs = [s for s in samples.fitting if s.group == "pairs" and not s.wrapped]
         rows = [row for row, s in enumerate(samples.fitting) if s.group == "pairs" and not s.wrapped]
@@ -154,7 +156,7 @@ def _fit_gate(
         contrast = contrast_traffic(held_out, samples.fitting)
     del fitting
 
-    def score(texts: Sequence[str], what: str) -> list[float]:
+    def score(texts: Sequence[Prompt], what: str) -> list[float]:
         recorded = record(texts, what)
         return [float(s) for s in gate.scores(recorded.values, recorded.layers, recorded.offsets)]
 
@@ -171,7 +173,7 @@ def _fit_gate(
         paper=options.paper and (options.max_false_open is None or not benign),
         rule=options.contrast_rule,
     )
-    tested = score([s.text for s in samples.test], "held-out prompts") if samples.test else []
+    tested = score([s.prompt for s in samples.test], "held-out prompts") if samples.test else []
     groups = held_out_groups(tested, samples.test)
     figures = {
         "max_false_open": point.max_false_open,
@@ -193,19 +195,18 @@ def _vectors(
     """SRV, SSV, and how the SSV was carried over from a model of another shape (or nothing)."""
     harmful, harmless = samples.for_vectors()
     rows = [*harmful, *harmless]
-    texts = [samples.fitting[row].text for row in rows]
+    used = [samples.fitting[row] for row in rows]
 
-    def record(side: Side, name: str) -> tuple[Tensor, Tensor]:
-        values = _record(side, texts, options, tell, name).at(0)
+    def record(side: Side, name: str, asked: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        values = _record(side, asked, options, tell, name).at(0)
         return values, mean_difference(values[: len(harmful)], values[len(harmful) :])
 
-    ours, srv = record(target, "target: SRV")
+    ours, srv = record(target, "target: SRV", [sample.prompt for sample in used])
     if aligned is None:
         return srv, torch.zeros_like(srv), {}
-    theirs, ssv = record(aligned, "aligned model: SSV")
+    theirs, ssv = record(aligned, "aligned model: SSV", [sample.text for sample in used])
     if not needs_map(target.model, aligned.model):
         return srv, ssv, {}
-    used = [samples.fitting[row] for row in rows]
     with tell.stage("map from the aligned model", theirs.shape[1]) as advance:
         carried = carry_over(
             ssv,
@@ -325,19 +326,24 @@ def _tell_of_formats(target: Side, aligned: Side, tell: Stages) -> None:
 
 
 def _record(
-    side: Side, texts: Sequence[str], options: FitOptions, tell: Stages, what: str, **places: Any
+    side: Side, texts: Sequence[Prompt], options: FitOptions, tell: Stages, what: str, **places: Any
 ) -> Activations:
     ids = encode_chats(
         side.tokenizer, texts, system=options.system, max_length=context_length(side.model.config)
     )
     with tell.stage(what, len(ids)) as advance:
         if side.recorder is not None:
+            if any(map(has_pictures, ids)):
+                raise InputError(
+                    "Prompts with pictures cannot be recorded by an engine that serves the target; fit with "
+                    "--engine transformers, or without pictures."
+                )
             return side.recorder(ids, advance=advance, **places)
         return record_activations(side.model, ids, advance=advance, **places)
 
 
 def _check(
-    target: Side, aligned: Side | None, benign: Mapping[str, Sequence[str]], options: FitOptions
+    target: Side, aligned: Side | None, benign: Mapping[str, Sequence[Prompt]], options: FitOptions
 ) -> None:
     ours = dissect(target.model)
     if options.paper and options.max_false_open is not None and not benign:

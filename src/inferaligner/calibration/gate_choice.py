@@ -3,7 +3,10 @@
 Every candidate is cross-validated by content over the fitting prompts: the scores that decide (and that
 the threshold is later taken from) never come from a gate that has seen the prompt or its twin. A candidate is
 better when more harmful prompts open it at the promised false-open rate, and when jailbreak wrappers open it
-only around harmful contents.
+only around harmful contents. Those shares hang on one threshold and a few hundred prompts, so candidates
+within one standard error of the best are alike; of them the one is taken that shrinks most, for what is to
+come is less like the prompts than they are like each other (the one-standard-error rule of Breiman et al.
+1984), and among those that shrink alike the one that tells the classes apart best at every threshold.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.statistics import auroc
 
 FOLDS = 5
-SHRINKAGES = (0.1, 0.3)
+SHRINKAGES = (0.1, 0.3, 0.5)
 
 # No gate above this share of the depth by default: the layers above it must still be able to turn the
 # answer, and one pass needs every read below the first steered layer.
@@ -51,6 +54,8 @@ class GateTrial:
     direct: float | None = None  # harmful prompts as they are
     attacks: float | None = None  # harmful prompts in jailbreak wrappers
     attacks_harmless: float | None = None  # ordinary prompts in the same wrappers
+    error: float = 0.0  # standard error of `quality`
+    separation: float = 0.0  # mean AUROC of direct harmful against ordinary prompts, and of both in attacks
 
     @property
     def quality(self) -> float:
@@ -80,6 +85,7 @@ class GateTrial:
             "direct": self.direct,
             "attacks": self.attacks,
             "attacks_harmless": self.attacks_harmless,
+            "separation": self.separation,
         }
         return {
             "family": self.family,
@@ -150,17 +156,31 @@ def try_gate(builder: GateBuilder, evidence: Evidence, max_false_open: float) ->
         return float((values[np.array(rows)] > threshold).mean()) if any(rows) else None
 
     twins = np.array([s.group == "pairs" and not s.wrapped for s in samples])
+    kinds = [
+        [s.harmful and not s.wrapped for s in samples],
+        [s.harmful and s.attack for s in samples],
+        [s.attack and s.sort == "ordinary" for s in samples],
+    ]
+    shares = of_direct, of_attacks, of_their_frames = [opens(rows) for rows in kinds]
+    variance = sum(p * (1 - p) / sum(rows) for p, rows in zip(shares, kinds, strict=True) if p is not None)
+    direct = np.array([(s.harmful or s.ordinary) and not s.wrapped for s in samples])
+    attacks = np.array([s.attack and s.sort in ("harmful", "ordinary") for s in samples])
+    areas = [_area(values, labels, rows) for rows in (direct, attacks)]
+    told = [area for area in areas if area is not None]
+    area = auroc(values, labels)
     return GateTrial(
         builder,
         evidence.reads,
         values,
-        auroc(values, labels),
-        auroc(values[twins], labels[twins]) if 0 < labels[twins].sum() < twins.sum() else None,
+        area,
+        _area(values, labels, twins),
         float((values[labels] > threshold).mean()),
         threshold,
-        opens([s.harmful and not s.wrapped for s in samples]),
-        opens([s.harmful and s.attack for s in samples]),
-        opens([s.attack and s.sort == "ordinary" for s in samples]),
+        of_direct,
+        of_attacks,
+        of_their_frames,
+        error=variance**0.5 / (1 if None in shares else 2),
+        separation=sum(told) / len(told) if told else area,
     )
 
 
@@ -186,11 +206,21 @@ def choose_gate(
     for at in allowed:
         attempt((GateRead(at),), MeanDifferenceGate(), WhitenedGate(SHRINKAGES[0]))
     # Combinations grow around the layers that are best alone; trying them everywhere would cost minutes.
-    ranked = sorted((t for t in trials if t.builder.name != "mean-difference"), key=_quality, reverse=True)
+    ranked = in_order([t for t in trials if t.builder.name != "mean-difference"])
     for reads in _combinations([t.reads[0].layer for t in ranked], allowed, activations.offsets):
         attempt(reads, *map(WhitenedGate, SHRINKAGES))
-    trials.sort(key=_quality, reverse=True)
+    trials = in_order(trials)
     return trials[0], trials
+
+
+def in_order(trials: Sequence[GateTrial]) -> list[GateTrial]:
+    """Best first: those that are as good as the best, by their shrinkage and then by how well they tell the
+    classes apart; then the rest, by quality."""
+    best = max(trials, key=_quality)
+    alike = [trial for trial in trials if trial.quality >= best.quality - best.error]
+    rest = [trial for trial in trials if trial.quality < best.quality - best.error]
+    alike.sort(key=lambda trial: (trial.builder.shrinkage, trial.separation), reverse=True)
+    return [*alike, *sorted(rest, key=_quality, reverse=True)]
 
 
 def gate_layers(depth: int) -> tuple[int, ...]:
@@ -235,13 +265,16 @@ def paper_gate(activations: Activations, samples: Sequence[Sample], layer: int |
     return best[1]
 
 
+def _area(values: Scores, labels: npt.NDArray[np.bool_], rows: npt.NDArray[np.bool_]) -> float | None:
+    return auroc(values[rows], labels[rows]) if 0 < labels[rows].sum() < rows.sum() else None
+
+
 def _scale(trial: GateTrial, samples: Sequence[Sample]) -> float:
     return float(trial.scores[[not sample.harmful for sample in samples]].std()) or 1.0
 
 
 def _quality(trial: GateTrial) -> tuple[float, float]:
-    # In steps of a hundredth: below that the share is noise and the ranking over all thresholds says more.
-    return round(trial.quality, 2), trial.auroc
+    return trial.quality, trial.separation
 
 
 def _combinations(
@@ -258,8 +291,7 @@ def _combinations(
         if len(spread) > 1:
             yield tuple(GateRead(at) for at in spread)
             if len(offsets) > 1:
-                # The two ends of the template's suffix, at every layer: the middle adds little to them.
-                yield tuple(GateRead(at, offset) for at in spread for offset in (offsets[0], offsets[-1]))
+                yield tuple(GateRead(at, offset) for at in spread for offset in offsets)
 
 
 def _features(activations: Activations, reads: Sequence[GateRead]) -> Tensor:

@@ -33,6 +33,7 @@ from inferaligner.models.anatomy import dissect
 from inferaligner.monitor import AnswerMonitor
 from inferaligner.promise import OperatingPoint, TrafficRecord
 from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.images import Prompt, key_of
 from inferaligner.statistics import clopper_pearson, smallest_sample
 
 # Prompts that are answered, at most: to fit on, by sort; to calibrate a traffic on; of the test part.
@@ -48,7 +49,7 @@ def fit_monitor(
     samples: Samples,
     gate: GuidanceGate,
     steered: Sequence[int],
-    benign: Mapping[str, Sequence[str]],
+    benign: Mapping[str, Sequence[Prompt]],
     options: FitOptions,
     tell: Stages,
 ) -> tuple[AnswerMonitor, dict[str, Any]]:
@@ -64,7 +65,7 @@ def fit_monitor(
     fitting, calibrating = split_for_monitor(samples)
     layers = monitor_layers(min(steered), dissect(target.model).depth)
     streams: list[Tensor] = [torch.empty(0)] * len(fitting)
-    texts = [sample.text for sample in fitting]
+    texts = [sample.prompt for sample in fitting]
     with tell.stage("monitor: answers to fit on", len(texts)) as advance:
         for batch in answer_streams(
             target.model,
@@ -80,11 +81,11 @@ def fit_monitor(
     monitor, trials = choose_monitor(LabelledAnswers(tuple(fitting), tuple(streams), layers), limit)
     del streams
 
-    def tops(prompts: Sequence[str], what: str) -> list[float]:
+    def tops(prompts: Sequence[Prompt], what: str) -> list[float]:
         return [float(top) for top in _highest_scores(target, monitor, prompts, options, tell, what)]
 
     traffic = {
-        CONTRAST: tops([sample.text for sample in calibrating], "monitor: answers to ordinary prompts")
+        CONTRAST: tops([sample.prompt for sample in calibrating], "monitor: answers to ordinary prompts")
     }
     for name, prompts in benign.items():
         traffic[name] = tops(_some(prompts, _CALIBRATED), f"monitor: answers to {name}")
@@ -127,7 +128,7 @@ def split_for_monitor(samples: Samples) -> tuple[list[Sample], list[Sample]]:
     Raises:
         CalibrationError: too few ordinary prompts for both.
     """
-    ordered = sorted(samples.fitting, key=lambda sample: _draw(sample.text))
+    ordered = sorted(samples.fitting, key=lambda sample: _draw(key_of(sample.prompt)))
     # Some lists have no ordinary prompts: then what is harmless stands for them.
     labelled = any(sample.ordinary for sample in ordered)
     ordinary = [s for s in ordered if (s.ordinary if labelled else not s.harmful)]
@@ -157,7 +158,7 @@ def monitor_layers(first_steered: int, depth: int) -> tuple[int, ...]:
 def _highest_scores(
     target: Side,
     monitor: AnswerMonitor,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     options: FitOptions,
     tell: Stages,
     what: str,
@@ -188,8 +189,8 @@ def _held_out(
     options: FitOptions,
 ) -> dict[str, Any]:
     """Open rates on the test part: ordinary answers, and those to harmful prompts that the gate missed."""
-    ordinary = [s.text for s in test if s.ordinary] or [s.text for s in test if not s.harmful]
-    missed = _closed(target, gate, [s.text for s in test if s.harmful and not s.wrapped], options)
+    ordinary = [s.prompt for s in test if s.ordinary] or [s.prompt for s in test if not s.harmful]
+    missed = _closed(target, gate, [s.prompt for s in test if s.harmful and not s.wrapped], options)
     groups = {
         "answers to ordinary prompts": ordinary,
         "answers to harmful prompts that the gate missed": missed,
@@ -202,7 +203,7 @@ def _held_out(
     return found
 
 
-def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[str], options: FitOptions) -> list[str]:
+def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[Prompt], options: FitOptions) -> list[Prompt]:
     """The prompts that do not open the gate."""
     if not prompts:
         return []
@@ -214,9 +215,9 @@ def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[str], options: F
     return [prompt for prompt, decision in zip(prompts, decisions, strict=True) if not decision.open]
 
 
-def _some(prompts: Sequence[str], most: int) -> list[str]:
+def _some(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
     """A fixed draw of at most so many."""
-    return sorted(prompts, key=_draw)[:most]
+    return sorted(prompts, key=lambda prompt: _draw(key_of(prompt)))[:most]
 
 
 def _draw(text: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet
+from inferaligner.prompts.images import ImagePrompt, Prompt, key_of, text_of
 
 MINIMUM_PER_CLASS = 8
 """Fewer prompts of a class make neither a direction nor a held-out figure."""
@@ -22,16 +23,18 @@ TRICKY = "lookalike"
 
 Sort = Literal["harmful", "ordinary", "twin", "lookalike"]
 
-SHARES: dict[Sort, float] = {"ordinary": 0.75, "twin": 0.15, "lookalike": 0.1}
+SHARES: dict[Sort, float] = {"ordinary": 0.65, "twin": 0.15, "lookalike": 0.2}
 """How much each sort of harmless prompt counts when a gate is fitted, whatever their numbers.
 
 Twins teach a gate what harm is apart from topic and form, but as most of the harmless side they cost dearly
-where it matters: a gate has to stay closed on ordinary traffic. Chosen on the public sets of the README.
+where it matters: a gate has to stay closed on ordinary traffic. Look-alikes at twice their former share close
+it on safe prompts that sound dangerous, at no cost elsewhere. Chosen on the public sets of the README.
 """
 
 
-WRAPPED_SHARE = 0.5
-"""How much of every sort, harmful prompts too, the wrapped ones count for."""
+WRAPPED_SHARE = 0.25
+"""How much of every sort, harmful prompts too, the wrapped ones count for. At a half, the gate caught no more
+attacks for their content, and fewer harmful prompts as they are."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Sample:
     group: str  # "pairs", or the kind of ordinary traffic it stands for
     wrapped: bool = False
     attack: bool = False  # in a wrapper that is meant to talk a model out of declining
+    shown: ImagePrompt | None = None  # how the target gets it, where that is a picture
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the target is asked. The aligned model, which may read text alone, is asked `text`."""
+        return self.text if self.shown is None else self.shown
 
     @property
     def ordinary(self) -> bool:
@@ -75,10 +84,13 @@ class Samples:
 
         Against twins alone the difference misses what all harmless prompts share, against ordinary prompts
         alone it is mostly the topic; together they steer best (docs/method.md). At most
-        `MOST_PER_KIND` of each kind, unwrapped: more prompts move a mean no further.
+        `MOST_PER_KIND` of each kind, unwrapped: more prompts move a mean no further. Where pictures are
+        among the samples, those count as unwrapped ones.
         """
-        rows = [row for row, sample in enumerate(self.fitting) if not sample.wrapped]
-        rows.sort(key=lambda row: hashlib.sha256(self.fitting[row].text.encode()).digest())
+        rows = [
+            row for row, sample in enumerate(self.fitting) if not sample.wrapped or sample.shown is not None
+        ]
+        rows.sort(key=lambda row: hashlib.sha256(key_of(self.fitting[row].prompt).encode()).digest())
         harmful = [row for row in rows if self.fitting[row].harmful]
         twins = [row for row in rows if not self.fitting[row].harmful and self.fitting[row].group == "pairs"]
         ordinary = [row for row in rows if self.fitting[row].ordinary]
@@ -119,7 +131,9 @@ def samples_from_contrast(contrast: ContrastSet) -> Samples:
     )
 
 
-def samples_from_lists(harmful: Sequence[str], harmless: Sequence[str], sources: Sequence[str]) -> Samples:
+def samples_from_lists(
+    harmful: Sequence[Prompt], harmless: Sequence[Prompt], sources: Sequence[str]
+) -> Samples:
     """The user's own prompts; a fifth of each class, by content, is held out for the report."""
     for name, prompts in (("harmful", harmful), ("harmless", harmless)):
         if len(set(prompts)) < MINIMUM_PER_CLASS:
@@ -131,18 +145,24 @@ def samples_from_lists(harmful: Sequence[str], harmless: Sequence[str], sources:
     if both:
         raise InputError(
             f"{len(both)} prompts are in both the harmful and the harmless file, the first is "
-            f"{sorted(both)[0][:60]!r}. Remove them from one side."
+            f"{min(map(text_of, both))[:60]!r}. Remove them from one side."
         )
     samples = [
-        Sample(text, is_harmful, text, "pairs")
-        for texts, is_harmful in ((harmful, True), (harmless, False))
-        for text in dict.fromkeys(texts)
+        Sample(
+            text_of(prompt),
+            is_harmful,
+            key_of(prompt),
+            "pairs",
+            shown=None if isinstance(prompt, str) else prompt,
+        )
+        for prompts, is_harmful in ((harmful, True), (harmless, False))
+        for prompt in dict.fromkeys(prompts)
     ]
     held_out = [sample for sample in samples if sample.fold(5) == 0]
     fitting = [sample for sample in samples if sample.fold(5) != 0]
     described = {
         "source": " against ".join(sources),
-        "digest": hashlib.sha256("\n".join(s.text for s in samples).encode()).hexdigest(),
+        "digest": hashlib.sha256("\n".join(key_of(s.prompt) for s in samples).encode()).hexdigest(),
         "harmful": sum(s.harmful for s in fitting),
         "harmless": sum(not s.harmful for s in fitting),
         "held out": len(held_out),

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.calibration.layer_profile import descend
 from inferaligner.calibration.surface import blocks_below, layer_blocks, walk
@@ -32,6 +32,7 @@ from inferaligner.calibration.validation import ANSWER_TOKENS, OUTCOMES, Outcome
 from inferaligner.errors import CalibrationError
 from inferaligner.gate import GuidanceGate
 from inferaligner.generation import generate_answers
+from inferaligner.prompts.encoding import Reader
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Positions, SteeringPlan
 
@@ -60,7 +61,7 @@ _NOT_WORTH = 0.01  # share of the cross-entropy: a block below the gate that gai
 
 def search_strength(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     directions: Tensor,
     gate: GuidanceGate,
     *,
@@ -147,7 +148,7 @@ class _Bench:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         directions: Tensor,
         gate: GuidanceGate,
         on: Validation,

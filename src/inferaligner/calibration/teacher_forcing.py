@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from inferaligner.models.anatomy import dissect, input_device, residual, with_residual
 from inferaligner.prompts.chat import encode_chats
+from inferaligner.prompts.encoding import Reader, tokenizer_of
 
 # Nats per answer token by which the pass on a kept prompt may differ from the pass over everything. Rounding
 # in bfloat16 makes some hundredths of it; a cache that is not what it seems makes whole nats.
@@ -49,7 +50,7 @@ class TeacherForcing:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Reader,
         prompts: Sequence[str],
         answers: Sequence[str],
         *,
@@ -61,7 +62,7 @@ class TeacherForcing:
         self._layers = dissect(model).layers
         starts = encode_chats(tokenizer, prompts, system=system)
         ends = [
-            tokenizer(answer, add_special_tokens=False)["input_ids"]
+            tokenizer_of(tokenizer)(answer, add_special_tokens=False)["input_ids"]
             for _, answer in zip(starts, answers, strict=True)
         ]
         device = input_device(model)

@@ -12,6 +12,7 @@ from inferaligner.distribution import StoredSample
 from inferaligner.errors import CalibrationError
 from inferaligner.gate import GuidanceGate
 from inferaligner.promise import Move, OperatingPoint, Origin, Source, TrafficRecord
+from inferaligner.prompts.images import Prompt
 from inferaligner.statistics import upper_bound
 
 Traffic = Mapping[str, Sequence[float]]
@@ -120,8 +121,8 @@ def with_move(point: OperatingPoint, old_bias: float, new_bias: float, source: S
 
 
 def unseen(
-    traffic: Mapping[str, Sequence[str]], fitted: Sequence[str]
-) -> tuple[dict[str, list[str]], dict[str, int]]:
+    traffic: Mapping[str, Sequence[Prompt]], fitted: Sequence[Prompt]
+) -> tuple[dict[str, list[Prompt]], dict[str, int]]:
     """The prompts that no gate was fitted on, by name, and how many of each were left out for it.
 
     Raises:

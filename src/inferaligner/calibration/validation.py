@@ -14,6 +14,7 @@ from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import CalibrationError
 from inferaligner.generation import Answer, generate_answers
+from inferaligner.prompts.encoding import tokenizer_of
 
 Outcome = Callable[[str], str]
 """A judge: an answer in, "refusal", "compliance" or "gibberish" out."""
@@ -64,7 +65,9 @@ def validation(
     harmless = wrongly_opened(samples, scores)
     own = _ask(target, harmless, ANSWER_TOKENS, "target: harmless prompts that open the gate", options, tell)
     beginnings = [
-        str(target.tokenizer.decode(answer.tokens[:_FORCED_TOKENS], skip_special_tokens=True)).strip()
+        str(
+            tokenizer_of(target.tokenizer).decode(answer.tokens[:_FORCED_TOKENS], skip_special_tokens=True)
+        ).strip()
         for answer in own
     ]
     kept = [row for row, beginning in enumerate(beginnings) if beginning]

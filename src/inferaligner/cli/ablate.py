@@ -106,7 +106,7 @@ def ablate(
         )
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    fitted.check(loaded.model, loaded.tokenizer)
+    fitted.check(loaded.model, loaded.reader)
     bench = Bench(loaded, fitted, options.load)
     if axis == "gate":
         rows = _gates(bench, subsets, output)
@@ -159,6 +159,7 @@ def _answered(
     from inferaligner.evaluation.records_file import RecordsFile, stored_run
     from inferaligner.evaluation.runner import Runner, RunSettings
     from inferaligner.plain_json import dump
+    from inferaligner.prompts.images import key_of
 
     bench = methods[0].bench
     size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
@@ -171,7 +172,7 @@ def _answered(
             [
                 s.suite.name,
                 s.described,
-                hashlib.sha256(dump([i.prompt for i in s.items]).encode()).hexdigest(),
+                hashlib.sha256(dump([key_of(i.prompt) for i in s.items]).encode()).hexdigest(),
             ]
             for s in subsets
         ],

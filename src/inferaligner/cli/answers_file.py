@@ -17,6 +17,7 @@ from typing import Any
 from inferaligner.cli.output_file import check_output_file, write_whole
 from inferaligner.errors import InputError
 from inferaligner.plain_json import dump, plain
+from inferaligner.prompts.images import Prompt, written
 
 _ANEW = "Give another file with -o, or start anew with --overwrite."
 
@@ -25,7 +26,7 @@ class AnswersFile:
     """The answers to `prompts`, of which `finished` rows are there already."""
 
     def __init__(
-        self, file: Path, run: Mapping[str, Any], prompts: Sequence[str], *, overwrite: bool
+        self, file: Path, run: Mapping[str, Any], prompts: Sequence[Prompt], *, overwrite: bool
     ) -> None:
         """Raises `InputError` if the file is another run's, or not one of answers at all."""
         self.file = file
@@ -56,19 +57,19 @@ class AnswersFile:
             os.fsync(file.fileno())
         self.rows.extend(rows)
 
-    def _continue(self, prompts: Sequence[str]) -> None:
+    def _continue(self, prompts: Sequence[Prompt]) -> None:
         self._check_run()
         finished, _, torn = self.file.read_bytes().rpartition(b"\n")
         lines = finished.split(b"\n") if finished else []
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                prompt = row["prompt"]
+                prompt = {"prompt": row["prompt"], **{k: row[k] for k in ("images",) if k in row}}
             except (ValueError, TypeError, KeyError):
                 raise InputError(
                     f"{self.file}, line {number} is not an answer of a `generate` run. {_ANEW}"
                 ) from None
-            if number > len(prompts) or prompt != prompts[number - 1]:
+            if number > len(prompts) or prompt != written(prompts[number - 1]):
                 raise InputError(
                     f"{self.file}, line {number} answers another prompt than the input has there, so that "
                     f"run cannot be continued. {_ANEW}"

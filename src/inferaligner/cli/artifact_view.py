@@ -206,12 +206,12 @@ def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) ->
     limit = "" if max_false_open is None else f" at {percent(max_false_open)} false opens"
     table = Table(
         title=f"Gates compared by cross-validation{limit}: the best of each family of {len(trials)} tried; "
-        "the first was taken",
+        "the first was taken (of those that are alike within one standard error, the best separation)",
         title_justify="left",
     )
     table.add_column("gate")
     table.add_column("reads")
-    for name in ("harmful", "in jailbreaks", "harmless in the same", "AUROC", "AUROC, twins"):
+    for name in ("harmful", "in jailbreaks", "harmless in the same", "separation", "AUROC, twins"):
         table.add_column(name, justify="right")
     for trial in best_of_families(trials):
         direct = trial.get("direct")
@@ -220,7 +220,7 @@ def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) ->
             reads_words(trial["reads"]),
             percent(trial["true_open"] if direct is None else direct),
             *("-" if trial.get(n) is None else percent(trial[n]) for n in ("attacks", "attacks_harmless")),
-            _three(trial["auroc"]),
+            _three(trial.get("separation", trial["auroc"])),
             _three(trial["auroc_twins"]),
         )
     return table

@@ -23,6 +23,7 @@ from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results, warn
 from inferaligner.cli.traffic_options import by_name, check_shares, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
+from inferaligner.prompts.images import Prompt
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
@@ -160,7 +161,7 @@ def _stored(
 
 
 def _scored(
-    artifact: AlignerArtifact, prompts: dict[str, list[str]], target: str | None, options: ModelOptions
+    artifact: AlignerArtifact, prompts: dict[str, list[Prompt]], target: str | None, options: ModelOptions
 ) -> dict[str, list[float]]:
     from inferaligner.aligner import Aligner
     from inferaligner.calibration.traffic import unseen
@@ -177,7 +178,7 @@ def _scored(
     found = {}
     for name, texts in kept.items():
         with RichStages().stage(f"scoring {name}", len(texts)) as advance:
-            decisions = aligner.score(loaded.model, loaded.tokenizer, texts, advance=advance)
+            decisions = aligner.score(loaded.model, loaded.reader, texts, advance=advance)
         found[name] = [decision.score for decision in decisions]
     return found
 

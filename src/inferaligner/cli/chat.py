@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from inferaligner.cli.answer_panels import gate_mark
+from inferaligner.cli.image_options import ImageFiles
 from inferaligner.cli.model_options import (
     AlignerPlace,
     ChatTemplate,
@@ -24,18 +25,24 @@ from inferaligner.cli.model_options import (
 from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
 from inferaligner.cli.terminal import fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
+from inferaligner.prompts.encoding import sees_images
+from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.models.loading import LoadedModel
     from inferaligner.steering.guard import Guard
 
-_HELP = "/compare: answer the last turn without the aligner   /reset: start over   /quit: leave"
+_HELP = (
+    "/image FILE: show it with the next turn   /compare: answer the last turn without the aligner   "
+    "/reset: start over   /quit: leave"
+)
 
 
 def chat(
     target: Target,
     aligner: AlignerPlace,
+    image: ImageFiles = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     monitor: Annotated[
         bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
@@ -48,16 +55,19 @@ def chat(
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Talk to TARGET with the gate in place. Within: /compare, /reset, /quit."""
+    """Talk to TARGET with the gate in place. Within: /image, /compare, /reset, /quit."""
+    shown = [picture_from(file) for file in image or []]
     fitted = load_aligner(aligner)
     text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    fitted.check(loaded.model, loaded.tokenizer)
+    fitted.check(loaded.model, loaded.reader)
     warn_of_format(fitted.artifact, loaded)
     note(f"{_HELP}   /help: this")
     conversation = Conversation(fitted, loaded, max_new_tokens, text, monitor=monitor)
+    for picture in shown:
+        conversation.show(picture)
     while (line := _ask()) is not None:
         if line.startswith("/"):
             if not _command(line, conversation):
@@ -87,24 +97,38 @@ class Conversation:
         self._fitted = fitted
         self._loaded = loaded
         self._max_new_tokens = max_new_tokens
-        self._turns: list[dict[str, str]] = []
+        self._turns: list[dict[str, Any]] = []
+        self._pictures: list[Picture] = []  # of all turns, and of the one to come
+        self._waiting = 0  # those of the turn to come
         self.reset()
 
     def reset(self) -> None:
         """Forgets every turn but the system prompt that the aligner was fitted with."""
         system = self._fitted.artifact.provenance.system_prompt
         self._turns = [] if system is None else [{"role": "system", "content": system}]
+        self._pictures, self._waiting = [], 0
+
+    def show(self, picture: Picture) -> None:
+        """Puts a picture before the user's next turn. Raises `InputError` for a model that cannot see."""
+        if not sees_images(self._loaded.reader):
+            raise InputError(f"{self._loaded.spec} reads text alone, so it cannot be shown an image.")
+        self._pictures.append(picture)
+        self._waiting += 1
 
     def say(self, text: str) -> None:
         """Answers one turn of the user on stdout, as it is generated."""
-        turns = [*self._turns, {"role": "user", "content": text}]
+        from inferaligner.prompts.chat import turn_content
+
+        shown = tuple(self._pictures[len(self._pictures) - self._waiting :])
+        prompt = ImagePrompt(text, shown) if shown else text
+        turns = [*self._turns, {"role": "user", "content": turn_content(prompt)}]
         loaded = self._loaded
-        with self._fitted.apply(loaded.model, loaded.tokenizer, **self._opening) as guard:
+        with self._fitted.apply(loaded.model, loaded.reader, **self._opening) as guard:
             answer = self._answer(turns, guard)
             for decision in guard.decisions:
                 if decision.answer_token is not None:
                     _mark(f"the monitor steered this answer from token {decision.answer_token} on")
-        self._turns = [*turns, {"role": "assistant", "content": answer}]
+        self._turns, self._waiting = [*turns, {"role": "assistant", "content": answer}], 0
 
     def compare(self) -> None:
         """Answers the last turn once more, by the bare model; the first answer stays the one that counts."""
@@ -112,15 +136,15 @@ class Conversation:
             raise InputError("There is no turn yet that could be compared; say something first.")
         self._answer(self._turns[:-1], None)
 
-    def _answer(self, turns: list[dict[str, str]], guard: Guard | None) -> str:
+    def _answer(self, turns: list[dict[str, Any]], guard: Guard | None) -> str:
         import torch
 
         from inferaligner.models.anatomy import input_device
-        from inferaligner.prompts.chat import context_length
+        from inferaligner.prompts.chat import context_length, inputs_of_turns, pictures_in
 
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        inputs = inputs_of_turns(self._loaded.reader, turns, self._pictures[: pictures_in(turns)])
+        ids = inputs["input_ids"]
         limit = context_length(model.config)
         room = self._max_new_tokens if limit is None else min(self._max_new_tokens, limit - ids.shape[1])
         if room < 1:
@@ -128,11 +152,10 @@ class Conversation:
                 f"The conversation has {ids.shape[1]} tokens, and the model reads at most {limit}. "
                 "Start over with /reset."
             )
-        ids = ids.to(input_device(model))
+        device = input_device(model)
         with torch.no_grad():
             output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                **{name: value.to(device) for name, value in inputs.items()},
                 max_new_tokens=room,
                 do_sample=False,
                 temperature=None,
@@ -175,7 +198,13 @@ def _command(line: str, conversation: Conversation) -> bool:
     word = line.split()[0].lower()
     if word in ("/quit", "/exit"):
         return False
-    if word == "/reset":
+    if word == "/image":
+        try:
+            conversation.show(picture_from(line[len(word) :].strip()))
+            note("Shown with your next turn.")
+        except InferAlignerError as error:
+            fail(str(error))
+    elif word == "/reset":
         conversation.reset()
         note("Started over.")
     elif word == "/compare":

@@ -32,7 +32,7 @@ def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
     expected = aligner.artifact.provenance.target
     anatomy = dissect(loaded.model)
     depth, width = aligner.artifact.srv.shape
-    tokenizer = fingerprint_tokenizer(loaded.tokenizer)
+    tokenizer = fingerprint_tokenizer(loaded.reader)
     template = tokenizer.chat_template_sha256 == expected.tokenizer.chat_template_sha256
     # The template has a line of its own; whatever else differs is the tokenizer.
     other = differences(
@@ -86,7 +86,7 @@ def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
     model: Any = loaded.model
     plan = aligner.plan()
     system = aligner.artifact.provenance.system_prompt
-    ids = torch.tensor(encode_chats(loaded.tokenizer, [_PROMPT], system=system)).to(input_device(model))
+    ids = torch.tensor(encode_chats(loaded.reader, [_PROMPT], system=system)).to(input_device(model))
 
     def logits(bias: float | None) -> Tensor:
         if bias is None:
@@ -114,7 +114,7 @@ def _self_test_of_refusal(aligner: Aligner, loaded: LoadedModel) -> list[Finding
     gate = aligner.artifact.gate
     refusal = CannedRefusal.of(REFUSAL, loaded.tokenizer)
     system = aligner.artifact.provenance.system_prompt
-    ids = torch.tensor(encode_chats(loaded.tokenizer, [_PROMPT], system=system)).to(input_device(model))
+    ids = torch.tensor(encode_chats(loaded.reader, [_PROMPT], system=system)).to(input_device(model))
 
     def generate(bias: float | None) -> tuple[Tensor, Tensor]:
         guard = None if bias is None else Guard(model, GatePlan(gate.with_bias(bias)), "gate", refusal)

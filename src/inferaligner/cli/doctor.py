@@ -162,7 +162,7 @@ def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShif
 
     def score(texts: Sequence[str]) -> list[float]:
         with RichStages().stage("scoring again", len(texts)) as advance:
-            decisions = fitted.score(loaded.model, loaded.tokenizer, texts, advance=advance)
+            decisions = fitted.score(loaded.model, loaded.reader, texts, advance=advance)
         return [decision.score for decision in decisions]
 
     samples = samples_from_contrast(load_contrast_set())
@@ -177,8 +177,8 @@ def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: 
     from inferaligner.prompts.contrast import load_contrast_set
 
     return diagnose(
-        Side(target.model, target.tokenizer, target.spec),
-        Side(aligned.model, aligned.tokenizer, aligned.spec),
+        Side(target.model, target.reader, target.spec),
+        Side(aligned.model, aligned.reader, aligned.spec),
         samples_from_contrast(load_contrast_set()),
         lambda answer: judge(answer).outcome,
         per_sort=per_sort,

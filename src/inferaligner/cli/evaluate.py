@@ -150,22 +150,20 @@ def _prepare(
     batch_size: int | None,
     output: Path,
 ) -> tuple[list[Method], dict[str, Any]]:
-    import hashlib
-
     from inferaligner.evaluation.batches import batch_size_for
     from inferaligner.evaluation.methods.catalogue import make_methods
     from inferaligner.evaluation.methods.method import Bench
     from inferaligner.evaluation.records_file import stored_run
-    from inferaligner.plain_json import dump, plain
+    from inferaligner.prompts.images import text_of
     from inferaligner.version import __version__
 
     system = None if fitted is None else fitted.artifact.provenance.system_prompt
     loaded = options.load(target, system=system)
     if fitted is not None:
-        fitted.check(loaded.model, loaded.tokenizer)
+        fitted.check(loaded.model, loaded.reader)
         warn_of_format(fitted.artifact, loaded)
     made = make_methods(specs, Bench(loaded, fitted, options.load))
-    longest = max(len(item.prompt) for subset in subsets for item in subset.items) // 3
+    longest = max(len(text_of(item.prompt)) for subset in subsets for item in subset.items) // 3
     # What the first run chose is kept: free memory is another thing tomorrow, and batches must be the same.
     earlier = stored_run(output).get("batch size")
     size = batch_size or earlier or batch_size_for(loaded.model, longest + tokens)
@@ -186,7 +184,7 @@ def _prepare(
                 "prompts": s.described,
                 "citation": s.suite.citation,
                 "licence": s.suite.licence,
-                "digest": hashlib.sha256(dump([plain(vars(i)) for i in s.items]).encode()).hexdigest()[:16],
+                "digest": _digest(s),
             }
             for s in subsets
         },
@@ -199,6 +197,14 @@ def _prepare(
         },
     }
     return made, run
+
+
+def _digest(subset: Subset) -> str:
+    import hashlib
+
+    from inferaligner.plain_json import dump, plain
+
+    return hashlib.sha256(dump([plain(item.fields()) for item in subset.items]).encode()).hexdigest()[:16]
 
 
 def _run(
@@ -226,7 +232,8 @@ def _run(
     Runner(records, settings, RichStages()).run(made, subsets)
     folder = RunFolder(output)
     if timed and not folder.timings():
-        prompts = timed_prompts(folder.records, 2 if quick else 4)
+        asked = {s.suite.name: [item.prompt for item in s.items] for s in subsets}
+        prompts = timed_prompts(folder.records, asked, 2 if quick else 4)
         if any(prompts.values()):
             tokens, rounds = (16, 2) if quick else (48, 3)
             folder.write_timings(measure(made, prompts, tokens=tokens, rounds=rounds, tell=RichStages()))

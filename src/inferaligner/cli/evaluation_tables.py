@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from inferaligner.cli.terminal import results
@@ -19,13 +20,21 @@ def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
 
     titles = {name: str(entry["title"]) for name, entry in folder.run["methods"].items()}
     found = method_table(folder.records, titles)
-    table = Table("method", title="Methods and suites (▲ ▼ clear against the bare model, ≈ not clear)")
+    title = "Methods and suites in per cent (▲ ▼ clear against the bare model, ≈ not clear)"
+    # Narrow enough for 80 columns with a suite of every kind.
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", min_width=13)
     for name, metric in found["columns"]:
-        table.add_column(f"{name}\n{metric}", justify="right")
-    table.add_column("gibberish\nharmful", justify="right")
+        heading = [name.replace("-", "-\n"), metric.partition(": ")[2]]
+        table.add_column("\n".join(heading), justify="right")
+    table.add_column("harmful\ngibberish", justify="right")
     for title, cells, gibberish in found["rows"]:
-        shown = [f"{value} {mark}\n[dim]{spread}[/dim]" for value, spread, mark in cells]
-        table.add_row(title, *shown, gibberish)
+        shown = [
+            f"{value.removesuffix(' %')} {mark or ' '}\n"
+            f"[dim]{spread.removesuffix(' %').replace(' to ', '–')}  [/dim]"
+            for value, spread, mark in cells
+        ]
+        table.add_row(title, *shown, gibberish.removesuffix(" %"))
     results().print(table)
     told = verdict(folder.records, titles)
     results().print(

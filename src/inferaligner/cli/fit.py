@@ -26,6 +26,7 @@ from inferaligner.cli.recording_engine import Engine, check_engine, recorder_of
 from inferaligner.cli.terminal import note, print_json, results
 from inferaligner.cli.traffic_options import check_shares, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
+from inferaligner.prompts.images import Prompt
 from inferaligner.prompts.reading import read_prompts
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class Match(str, Enum):
 
     best = "best"
     depth = "depth"
+
+
+class With(str, Enum):
+    """Whether labelled prompts are drawn into pictures."""
+
+    none = "none"
+    some = "some"
 
 
 def fit(
@@ -106,6 +114,13 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    pictures: Annotated[
+        With,
+        typer.Option(
+            help="For a target that sees: show it some of the labelled prompts in pictures too.",
+            rich_help_panel=_DATA,
+        ),
+    ] = With.none,
     system: Annotated[
         str | None,
         typer.Option(
@@ -307,9 +322,9 @@ def fit(
     with recorder_of(engine, target, flags or []) as recorder:
         aligner = Aligner.fit(
             ours.model,
-            ours.tokenizer,
+            ours.reader,
             aligned=None if theirs is None else theirs.model,
-            aligned_tokenizer=None if theirs is None else theirs.tokenizer,
+            aligned_tokenizer=None if theirs is None else theirs.reader,
             harmful=None if pair is None else pair[0],
             harmless=None if pair is None else pair[1],
             benign=traffic or None,
@@ -322,6 +337,7 @@ def fit(
             paper=paper,
             monitor=monitor,
             monitor_tokens=MONITOR_TOKENS if monitor_tokens is None else monitor_tokens,
+            pictures=pictures.value,
             system=system,
             carry=carry.value,
             match_layers="best" if match_layers is None else match_layers.value,
@@ -347,7 +363,7 @@ def fit(
     note(f"Written to {place}. Try it: inferaligner chat {target} --aligner {place}{refuse}")
 
 
-def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[str], list[str]] | None:
+def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[Prompt], list[Prompt]] | None:
     if harmful is None and harmless is None:
         return None
     if harmful is None or harmless is None:

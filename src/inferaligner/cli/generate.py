@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inferaligner.cli.image_options import ImageFiles, with_images
 from inferaligner.cli.model_options import (
     AlignerPlace,
     ChatTemplate,
@@ -26,6 +27,7 @@ from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
 from inferaligner.errors import InputError
+from inferaligner.prompts.images import Prompt, written
 from inferaligner.prompts.reading import read_prompts
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    image: ImageFiles = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also answer without the aligner (unaligned_response).")
     ] = False,
@@ -86,7 +89,7 @@ def generate(
 
     The lines are in the input's order. On a terminal, panels are shown instead.
     """
-    prompts = _read(prompt, source)
+    prompts = _read(prompt, source, image or [])
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
@@ -149,7 +152,7 @@ def generate(
 def answer_rows(
     fitted: Aligner,
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     compare: bool,
     max_new_tokens: int,
@@ -164,18 +167,18 @@ def answer_rows(
     """
     from inferaligner.prompts.chat import context_length, encode_chats
 
-    fitted.check(loaded.model, loaded.tokenizer)
+    fitted.check(loaded.model, loaded.reader)
     system = fitted.artifact.provenance.system_prompt
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
-    encode_chats(loaded.tokenizer, prompts, system=system, max_length=None if limit is None else limit - 1)
+    encode_chats(loaded.reader, prompts, system=system, max_length=None if limit is None else limit - 1)
     return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal, monitor)
 
 
 def _batches(
     fitted: Aligner,
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
@@ -184,10 +187,10 @@ def _batches(
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.generation import generate_answers
 
-    def answers(batch: Sequence[str], decisions: Any = None) -> list[Any]:
+    def answers(batch: Sequence[Prompt], decisions: Any = None) -> list[Any]:
         found = generate_answers(
             loaded.model,
-            loaded.tokenizer,
+            loaded.reader,
             batch,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -199,7 +202,7 @@ def _batches(
     watched = monitor and fitted.artifact.monitor is not None
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        applied = fitted.apply(loaded.model, loaded.tokenizer, monitor=monitor, **opening(refusal))
+        applied = fitted.apply(loaded.model, loaded.reader, monitor=monitor, **opening(refusal))
         with applied as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
@@ -207,7 +210,7 @@ def _batches(
         bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
         yield [
             {
-                "prompt": prompt,
+                **written(prompt),
                 # The whole text, also where --max-new-tokens is shorter.
                 "response": refusal if refusal is not None and ours.decision.open else ours.text,
                 **({"unaligned_response": theirs.text} if compare else {}),
@@ -219,18 +222,22 @@ def _batches(
         ]
 
 
-def _answers_file(file: Path, prompts: Sequence[str], overwrite: bool, run: dict[str, Any]) -> AnswersFile:
+def _answers_file(file: Path, prompts: Sequence[Prompt], overwrite: bool, run: dict[str, Any]) -> AnswersFile:
     from inferaligner.cli.answers_file import AnswersFile
 
     return AnswersFile(file, run, prompts, overwrite=overwrite)
 
 
-def _read(prompt: str | None, source: str | None) -> list[str]:
+def _read(prompt: str | None, source: str | None, images: Sequence[str]) -> list[Prompt]:
     if (prompt is None) == (source is None):
         raise InputError("Give either --prompt TEXT or --input FILE.")
+    if source is not None and images:
+        raise InputError(
+            '--image goes with --prompt. In a file, a row names its own: {"prompt": ..., "image": PATH}.'
+        )
     if source is not None:
         return read_prompts(source)
     assert prompt is not None
     if not prompt.strip():
         raise InputError("--prompt is empty; expected some text.")
-    return [prompt]
+    return [with_images(prompt, images)]

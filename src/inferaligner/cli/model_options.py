@@ -150,7 +150,7 @@ def _check_rendering(loaded: LoadedModel, system: str | None) -> None:
     from inferaligner.prompts.chat import render_chat
 
     try:
-        render_chat(loaded.tokenizer, "a", system=system)
+        render_chat(loaded.reader, "a", system=system)
     except ChatTemplateMissingError as error:
         raise ChatTemplateMissingError(f"{loaded.spec}: {error}") from None
     except jinja2.TemplateError as error:

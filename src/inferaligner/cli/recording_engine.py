@@ -27,7 +27,10 @@ def check_engine(engine: Engine, flags: list[str], monitor: bool) -> None:
             raise InputError(f"{flags[0]} stands after --, where flags of vLLM do; give --engine vllm.")
         return
     if monitor:
-        raise InputError("--monitor goes with --engine transformers: vLLM runs no monitor of answers.")
+        raise InputError(
+            "--monitor goes with --engine transformers, which generates the answers that it is fitted on. "
+            "The aligner can be served with either."
+        )
     from inferaligner.vllm.recording import read_flags
 
     read_flags(flags)
@@ -38,11 +41,15 @@ def recorder_of(engine: Engine, target: str, flags: list[str]) -> Iterator[Recor
     if engine is Engine.transformers:
         yield None
         return
-    from inferaligner.vllm.checkpoint import checkpoint_flags
+    from inferaligner.vllm.adapters import rank_flags
+    from inferaligner.vllm.checkpoint import served_model
     from inferaligner.vllm.recording import RecordingEngine, read_flags
 
-    place, where = checkpoint_flags(target)
+    model = served_model(target)
+    own = [] if model.adapter is None else rank_flags(model.adapter)
     with RichStages().stage(f"starting vLLM with {target}"):
-        running = RecordingEngine(place, read_flags([*where, *flags]))
+        running = RecordingEngine(
+            model.weights, read_flags([*model.flags, *own, *flags]), adapter=model.adapter
+        )
     with running:
         yield running.record

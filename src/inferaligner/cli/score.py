@@ -22,6 +22,7 @@ from inferaligner.cli.model_options import (
 from inferaligner.cli.output_file import check_output_file, write_lines
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
+from inferaligner.prompts.images import written
 from inferaligner.prompts.reading import read_prompts
 
 
@@ -61,9 +62,9 @@ def score(
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     warn_of_format(fitted.artifact, loaded)
     with RichStages().stage("scoring", len(prompts)) as advance:
-        decisions = fitted.score(loaded.model, loaded.tokenizer, prompts, advance=advance)
+        decisions = fitted.score(loaded.model, loaded.reader, prompts, advance=advance)
     rows = [
-        {"prompt": prompt, "score": decision.score, "open": decision.open}
+        {**written(prompt), "score": decision.score, "open": decision.open}
         for prompt, decision in zip(prompts, decisions, strict=True)
     ]
     if output is None:

@@ -147,6 +147,15 @@ def serve(
     playground: Annotated[
         bool, typer.Option(help="Show the playground at /.", rich_help_panel=_SERVER)
     ] = True,
+    image_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images from this host, by https. Without it they come as data URLs alone.",
+            rich_help_panel=_SERVER,
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     quantization: Quantization = None,
@@ -164,6 +173,14 @@ def serve(
             rich_help_panel=_VLLM,
         ),
     ] = False,
+    adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="own|any",
+            help="Refuse requests with another LoRA adapter than the aligner's target has; or gate them too.",
+            rich_help_panel=_VLLM,
+        ),
+    ] = "own",
     print_command: Annotated[
         bool,
         typer.Option(
@@ -207,25 +224,33 @@ def serve(
             answer_tokens=answer_tokens,
             grace=grace,
             playground=playground,
+            image_hosts=tuple(image_host or ()),
         )
         model = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
         serve_embedded(target, aligner, options, model)
         return
-    from inferaligner.vllm.checkpoint import checkpoint_flags
+    from inferaligner.vllm.adapters import serving_flags
+    from inferaligner.vllm.checkpoint import served_model
     from inferaligner.vllm.settings import as_shell, serve_command, settings_for
 
-    _refuse_own_flags(flags or [])
+    served = served_model(target)
+    _refuse_own_flags(flags or [], _OWN_FLAGS if served.adapter is None else (*_OWN_FLAGS, *_LORA_FLAGS))
     settings = settings_for(
         aligner,
         shadow=shadow,
         on_open=on_open,
+        monitor=monitor,
         prompts=prompts or "chat",
         audit_log=None if audit_log is None else str(audit_log),
         audit_text=audit_text,
         untested_vllm=untested_vllm,
+        adapter=None if served.adapter is None else str(served.adapter),
+        adapters=adapters,
     )
-    place, where = checkpoint_flags(target)
-    command = serve_command(place, settings, [*where, *(flags or [])], async_scheduling=async_scheduling)
+    lora = [] if served.adapter is None else serving_flags(served.adapter)
+    command = serve_command(
+        served.weights, settings, [*served.flags, *lora, *(flags or [])], async_scheduling=async_scheduling
+    )
     if print_command:
         print(as_shell(command))
         return
@@ -240,11 +265,11 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "inferaligner.vllm.launch", *command[1:]])
 
 
-_OF_TRANSFORMERS = ("refusal", "monitor", "allow_override", "host", "port", "model_name", "api_keys",
+_OF_TRANSFORMERS = ("refusal", "allow_override", "host", "port", "model_name", "api_keys",
                     "audit_max_mb", "audit_keep", "max_rows", "max_queue", "cache_tokens", "answer_tokens",
-                    "grace", "playground", "dtype", "device", "quantization", "chat_template",
+                    "grace", "playground", "image_host", "dtype", "device", "quantization", "chat_template",
                     "trust_remote_code")  # fmt: skip
-_OF_VLLM = ("async_scheduling", "untested_vllm", "print_command")
+_OF_VLLM = ("async_scheduling", "untested_vllm", "adapters", "print_command")
 
 
 def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:
@@ -266,13 +291,14 @@ def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:
 # Given twice, the last one wins: after these the gate would be another one, or gone.
 _OWN_FLAGS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--middleware", "--async-scheduling",
               "--no-async-scheduling", "--worker-extension-cls", "--config")  # fmt: skip
+_LORA_FLAGS = ("--enable-lora", "--no-enable-lora", "--lora-modules", "--max-lora-rank")
 
 
-def _refuse_own_flags(flags: list[str]) -> None:
+def _refuse_own_flags(flags: list[str], own_flags: tuple[str, ...]) -> None:
     for flag in flags:
         name = flag.partition("=")[0].partition(".")[0].replace("_", "-")
         # vLLM's parser takes abbreviations too.
-        if name.startswith("--") and any(own.startswith(name) for own in _OWN_FLAGS if len(name) > 4):
+        if name.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 4):
             raise InputError(
                 f"{flag} is set by this command, or could replace what it sets. Leave it out; for a set-up "
                 "of your own, start from the command that --print-command prints."

@@ -43,6 +43,7 @@ class EmbeddedOptions:
     answer_tokens: int
     grace: int
     playground: bool
+    image_hosts: tuple[str, ...]
 
 
 def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: ModelOptions) -> None:
@@ -72,7 +73,7 @@ def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: M
             limit = None if options.audit_max_mb == 0 else int(options.audit_max_mb * 1e6)
             audit = AuditFile(options.audit_log, max_bytes=limit, keep=options.audit_keep)
         loaded = model.load(target, system=fitted.artifact.provenance.system_prompt)
-        fitted.check(loaded.model, loaded.tokenizer)
+        fitted.check(loaded.model, loaded.reader)
         warn_of_format(fitted.artifact, loaded)
         port = listener.getsockname()[1]
         shown = f"[{options.host}]" if ":" in options.host else options.host
@@ -126,6 +127,7 @@ def _settings(target: str, options: EmbeddedOptions, artifact: Any) -> ServerSet
         cache_tokens=options.cache_tokens,
         answer_tokens=options.answer_tokens,
         playground=options.playground,
+        image_hosts=options.image_hosts,
         **given,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inferaligner.cli.terminal import warn
 from inferaligner.errors import InputError
+from inferaligner.prompts.images import Prompt
 from inferaligner.prompts.reading import read_prompts
 
 
@@ -33,7 +34,7 @@ def by_name(values: Sequence[str], option: str) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def read_benign(values: Sequence[str]) -> dict[str, list[str]]:
+def read_benign(values: Sequence[str]) -> dict[str, list[Prompt]]:
     """Prompts by name from `SPEC` or `NAME=SPEC`; without a name, the file's own is taken."""
     return {name: read_prompts(spec) for name, (spec, _) in by_name(values, "--benign").items()}
 

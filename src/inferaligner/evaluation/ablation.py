@@ -136,7 +136,7 @@ def prompt_count_methods(
     sides = []
     for rows in (harmful[:most], mixed[:most]):
         ids = encode_chats(
-            aligned.tokenizer,
+            aligned.reader,
             [samples.fitting[at].text for at in rows],
             system=bench.system,
             max_length=context_length(aligned.model.config),

@@ -24,6 +24,7 @@ from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow
 from inferaligner.gate import GateRead
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.prompts.images import Prompt
 from inferaligner.statistics import bootstrap_auroc
 
 FITTED_ON = 1500
@@ -37,7 +38,7 @@ def gate_methods(bench: Bench, tell: Stages) -> list[Method]:
     samples = _some(FITTED_ON)
     layers, offsets = artifact.gate.layers, artifact.gate.offsets
     ids = encode_chats(
-        bench.target.tokenizer,
+        bench.target.reader,
         [sample.text for sample in samples],
         system=bench.system,
         max_length=context_length(bench.target.model.config),
@@ -71,7 +72,7 @@ def gate_methods(bench: Bench, tell: Stages) -> list[Method]:
 
 
 def gate_figures(
-    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[str]]], tell: Stages
+    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[Prompt]]], tell: Stages
 ) -> list[ResultRow]:
     """AUROC and open rates of several gates; `suites` map a name to its kind and prompts."""
     found: list[ResultRow] = []

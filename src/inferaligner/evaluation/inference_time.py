@@ -9,7 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
+from inferaligner.prompts.images import Prompt
 
 SUITE = "inference time"
 
@@ -36,9 +37,14 @@ class Timing:
     tokens: int
 
 
-def timed_prompts(records: Iterable[Record], each: int) -> dict[str, list[str]]:
-    """Up to `each` prompts that open the first gate found, and as many that do not, shortest rows first."""
-    chosen: dict[str, list[str]] = {"open": [], "closed": []}
+def timed_prompts(
+    records: Iterable[Record], asked: Mapping[str, Sequence[Prompt]], each: int
+) -> dict[str, list[Prompt]]:
+    """Up to `each` prompts that open the first gate found, and as many that do not, shortest rows first.
+
+    `asked` are the prompts of each suite, pictures and all; records have their rows in it.
+    """
+    chosen: dict[str, list[Prompt]] = {"open": [], "closed": []}
     gate: str | None = None
     for record in records:
         if record.get("score") is None or record["task"] != "reply":
@@ -49,13 +55,13 @@ def timed_prompts(records: Iterable[Record], each: int) -> dict[str, list[str]]:
         state = "open" if record["open"] else "closed"
         # Harmful prompts that open and harmless ones that do not: what each state is for.
         if (record["kind"] in HARMFUL_KINDS) == record["open"] and len(chosen[state]) < each:
-            chosen[state].append(record["prompt"])
+            chosen[state].append(asked[record["suite"]][record["row"]])
     return chosen
 
 
 def measure(
     methods: Sequence[Method],
-    prompts: dict[str, list[str]],
+    prompts: Mapping[str, Sequence[Prompt]],
     *,
     tokens: int,
     rounds: int,
@@ -95,7 +101,7 @@ def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
     return found
 
 
-def _time(method: Method, prompt: str, state: str, tokens: int) -> Timing:
+def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
     loaded = method.model()
     text = method.rewrite(prompt)
 
@@ -122,10 +128,10 @@ def _time(method: Method, prompt: str, state: str, tokens: int) -> Timing:
     return Timing(method.name, state, once(1), once(tokens), tokens)
 
 
-def _answer(loaded: LoadedModel, prompt: str, length: int, system: str | None) -> None:
+def _answer(loaded: LoadedModel, prompt: Prompt, length: int, system: str | None) -> None:
     stream = generate_answers(
         loaded.model,
-        loaded.tokenizer,
+        loaded.reader,
         [prompt],
         max_new_tokens=length,
         system=system,

@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.models.anatomy import input_device
 from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.encoding import Reader, tokenizer_of
 from inferaligner.steering.guard import Guard
 
 # The logits of a pass are [tokens, vocabulary], by far its largest tensor.
 _TOKENS_PER_PASS = 2048
 
 REFUSAL_OPENINGS = ("I'm sorry, but I can't", "I cannot")
-COMPLIANCE_OPENINGS = ("Sure, here", "Here")
-"""How answers begin; what is compared is which pair is likelier, not how likely either is."""
+COMPLIANCE_OPENINGS = ("Sure", "Here")
+"""How answers begin; what is compared is which pair is likelier, not how likely either is. The compliant
+ones are a word each, read where the prompt ends, so that a prompt goes through the model once."""
 
 Tokens = tuple[int, ...]
 
@@ -46,7 +48,7 @@ class _Reading:
 
 def answer_logprobs(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     prompts: Sequence[str],
     answers: Sequence[Sequence[str]],
     *,
@@ -57,7 +59,8 @@ def answer_logprobs(
 
     Raises `PromptTooLongError` for a prompt that does not fit with its answers.
     """
-    said = [[tuple(tokenizer(a, add_special_tokens=False)["input_ids"]) for a in row] for row in answers]
+    plain = tokenizer_of(tokenizer)
+    said = [[tuple(plain(a, add_special_tokens=False)["input_ids"]) for a in row] for row in answers]
     longest = max((len(tokens) for row in said for tokens in row), default=0)
     limit = context_length(model.config)
     room = None if limit is None else limit - longest
@@ -76,7 +79,7 @@ def answer_logprobs(
 
 def refusal_leaning(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     prompts: Sequence[str],
     *,
     system: str | None = None,

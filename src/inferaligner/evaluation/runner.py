@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from inferaligner.calibration.stages import Advance, Stages
+from inferaligner.errors import InputError
 from inferaligner.evaluation.batches import plan_batches
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.labels import last_number, named_choice, same_number
@@ -31,6 +32,7 @@ from inferaligner.gate import Decision
 from inferaligner.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.images import Prompt, pictures_of, text_of
 from inferaligner.steering.guard import Guard
 
 BARE = "none"
@@ -73,7 +75,7 @@ class Runner:
             for subset in subsets:
                 prompts = [method.rewrite(item.prompt) for item in subset.items]
                 encode_chats(
-                    target.tokenizer,
+                    target.reader,
                     prompts,
                     system=method.bench.system,
                     max_length=None if limit is None else limit - 1,
@@ -142,8 +144,10 @@ class Runner:
         """Generated answers; with `own_gate` the method decides by itself, row by row, while generating."""
         loaded, system, settings = method.model(), method.bench.system, self._settings
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
-        ids = encode_chats(loaded.tokenizer, [prompts[row] for row in rows], system=system)
+        ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         lean = settings.leaning and subset.suite.kind in ("harmful", "jailbreak")
+        # The odds are told from token ids alone, and a picture is no token.
+        lean = lean and not any(pictures_of(item.prompt) for item in subset.items)
         for batch in plan_batches(list(map(len, ids)), list(rows), settings.batch_size):
             if not self._missing(method, subset, batch):
                 continue
@@ -153,7 +157,7 @@ class Runner:
                 leanings: Sequence[float | None] = [None] * len(batch)
                 if lean:
                     leanings = refusal_leaning(
-                        loaded.model, loaded.tokenizer, asked, system=system, guard=guard
+                        loaded.model, loaded.reader, list(map(text_of, asked)), system=system, guard=guard
                     )
             # Of every method alike, the bare one included: the judge must know as much of one as of another.
             likelihoods = _likelihoods(method.bench.target, loaded, answers)
@@ -175,13 +179,13 @@ class Runner:
             self._append(told, advance)
 
     def _generate(
-        self, loaded: LoadedModel, prompts: Sequence[str], system: str | None, guard: Guard | None
+        self, loaded: LoadedModel, prompts: Sequence[Prompt], system: str | None, guard: Guard | None
     ) -> list[Answer]:
         """The answers in order, with the decisions of a guard that gates; in halves where memory runs out."""
         try:
             found = generate_answers(
                 loaded.model,
-                loaded.tokenizer,
+                loaded.reader,
                 prompts,
                 max_new_tokens=self._settings.max_new_tokens,
                 batch_size=len(prompts),
@@ -211,7 +215,7 @@ class Runner:
         """Choices by their likelihood; with `own_gate` the method decides by itself which rows to steer."""
         loaded, system = method.model(), method.bench.system
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
-        ids = encode_chats(loaded.tokenizer, [prompts[row] for row in rows], system=system)
+        ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         for batch in plan_batches(list(map(len, ids)), list(rows), _PICKS_PER_BATCH):
             if not self._missing(method, subset, batch):
                 continue
@@ -219,7 +223,7 @@ class Runner:
                 values = answer_logprobs(
                     loaded.model,
                     loaded.tokenizer,
-                    [prompts[row] for row in batch],
+                    [_text_alone(prompts[row]) for row in batch],
                     [subset.items[row].choices for row in batch],
                     system=system,
                     guard=guard,
@@ -242,9 +246,11 @@ class Runner:
             "kind": suite.kind,
             "task": suite.task,
             "domain": item.domain,
-            "prompt": item.prompt,
+            "prompt": text_of(item.prompt),
             "shared": False,
         }
+        if pictures_of(item.prompt):
+            record["images"] = [picture.digest for picture in pictures_of(item.prompt)]
         if item.name:
             record["name"] = item.name
         if item.answer is not None:
@@ -272,6 +278,12 @@ def _likelihoods(target: LoadedModel, answered: LoadedModel, answers: Sequence[A
     texts = [answer.text for answer in answers]
     encoded = [target.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return mean_logprobs(target.model, encoded)
+
+
+def _text_alone(prompt: Prompt) -> str:
+    if pictures_of(prompt):
+        raise InputError("A suite of choices has a picture in a prompt; likelihoods are told of text alone.")
+    return text_of(prompt)
 
 
 def _judged(subset: Subset, row: int, text: str, likely: float | None) -> dict[str, Any]:

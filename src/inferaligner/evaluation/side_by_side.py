@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from inferaligner.aligner import Aligner, Source
 from inferaligner.calibration.samples import Sample
@@ -22,6 +22,7 @@ from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.evaluation.judges import OUTCOMES, Outcome, Verdict
 from inferaligner.gate import Decision
 from inferaligner.generation import Answer, generate_answers
+from inferaligner.prompts.encoding import Reader
 from inferaligner.statistics import Interval, clopper_pearson
 
 Method = Literal["bare", "inferaligner", "own vectors"]
@@ -105,7 +106,7 @@ def _dealt(kinds: dict[str, list[Sample]], number: int) -> list[Sample]:
 def compare(
     aligner: Aligner,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Reader,
     samples: Sequence[Sample],
     *,
     judge: Judge,
@@ -127,7 +128,7 @@ def compare(
             for answer in generate_answers(
                 model,
                 tokenizer,
-                [samples[row].text for row in rows],
+                [samples[row].prompt for row in rows],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
                 system=aligner.artifact.provenance.system_prompt,

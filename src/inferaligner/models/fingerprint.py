@@ -16,6 +16,7 @@ from torch import nn
 
 from inferaligner.errors import InputError
 from inferaligner.models.bare import depth_of, text_config, unwrap, width_of
+from inferaligner.prompts.encoding import template_of, tokenizer_of
 
 # Everything in a configuration that decides the shape of a decoder's weights. Names that a configuration
 # lacks count as absent; the order and the names are part of the fingerprint's definition.
@@ -132,8 +133,9 @@ def fingerprint_config(config: Any, architecture: str) -> ModelFingerprint:
     )
 
 
-def fingerprint_tokenizer(tokenizer: Any) -> TokenizerFingerprint:
-    """The fingerprint of a tokenizer, with the chat template that it has now."""
+def fingerprint_tokenizer(reader: Any) -> TokenizerFingerprint:
+    """The fingerprint of a tokenizer, or of the one in a processor, with the chat template in use now."""
+    tokenizer, template = tokenizer_of(reader), template_of(reader)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and hasattr(backend, "to_str"):
         vocabulary = json.loads(backend.to_str())
@@ -141,7 +143,6 @@ def fingerprint_tokenizer(tokenizer: Any) -> TokenizerFingerprint:
             vocabulary.pop(name, None)
     else:  # tokenizers written in Python: their vocabulary is all that can be compared
         vocabulary = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    template = tokenizer.chat_template
     special = {name: getattr(tokenizer, f"{name}_id", None) for name in _SPECIAL_TOKENS}
     return TokenizerFingerprint(
         vocabulary_sha256=_digest(vocabulary),

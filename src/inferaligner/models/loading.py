@@ -14,6 +14,7 @@ from inferaligner.errors import InferAlignerError, MissingExtraError, ModelLoadE
 from inferaligner.models.anatomy import check_stream
 from inferaligner.models.peft_adapters import apply_adapter
 from inferaligner.models.placement import read_device, read_dtype, read_quantization
+from inferaligner.models.processors import load_processor
 from inferaligner.models.sources import Checkpoint, has_tokenizer, resolve
 from inferaligner.models.templates import ensure_one_bos, read_template, stop_at_turn_ends
 
@@ -31,11 +32,18 @@ class LoadedModel:
         model: in eval mode, on its device.
         tokenizer: pads on the left, and has a pad token.
         spec: the spec that it was loaded from, as it was written.
+        processor: of a vision-language model, around the same tokenizer; None for one that reads text alone.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     spec: str
+    processor: Any = None
+
+    @property
+    def reader(self) -> Any:
+        """What turns prompts into tokens: the processor where there is one, else the tokenizer."""
+        return self.tokenizer if self.processor is None else self.processor
 
 
 def load_model(
@@ -82,6 +90,9 @@ def load_model(
             f"{checkpoint.weights} is quantised already, and quantization={quantization!r} was asked for. "
             "Load it without that option, or give the model in full precision."
         )
+    processor = None
+    if _sees_images(config):
+        processor = load_processor(checkpoint, config, tokenizer, keep_template=template is not None)
     model = _load_weights(checkpoint, config, chosen_dtype, chosen_device, quantizer, trust_remote_code)
     for folder in checkpoint.adapters:
         # A tokenizer with more tokens than the base means that the adapter was trained on a larger embedding.
@@ -95,7 +106,7 @@ def load_model(
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if trust_remote_code and not type(config).__module__.startswith("transformers."):
         check_stream(model)
-    return LoadedModel(model=model, tokenizer=tokenizer, spec=os.fspath(spec))
+    return LoadedModel(model=model, tokenizer=tokenizer, spec=os.fspath(spec), processor=processor)
 
 
 def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
@@ -188,6 +199,12 @@ def _load_weights(
     return model
 
 
+def _sees_images(config: Any) -> bool:
+    from transformers.models.auto import modeling_auto
+
+    return type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
 def _model_class(config: Any) -> Any:
     """The auto class for a language model, or for one of several modalities that has no text-only class."""
     import transformers
@@ -195,7 +212,7 @@ def _model_class(config: Any) -> Any:
 
     remote = getattr(config, "auto_map", None) or {}
     text_only = type(config) in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in remote
-    if not text_only and type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if not text_only and _sees_images(config):
         return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM
 

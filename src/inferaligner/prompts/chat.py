@@ -1,17 +1,28 @@
 """From a user's prompt to the exact tokens a model sees.
 
 Everything in the package that looks at activations goes through `encode_chats`, so that "the last token
-of the prompt" always means the same token: the last one of the chat template's generation prompt.
+of the prompt" always means the same token: the last one of the chat template's generation prompt. With
+pictures in the prompt too: they stand before the user's text, and the template's own tokens come last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from inferaligner.errors import ChatTemplateMissingError, InputError, PromptTooLongError
+from inferaligner.prompts.encoding import (
+    Reader,
+    check_places,
+    encode_seen,
+    seen_inputs,
+    template_of,
+    tokenizer_of,
+)
+from inferaligner.prompts.images import Picture, Prompt, pictures_of, text_of
 
 # Stands in for the user's text where only the template around it matters; two different words, so
 # that a template's own text is never mistaken for it.
@@ -21,45 +32,101 @@ _MARKERS = ("kestrel", "marmalade")
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, *, system: str | None = None) -> str:
+def render_chat(reader: Reader, prompt: Prompt, *, system: str | None = None) -> str:
     """The chat-template rendering of one user turn, up to where the assistant begins to speak."""
-    if not getattr(tokenizer, "chat_template", None):
+    turns: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    turns.append({"role": "user", "content": turn_content(prompt)})
+    return render_turns(reader, turns)
+
+
+def turn_content(prompt: Prompt) -> str | list[dict[str, str]]:
+    """What a turn of the user holds: a text, or places for its pictures and then the text."""
+    shown = [{"type": "image"} for _ in pictures_of(prompt)]
+    return [*shown, {"type": "text", "text": text_of(prompt)}] if shown else text_of(prompt)
+
+
+def render_turns(reader: Reader, turns: Sequence[dict[str, Any]]) -> str:
+    """The chat-template rendering of a conversation, up to where the assistant begins to speak.
+
+    Raises:
+        ChatTemplateMissingError: there is no template.
+        InputError: the template refuses these turns.
+    """
+    template = template_of(reader)
+    if not template:
         raise ChatTemplateMissingError(
             "The tokenizer has no chat template, so there is no defined last prompt token. "
             "Give one with --chat-template FILE (a Jinja template), or use the model's chat tokenizer."
         )
-    turns = [] if system is None else [{"role": "system", "content": system}]
-    turns.append({"role": "user", "content": prompt})
+    tokenizer = tokenizer_of(reader)
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return _rendered(tokenizer, template, for_template(reader, turns))
     except TemplateError as error:
+        system = turns[0]["role"] == "system"
         raise InputError(
             f"The tokenizer's chat template refused {'a system prompt and ' if system else ''}a user turn: "
             f"{error}. Leave the system prompt out, or give another template with --chat-template FILE."
         ) from error
 
 
+def for_template(reader: Reader, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns as the chat template in use takes them: some take a text only as a part of a list."""
+    if not _takes_parts_alone(tokenizer_of(reader), template_of(reader) or ""):
+        return list(turns)
+    return [{**turn, "content": _parts(turn["content"])} for turn in turns]
+
+
+def _rendered(tokenizer: Any, template: str, turns: Sequence[dict[str, Any]]) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            list(turns), chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _takes_parts_alone(tokenizer: Any, template: str) -> bool:
+    """Whether a template drops a text that does not come as a list of parts: some of those for images do."""
+    (mark, _), found = _MARKERS, []
+    for content in (mark, _parts(mark)):
+        try:
+            found.append(mark in _rendered(tokenizer, template, [{"role": "user", "content": content}]))
+        except (TemplateError, TypeError):
+            found.append(False)
+    return found == [False, True]
+
+
+def _parts(content: object) -> object:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 def encode_chats(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    reader: Reader,
+    prompts: Sequence[Prompt],
     *,
     system: str | None = None,
     max_length: int | None = None,
 ) -> list[list[int]]:
-    """Token ids of each rendered prompt, without padding.
+    """Token ids of each rendered prompt, without padding. Where any prompt has pictures, all of them are
+    `SeenTokens`, image tokens included.
 
     Raises `PromptTooLongError` instead of truncating: a cut prompt would end on another token than the
-    one the guidance gate was fitted on.
+    one the guidance gate was fitted on. Raises `InputError` for pictures that the reader cannot read.
     """
-    rendered = [render_chat(tokenizer, prompt, system=system) for prompt in prompts]
+    rendered = [render_chat(reader, prompt, system=system) for prompt in prompts]
     if not rendered:
         raise InputError("No prompts were given; at least one is needed.")
-    # The template writes the special tokens itself; adding them again would double <bos>.
-    encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    shown = [pictures_of(prompt) for prompt in prompts]
+    if any(shown):
+        encoded = cast("list[list[int]]", encode_seen(reader, rendered, shown))
+    else:
+        check_places(reader, rendered, [0] * len(rendered))
+        # The template writes the special tokens itself; adding them again would double <bos>.
+        encoded = tokenizer_of(reader)(rendered, add_special_tokens=False)["input_ids"]
     if max_length is not None:
         for number, ids in enumerate(encoded, start=1):
             if len(ids) > max_length:
-                start = prompts[number - 1][:60].replace("\n", " ")
+                start = text_of(prompts[number - 1])[:60].replace("\n", " ")
                 raise PromptTooLongError(
                     f"Prompt {number} ({start!r}…) has {len(ids)} tokens, but the model reads at most "
                     f"{max_length}. Shorten or drop it; prompts are never cut."
@@ -67,13 +134,32 @@ def encode_chats(
     return encoded
 
 
-def template_suffix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def pictures_in(turns: Sequence[dict[str, Any]]) -> int:
+    """How many places for a picture a conversation has."""
+    parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
+    return sum(part["type"] == "image" for part in parts)
+
+
+def inputs_of_turns(
+    reader: Reader, turns: Sequence[dict[str, Any]], pictures: Sequence[Picture] = ()
+) -> Mapping[str, Any]:
+    """What the model takes for one conversation, up to its answer; `pictures` are those of all turns."""
+    rendered = render_turns(reader, turns)
+    if pictures:
+        return seen_inputs(encode_seen(reader, [rendered], [pictures]), "left")
+    check_places(reader, [rendered], [0])
+    return cast(
+        "Mapping[str, Any]", tokenizer_of(reader)([rendered], add_special_tokens=False, return_tensors="pt")
+    )
+
+
+def template_suffix(reader: Reader) -> list[int]:
     """The tokens that the template writes after the user's text, the same for every prompt.
 
     For ChatML: end-of-turn, newline, start-of-turn, "assistant", newline. The first of them closes the
     user's turn; a gate may read it as well as the last one.
     """
-    first, second = encode_chats(tokenizer, _MARKERS)
+    first, second = encode_chats(reader, _MARKERS)
     shared = 0
     while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
         shared += 1

@@ -5,6 +5,9 @@ A *spec* is a path or a data set: `prompts.txt` (a prompt a line), `rows.jsonl`,
 the first of `prompt`, `instruction`, `question`, `goal` is taken (in any case), then chat rows
 (`{"messages": [...]}`, of which the last user message is the prompt).
 
+A row of a .jsonl or .json file may have an `image` besides its prompt: a path (from the file's folder), a
+`data:` URL, or a list of those. It is read into an `ImagePrompt`.
+
 Nothing is skipped silently except blank lines: a prompt that went missing would shift every later row of a
 report, and a wrong column would fit a gate on the wrong text.
 """
@@ -17,9 +20,11 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
 
 DEFAULT_COLUMNS = ("prompt", "instruction", "question", "goal")
 CHAT_COLUMN = "messages"
@@ -29,11 +34,22 @@ _HUB = re.compile(
     r"hf://(?P<name>[^\[\]:#]+)(?:\[(?P<config>[^\]]+)\])?(?::(?P<split>[^#]+))?(?:#(?P<column>.+))?"
 )
 
+IMAGE_FIELD = "image"
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The raw values of a row with an image."""
+
+    text: object
+    images: object
+
+
 # A place in the source ("line 3"), for messages, with the raw value found there.
 _Row = tuple[str, object]
 
 
-def read_prompts(spec: str) -> list[str]:
+def read_prompts(spec: str) -> list[Prompt]:
     """Reads every prompt that `spec` names, in order, exactly as written.
 
     Raises:
@@ -49,7 +65,8 @@ def read_prompts(spec: str) -> list[str]:
         path, column = _locate(spec)
         source = str(path)
         rows = _READERS[path.suffix.lower()](_decode(path), column, source)
-    prompts = [_checked(value, f"{source}, {place}") for place, value in rows]
+    folder = None if spec.startswith("hf://") else path.parent
+    prompts = [_prompt(value, f"{source}, {place}", folder) for place, value in rows]
     if not prompts:
         raise InputError(f"{source} has no prompt in it: expected at least one")
     return prompts
@@ -162,7 +179,8 @@ def _object_rows(rows: Sequence[_Row], column: str | None, source: str) -> Itera
         field = field or _chosen(list(value), None, f"{source}, {place}")
         if field not in value:
             raise InputError(f"{source}, {place}: no field {field!r}; it has {_listed(list(value))}")
-        yield place, value[field]
+        shown = value.get(IMAGE_FIELD)
+        yield place, value[field] if shown is None else _Shown(value[field], shown)
 
 
 def _table_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
@@ -242,6 +260,19 @@ def _chosen(names: Sequence[str], column: str | None, source: str) -> str:
         f"{source} has no column named {', '.join(DEFAULT_COLUMNS)} or {CHAT_COLUMN}: "
         f"it has {_listed(names)}; name one, as in FILE:column"
     )
+
+
+def _prompt(value: object, place: str, folder: Path | None) -> Prompt:
+    if not isinstance(value, _Shown):
+        return _checked(value, place)
+    images = value.images if isinstance(value.images, list) else [value.images]
+    if not images or not all(isinstance(image, str) and image for image in images):
+        raise InputError(f"{place}: expected a path or a data URL in {IMAGE_FIELD!r}, or a list of them")
+    try:
+        pictures = tuple(picture_from(str(image), folder=folder) for image in images)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    return ImagePrompt(_checked(value.text, place), pictures)
 
 
 def _checked(value: object, place: str) -> str:

@@ -12,17 +12,16 @@ from inferaligner.evaluation.metrics import (
     BARE,
     GATE_SUITE,
     HARMFUL_KINDS,
-    HARMLESS_KINDS,
     ResultRow,
     grouped,
 )
 from inferaligner.evaluation.records_file import Record
 from inferaligner.evaluation.run_folder import RunFolder
-from inferaligner.reporting import figures
+from inferaligner.reporting.evaluation_figures import evaluation_figures
 from inferaligner.reporting.evaluation_samples import samples
 from inferaligner.reporting.go_no_go import CRITERIA, pooled, verdict
 from inferaligner.reporting.html import render
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics import clopper_pearson
 from inferaligner.version import __version__
 
 MAIN_METRIC = {"harmful": "refusal", "jailbreak": "refusal", "over-refusal": "refusal"}
@@ -35,6 +34,7 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
     titles = {name: str(entry["title"]) for name, entry in run["methods"].items()}
     told = verdict(records, titles)
     judge = RuleJudge()
+    drawn = evaluation_figures(records, rows, titles, told.method)
     return render(
         "evaluation.html",
         title=f"Evaluation of {run['target']}",
@@ -62,7 +62,8 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
             ("Answers", f"greedy, at most {run['max new tokens']} tokens, batches of {run['batch size']}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ],
-        figures=_figures(records, rows, titles, told.method),
+        figures=drawn,
+        outcomes=[name for name in drawn if name.startswith("outcomes-")],
     )
 
 
@@ -166,86 +167,6 @@ def _time_rows(rows: Sequence[ResultRow], titles: Mapping[str, str]) -> list[tup
         name = titles.get(entry["method"], entry["method"])
         found.append((name, state, entry["metric"], *_shown(entry, share=False), str(entry["n"])))
     return found
-
-
-def _figures(
-    records: Sequence[Record], rows: Sequence[ResultRow], titles: Mapping[str, str], method: str
-) -> dict[str, str]:
-    suites = grouped(records)
-    drawn: dict[str, str] = {}
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for name, methods in suites.items():
-        if next(iter(methods.values()))[0]["task"] == "reply":
-            counts[f"{name} (n = {len(methods[BARE])})"] = {
-                titles[m]: {
-                    o: sum(r["outcome"] == o for r in some) for o in ("refusal", "compliance", "gibberish")
-                }
-                for m, some in methods.items()
-            }
-    if counts:
-        drawn["outcomes"] = figures.outcome_bars(counts)
-    spread = _tradeoff(records, titles)
-    if spread:
-        drawn["tradeoff"] = figures.tradeoff(spread[0], across="harmful requests answered", up=spread[1])
-    scored = {
-        name: [r["score"] for r in methods.get(method, []) if r.get("score") is not None]
-        for name, methods in suites.items()
-    }
-    scored = {name: scores for name, scores in scored.items() if scores}
-    if scored:
-        drawn["scores"] = figures.score_distributions(scored)
-        drawn.update(_roc(records, method))
-        opened = {
-            r["suite"]: Interval(r["value"], r["low"], r["high"], r["n"])
-            for r in rows
-            if r["metric"] == "gate open" and r["method"] == method
-        }
-        drawn["open"] = figures.open_rates(
-            {name: rate for name, rate in opened.items() if " / " not in name}, name="open"
-        )
-        harmful = [name for name, methods in suites.items() if methods[BARE][0]["kind"] in HARMFUL_KINDS]
-        domains = {
-            f"{domain} ({suite.removeprefix('contrast-')})": rate
-            for name, rate in opened.items()
-            for suite, _, domain in [name.partition(" / ")]
-            if domain and suite in harmful and rate.n >= 3
-        }
-        if domains:
-            drawn["domains"] = figures.open_rates(domains, name="domains")
-    seconds: dict[str, dict[str, Interval]] = {}
-    for entry in rows:
-        if entry["metric"] == "seconds per 1,000 tokens":
-            state = entry["suite"].removeprefix(TIME_SUITE).strip(", ") or "any"
-            interval = Interval(entry["value"], entry["low"], entry["high"], entry["n"])
-            seconds.setdefault(titles.get(entry["method"], entry["method"]), {})[state] = interval
-    if seconds:
-        drawn["time"] = figures.time_bars(seconds, label="seconds per 1,000 tokens")
-    return drawn
-
-
-def _tradeoff(
-    records: Sequence[Record], titles: Mapping[str, str]
-) -> tuple[dict[str, tuple[Interval, Interval]], str] | None:
-    kinds = {record["kind"] for record in records}
-    if not kinds & set(HARMFUL_KINDS) or not kinds & {"utility", "over-refusal"}:
-        return None
-    utility = "utility" in kinds
-    wanted: dict[str, Any] = {"correct": True} if utility else {"outcome": "compliance"}
-    found = {}
-    for method, title in titles.items():
-        answered = pooled(records, method, HARMFUL_KINDS, outcome="compliance")
-        good = pooled(records, method, ("utility",) if utility else ("over-refusal",), **wanted)
-        if answered.n and good.n:
-            found[title] = (answered, good)
-    return found, "accuracy" if utility else "harmless prompts answered"
-
-
-def _roc(records: Sequence[Record], method: str) -> dict[str, str]:
-    ours = [r for r in records if r["method"] == method and r.get("score") is not None]
-    harmful = [r["score"] for r in ours if r["kind"] in HARMFUL_KINDS]
-    harmless = {kind: [r["score"] for r in ours if r["kind"] == kind] for kind in HARMLESS_KINDS}
-    shown = {kind: scores for kind, scores in harmless.items() if scores}
-    return {"roc": figures.roc_curves(harmful, shown)} if harmful and shown else {}
 
 
 def gate_area(rows: Sequence[ResultRow], method: str) -> ResultRow | None:

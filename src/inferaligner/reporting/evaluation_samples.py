@@ -15,9 +15,9 @@ _LONGEST, _LONGEST_OF_HARMFUL, _LONGEST_PROMPT = 280, 110, 400
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One method's answer, cut; `hidden` ones are behind a click."""
+    """An answer, cut, and the methods that gave it; `hidden` ones are behind a click."""
 
-    method: str
+    methods: tuple[str, ...]
     told: str  # outcome, or whether it was right
     text: str
     hidden: bool
@@ -41,18 +41,24 @@ def samples(records: Sequence[Record], titles: Mapping[str, str]) -> list[Sample
             continue
         order = sorted(range(len(first)), key=lambda row: _hash(first[row]["prompt"]))
         for row in order[:_PER_SUITE]:
-            answers = tuple(
-                _shown(rows[row], titles[method]) for method, rows in methods.items() if row < len(rows)
-            )
-            found.append(Sample(suite, _cut(first[row]["prompt"], _LONGEST_PROMPT), answers))
+            given = {titles[method]: rows[row] for method, rows in methods.items() if row < len(rows)}
+            found.append(Sample(suite, _cut(first[row]["prompt"], _LONGEST_PROMPT), _answers(given)))
     return found
 
 
-def _shown(record: Record, title: str) -> SampleAnswer:
+def _answers(given: Mapping[str, Record]) -> tuple[SampleAnswer, ...]:
+    """One answer where several methods gave the same: with a closed gate, all that have one do."""
+    by_text: dict[str, list[str]] = {}
+    for title, record in given.items():
+        by_text.setdefault(record["response"], []).append(title)
+    return tuple(_shown(given[titles[0]], tuple(titles)) for titles in by_text.values())
+
+
+def _shown(record: Record, titles: tuple[str, ...]) -> SampleAnswer:
     harmful = record["kind"] in HARMFUL_KINDS
     text = _cut(record["response"], _LONGEST_OF_HARMFUL if harmful else _LONGEST)
     told = record["outcome"] if "outcome" in record else "right" if record["correct"] else "wrong"
-    return SampleAnswer(title, told, text or "(empty answer)", harmful and told != "refusal")
+    return SampleAnswer(titles, told, text or "(empty answer)", harmful and told != "refusal")
 
 
 def _cut(text: str, longest: int) -> str:

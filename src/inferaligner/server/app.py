@@ -40,6 +40,7 @@ from inferaligner.server.schema import (
     ModelCard,
     ModelList,
 )
+from inferaligner.server.seeing import ImageDoor, turns_of
 from inferaligner.server.settings import ServerSettings
 from inferaligner.server.token_text import TokenText
 from inferaligner.version import __version__
@@ -86,9 +87,9 @@ def make_app(
     )
     journal = Journal(metrics, audit, loaded.tokenizer if audit_text else None)
     engine = state["engine"] = Engine(loaded, aligner, settings, journal)
-    prompts = PromptMaker(loaded.tokenizer, aligner.artifact, loaded.model, any_end=settings.prompts == "any")
+    prompts = PromptMaker(loaded.reader, aligner.artifact, loaded.model, any_end=settings.prompts == "any")
     generation = Generation(engine, prompts, TokenText(prompts.tokenizer))
-    observation = Observation(engine, loaded.model, prompts.tokenizer)
+    observation = Observation(engine, loaded.model, prompts.reader)
     known_keys = keys or ApiKeys({})
     started = int(time.time())
 
@@ -178,6 +179,7 @@ def make_app(
                 "monitor": settings.monitor and engine.aligner.artifact.monitor is not None,
                 "allow_override": settings.allow_override,
                 "max_model_len": prompts.limit,
+                "images": prompts.sees,
             }
         )
 
@@ -186,11 +188,8 @@ def make_app(
         """A prompt's projections on the safety vectors by layer, beside those of the shipped prompts."""
         if not body.messages:
             raise ApiError("There are no messages.", param="messages")
-        turns = [
-            {"role": "system" if turn.role == "developer" else turn.role, "content": turn.text}
-            for turn in body.messages
-        ]
-        prompt = await run_in_threadpool(prompts.chat, turns)
+        turns, pictures = await run_in_threadpool(turns_of, body.messages, ImageDoor(settings.image_hosts))
+        prompt = await run_in_threadpool(prompts.chat, turns, pictures)
         return _plain_object(await run_in_threadpool(observation.of, prompt))
 
     admin = Admin(engine, folder)

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from inferaligner.gate_report import GateReport
 from inferaligner.models.anatomy import input_device
+from inferaligner.prompts.encoding import own_positions, seen_inputs
 from inferaligner.server.cache import RunningCache
 from inferaligner.server.jobs import Job
 from inferaligner.server.text import TextStream
@@ -28,6 +29,9 @@ from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.guard import Guard
 
 OnFailure = Callable[[Job, Exception], None]
+
+# Padding that a pass may compute: a share of its prompts, or so many tokens, which another pass would cost.
+_PADDING_SHARE, _PADDING_TOKENS = 0.15, 64
 
 
 @dataclass(eq=False)
@@ -39,6 +43,7 @@ class Row:
     report: GateReport
     text: TextStream
     random: Random
+    shift: int = 0  # see `Prefilled`
     generated: list[int] = field(default_factory=list)
     said: Counter[int] = field(default_factory=Counter)
 
@@ -56,6 +61,7 @@ class Prefilled:
     row: int
     score: float
     logits: Tensor  # [vocabulary], of the prompt's last token
+    shift: int  # of the positions after the prompt, against the number of its tokens
     prompt_logits: Tensor | None  # [tokens, vocabulary], where they were asked for
 
 
@@ -85,6 +91,7 @@ class RunningBatch:
         self._takes_positions = "position_ids" in names
         self._takes_keep = "logits_to_keep" in names
         self._device = input_device(model)
+        self._own_positions = own_positions(model.config)
 
     @property
     def columns(self) -> int:
@@ -95,8 +102,12 @@ class RunningBatch:
 
     @torch.no_grad()
     def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
-        """Runs new prompts through the model; more than one pass only where one failed."""
+        """Runs new prompts through the model, those of about one length together."""
         self._loaded = False
+        return [done for group in alike(jobs) for done in self._passes(group, on_failure)]
+
+    def _passes(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
+        """One pass, or more where one failed."""
         try:
             return [self._prefill(jobs)]
         except Exception as error:
@@ -104,7 +115,7 @@ class RunningBatch:
                 on_failure(jobs[0], error)
                 return []
         middle = len(jobs) // 2
-        return [*self.prefill(jobs[:middle], on_failure), *self.prefill(jobs[middle:], on_failure)]
+        return [*self._passes(jobs[:middle], on_failure), *self._passes(jobs[middle:], on_failure)]
 
     def _prefill(self, jobs: Sequence[Job]) -> PrefillPass:
         places: list[tuple[int, int]] = []  # job number, prompt length as the gate sees it
@@ -122,7 +133,11 @@ class RunningBatch:
         whole = any(job.prompt_logprobs is not None for job in jobs)
         cache = DynamicCache()
         arguments = self._arguments(ids, mask, cache)
-        if self._takes_positions:
+        if jobs[0].prompt.seen is not None:  # then all of them have pictures
+            seen = seen_inputs([jobs[number].prompt.seen or () for number, _ in places], "left")
+            more = {name: value.to(self._device) for name, value in seen.items() if name not in arguments}
+            arguments |= more
+        if self._takes_positions and not (self._own_positions and jobs[0].prompt.seen is not None):
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0).to(self._device)
         if self._takes_keep and not whole:
             arguments["logits_to_keep"] = 1
@@ -137,6 +152,10 @@ class RunningBatch:
         carried = self.guard.carried()
         scores = carried.scores.tolist()
         last = output.logits[:, -1].float()
+        shifts = [0] * len(places)
+        if self._own_positions and jobs[0].prompt.seen is not None:
+            # A picture takes fewer positions than tokens there; the model has just worked out how many.
+            shifts = [int(value) for value in self._model.base_model.rope_deltas.flatten().tolist()]
         prompts = []
         for number, job in enumerate(jobs):
             candidates = [at for at, (owner, _) in enumerate(places) if owner == number]
@@ -148,6 +167,7 @@ class RunningBatch:
                     chosen,
                     scores[chosen],
                     last[chosen],
+                    shifts[chosen],
                     output.logits[chosen, -length:] if job.prompt_logprobs is not None else None,
                 )
             )
@@ -195,7 +215,8 @@ class RunningBatch:
         self._cache.reserve()
         arguments = self._arguments(ids, self._cache.mask(self._device), self._cache)
         if self._takes_positions:
-            arguments["position_ids"] = torch.tensor(self._cache.lengths, device=self._device)[:, None]
+            after = [length + row.shift for length, row in zip(self._cache.lengths, self.rows, strict=True)]
+            arguments["position_ids"] = torch.tensor(after, device=self._device)[:, None]
         before = self._carried.select(range(len(self.rows))) if self._carried.watch is not None else None
         try:
             logits: Tensor = self._model(**arguments).logits[:, -1].float()
@@ -259,6 +280,25 @@ class RunningBatch:
             "past_key_values": cache,
             "use_cache": True,
         }
+
+
+def alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs cut into passes, shortest prompts first: of what a pass computes, little is padding.
+
+    One long prompt among short ones would otherwise cost as much as if all were long.
+    """
+    passes: list[list[Job]] = []
+    real = 0  # prompt tokens of the last pass
+    for job in sorted(jobs, key=lambda job: len(job.prompt.tokens)):
+        length = len(job.prompt.tokens)
+        real += length
+        padding = length * (len(passes[-1]) + 1) - real if passes else 0
+        if passes and padding <= max(_PADDING_SHARE * real, _PADDING_TOKENS):
+            passes[-1].append(job)
+        else:
+            passes.append([job])
+            real = length
+    return passes
 
 
 def _strictest(rows: Sequence[int], scores: Sequence[float]) -> int:

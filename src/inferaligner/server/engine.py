@@ -262,7 +262,8 @@ class Engine:
                 width = max(width, len(job.prompt.tokens))
                 count += 1 if job.prompt.turn_end is None else 2
                 whole = (job.prompt_logprobs is not None, picked and picked[0].prompt_logprobs is not None)
-                if picked and (width * count > settings.prefill_tokens or whole[0] != whole[1]):
+                alike = not picked or (job.prompt.seen is None) == (picked[0].prompt.seen is None)
+                if picked and (width * count > settings.prefill_tokens or whole[0] != whole[1] or not alike):
                     break
                 picked.append(self._waiting.popleft())
                 rows += job.n
@@ -291,6 +292,7 @@ class Engine:
                 report,
                 TextStream(self._tokenizer, job.stop, before),
                 job.sampling.generator(choice),
+                prefilled.shift,
             )
             for choice in range(job.n)
         ]
@@ -318,7 +320,7 @@ class Engine:
 
     def _guard(self, aligner: Aligner) -> Guard:
         settings, model = self.settings, self._loaded.model
-        aligner.check(model, self._tokenizer)
+        aligner.check(model, self._loaded.reader)
         if settings.on_open == "refuse" or aligner.artifact.gate_only:
             # The answer is not the model's, so all that is wanted of the guard is its decision.
             return Guard(model, GatePlan(aligner.artifact.gate), "never")
@@ -366,7 +368,7 @@ class Engine:
     def _self_test(self) -> None:
         """Two short prompts through everything that a request goes through; raises if that cannot be."""
         heard: list[Event] = []
-        (ids,) = encode_chats(self._tokenizer, ["Hello"])
+        (ids,) = encode_chats(self._loaded.reader, ["Hello"])
         observer, self._observer = self._observer, Nobody()
         try:
             for extra in ([], ids[-1:]):

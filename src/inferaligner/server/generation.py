@@ -20,6 +20,7 @@ from inferaligner.server.jobs import Finished, Job, Listener, Piece, Prompt
 from inferaligner.server.prompts import PromptMaker
 from inferaligner.server.sampling import Sampling
 from inferaligner.server.schema import ChatRequest, CompletionRequest
+from inferaligner.server.seeing import ImageDoor, turns_of
 from inferaligner.server.token_text import TokenText
 
 _CLOSED_REQUEST = 499  # nginx's number for a client that did not wait
@@ -35,6 +36,7 @@ class Generation:
         self._engine = engine
         self._prompts = prompts
         self._tokens = tokens
+        self._door = ImageDoor(engine.settings.image_hosts)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """One conversation, `n` answers."""
@@ -43,13 +45,11 @@ class Generation:
             raise ApiError("top_logprobs needs logprobs: true.", param="top_logprobs")
         if body.continue_final_message and body.messages[-1].role != "assistant":
             raise ApiError("The final message is not the assistant's.", param="continue_final_message")
-        messages = [
-            {"role": "system" if turn.role == "developer" else turn.role, "content": turn.text}
-            for turn in body.messages
-        ]
+        messages, pictures = await run_in_threadpool(turns_of, body.messages, self._door)
         prompt = await run_in_threadpool(
             self._prompts.chat,
             messages,
+            pictures,
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final_message=bool(body.continue_final_message),
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from inferaligner.gate_report import GateReport
+from inferaligner.prompts.encoding import SeenTokens
 from inferaligner.server.sampling import Sampling, TokenLogprob
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -23,10 +24,12 @@ class Prompt:
 
     `turn_end` is how many of them lie before an answer that was begun in it (an assistant prefill, a raw text
     that goes on after the last turn of the user); the gate looks there too. None where that is the whole.
+    `seen` are the same tokens with the pictures that belong to them.
     """
 
     tokens: tuple[int, ...]
     turn_end: int | None = None
+    seen: SeenTokens | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class Observation:
         with self._lock:
             harmful, harmless = self._references()
             end = len(prompt.tokens) if prompt.turn_end is None else prompt.turn_end
-            (own,) = self._project([list(prompt.tokens[:end])])
+            # With pictures the whole is looked at: a processor takes no part of a prompt.
+            (own,) = self._project([prompt.seen if prompt.seen is not None else list(prompt.tokens[:end])])
         low, high = harmless.mean(0), harmful.mean(0)
         width = torch.where((high - low).abs() < 1e-9, 1.0, high - low)
 

@@ -9,14 +9,24 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jinja2
-from transformers import PreTrainedTokenizerBase
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
-from inferaligner.prompts.chat import context_length, template_suffix
+from inferaligner.prompts.chat import context_length, for_template, template_suffix
+from inferaligner.prompts.encoding import (
+    Reader,
+    check_places,
+    encode_seen,
+    image_tokens,
+    sees_images,
+    template_of,
+    tokenizer_of,
+)
+from inferaligner.prompts.images import Picture
 from inferaligner.server.errors import ApiError
 from inferaligner.server.jobs import Prompt
 
@@ -24,41 +34,50 @@ from inferaligner.server.jobs import Prompt
 class PromptMaker:
     """Renders and encodes; safe to use from several threads."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, artifact: AlignerArtifact, model: Any, *, any_end: bool
-    ) -> None:
+    def __init__(self, reader: Reader, artifact: AlignerArtifact, model: Any, *, any_end: bool) -> None:
         """`any_end`: whether prompts may end otherwise than the chat template ends them."""
         self.limit = context_length(model.config)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         # A copy: encoding and decoding at the same time can trip over each other in a fast tokenizer.
-        self.tokenizer = copy.deepcopy(tokenizer)
+        self.reader = copy.deepcopy(reader)
+        self.tokenizer = tokenizer_of(self.reader)
+        self.sees = sees_images(reader)
+        self._image_tokens = frozenset(image_tokens(model.config))
         self._lock = threading.Lock()
         self._any_end = any_end
         self._system = artifact.provenance.system_prompt
         self._shortest = max(artifact.gate.offsets) + 1
         try:
-            self._suffix = tuple(template_suffix(self.tokenizer))
+            self._suffix = tuple(template_suffix(self.reader))
         except InferAlignerError:
             self._suffix = ()
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
+        pictures: Sequence[Picture] = (),
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> Prompt:
         """A conversation. One that ends with the assistant's turn is a prefill, if that is to be continued.
 
-        Raises `ApiError` for what the template cannot render.
+        `pictures` go where the messages have places for them. Raises `ApiError` for what the template cannot
+        render, and for pictures that the model cannot see.
         """
+        if pictures and not self.sees:
+            raise ApiError(
+                "This server's model reads text alone; leave the images out.",
+                param="messages",
+            )
         turns = [dict(message) for message in messages]
         if self._system is not None and all(turn["role"] != "system" for turn in turns):
             turns.insert(0, {"role": "system", "content": self._system})
         with self._lock:
             try:
                 rendered = self.tokenizer.apply_chat_template(
-                    turns,
+                    for_template(self.reader, turns),
+                    chat_template=template_of(self.reader),
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt and not continue_final_message,
                     continue_final_message=continue_final_message,
@@ -67,8 +86,21 @@ class PromptMaker:
                 raise ApiError(
                     f"The model's chat template cannot render these messages: {error}.", param="messages"
                 ) from None
+            try:
+                check_places(self.reader, [str(rendered)], [len(pictures)])
+            except InferAlignerError as error:
+                raise ApiError(str(error), param="messages") from None
+            if pictures:
+                return self._seen(str(rendered), pictures)
             ids = self._encode(str(rendered), special=False)
         return self.check(ids, param="messages")
+
+    def _seen(self, rendered: str, pictures: Sequence[Picture]) -> Prompt:
+        try:
+            (seen,) = encode_seen(self.reader, [rendered], [pictures])
+        except InferAlignerError as error:
+            raise ApiError(str(error), param="messages") from None
+        return replace(self.check(seen, param="messages", pictures=True), seen=seen)
 
     def raw(self, prompt: str | Sequence[int]) -> Prompt:
         """A text as it stands, or its token ids."""
@@ -84,8 +116,10 @@ class PromptMaker:
             )
         return self.check(list(prompt), param="prompt")
 
-    def check(self, ids: Sequence[int], *, param: str) -> Prompt:
+    def check(self, ids: Sequence[int], *, param: str, pictures: bool = False) -> Prompt:
         """The prompt, with the places to look at. Raises `ApiError` if it cannot be gated or is too long."""
+        if not pictures and not self._image_tokens.isdisjoint(ids):
+            raise ApiError("The prompt has a place for an image, and there is no image for it.", param=param)
         if len(ids) < self._shortest:
             raise ApiError(
                 f"The prompt has {len(ids)} tokens, but the guidance gate reads the last {self._shortest}. "

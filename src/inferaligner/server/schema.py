@@ -69,23 +69,47 @@ class _Generation(_Request):
 
 
 class TextPart(_Request):
-    """A piece of a message. This server reads text alone."""
+    """A piece of a message."""
 
     type: Literal["text"]
     text: Text
+
+
+class ImageUrl(_Request):
+    """Where an image is: a `data:` URL, or an address that the operator allows."""
+
+    url: Annotated[Text, Field(min_length=1)]
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None, description="Changes nothing: the model has one way to look."
+    )
+
+
+class ImagePart(_Request):
+    """An image in a message of the user, for a model that sees."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
 
 
 class Message(_Request):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+    content: (
+        Text
+        | Annotated[
+            list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+            Field(min_length=1, max_length=1024),
+        ]
+    )
     name: Text | None = None
 
     @property
     def text(self) -> str:
         """Its text in one piece."""
-        return self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
 class TextFormat(_Request):

@@ -28,6 +28,7 @@ class ServerSettings(BaseModel):
             for itself.
         max_body_bytes: of a request.
         playground: whether `/` shows the playground.
+        image_hosts: hosts that images may be fetched from, by https; without any, data URLs alone are taken.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,3 +47,4 @@ class ServerSettings(BaseModel):
     prefill_tokens: int = Field(2_048, ge=1)
     max_body_bytes: int = Field(4_000_000, ge=1)
     playground: bool = True
+    image_hosts: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
 from inferaligner.models.anatomy import dissect, module_device, unwrap
+from inferaligner.prompts.encoding import image_tokens
 from inferaligner.steering.announce import GenerateAnnouncer
 from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.carried import CarriedRows
@@ -44,6 +45,7 @@ from inferaligner.steering.prompt_ends import (
     cached_tokens,
     generate_end_tokens,
     generate_setting,
+    refuse_image_reads,
     refuse_packed,
     spans_from_lengths,
     spans_of_forward,
@@ -80,8 +82,7 @@ class Guard:
         plan.check_fits(self._anatomy)
         self._gate_hooks: list[GateHook] = []
         self._steer_hooks: list[SteerHook] = []
-        # With every row open from the beginning there is nothing to watch.
-        self._monitor = None if mode == "always" else plan.monitor
+        self._monitor = None if mode == "always" else plan.monitor  # with every row open, nothing to watch
         self._monitor_hook: MonitorHook | None = None
         self._handles: list[RemovableHandle] = []
         self._devices: set[torch.device] = set()  # on which layers with hooks compute
@@ -92,6 +93,7 @@ class Guard:
         self._generating: int | None = None  # the thread inside generate()
         self._end_tokens: list[int] | None = None  # of a generate() call
         self._replaying: Tensor | None = None
+        self._image_tokens = image_tokens(self._model.config)
         self._parameters = tuple(inspect.signature(self._model.forward).parameters)
 
     # -- what users read -----------------------------------------------------------------------------
@@ -251,8 +253,7 @@ class Guard:
         tokens = ids if ids is not None else arguments.get("inputs_embeds")
         if tokens is None:
             raise SteeringError("The forward call has neither input_ids nor inputs_embeds.")
-        cache = cache_in(arguments)
-        rows, length = tokens.shape[0], tokens.shape[1]
+        cache, (rows, length) = cache_in(arguments), tokens.shape[:2]
         scope = self.scope
         if self._replaying is not None:
             assert scope is not None
@@ -302,6 +303,7 @@ class Guard:
         scope = self.scope
         assert scope is not None
         now = scope.begin_pass(tokens.shape[0], tokens.shape[1], start)
+        refuse_image_reads(tokens, scope.spans.ends, start, self.plan.gate.offsets, self._image_tokens)
         for device in self._devices:
             scope.ends_on(device)  # copied here: see hooks.py on what compiled code makes
         if now.reads_gate and self._may_replay():
@@ -309,7 +311,6 @@ class Guard:
         return now
 
     def _direct_scope(self, tokens: Tensor, arguments: dict[str, Any], cache: Any, start: int) -> PromptScope:
-        earlier = self.scope
         if tokens.shape[1] == 1 and start > 0:
             raise SteeringError(
                 "A decoding step arrived with a cache whose prompt never passed this guard. "
@@ -319,7 +320,7 @@ class Guard:
             spans = spans_from_lengths(self._lengths, tokens, arguments, start)
         else:
             spans = spans_of_forward(tokens, arguments, start)
-        scope = self._new_scope(spans, cache)
+        scope, earlier = self._new_scope(spans, cache), self.scope
         if self._strengths is not None:
             scope.scale(self._strengths)
         if earlier is not None and start > 0 and earlier.follows(cache):

@@ -124,6 +124,27 @@ def refuse_packed(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_image_reads(
+    tokens: Tensor, ends: Tensor, start: int, offsets: Sequence[int], image_tokens: Sequence[int]
+) -> None:
+    """Raises `SteeringError` where a token that the gate would read is an image's.
+
+    `tokens` `[rows, tokens]` are ids, the first of them at position `start`; `ends` `[rows]` are the
+    positions of the last prompt tokens. A chat template writes its own tokens after every picture, so only a
+    prompt that was not rendered with it can end in one.
+    """
+    if not image_tokens or tokens.is_floating_point():
+        return
+    columns = ends[:, None] - torch.tensor(list(offsets)) - start
+    inside = (columns >= 0) & (columns < tokens.shape[1])
+    read = tokens.cpu().gather(1, columns.clamp(0, tokens.shape[1] - 1))
+    if bool((torch.isin(read, torch.tensor(list(image_tokens))) & inside).any()):
+        raise SteeringError(
+            "The gate would read a token of an image: the prompt does not end as the chat template ends one. "
+            "Render it with the processor's chat template, up to where the assistant begins to speak."
+        )
+
+
 def _spans(rows: int, width: int, mask: Any) -> PromptSpans:
     if isinstance(mask, Tensor) and mask.ndim == 2:
         seen = mask.cpu().long()  # the one wait for the device

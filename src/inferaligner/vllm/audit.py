@@ -4,11 +4,14 @@ missed. What a line holds: `inferaligner.audit`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from inferaligner.audit import AuditFile, decision_line
-from inferaligner.gate import Decision
 from inferaligner.vllm.settings import EngineSettings
+
+_MORE = ("opened_at",)  # what a report says beyond the decision
 
 
 class AuditLog:
@@ -33,8 +36,8 @@ class AuditLog:
             tokenizer = cached_tokenizer_from_config(config.model_config)
         return cls(file, settings.sha256, tokenizer)
 
-    def write(self, request: Any, decision: Decision, action: str, bias: float) -> None:
-        """One line about a request that was just decided."""
+    def write(self, request: Any, report: Mapping[str, Any], bias: float) -> None:
+        """One line about a request that was just decided, and one more if a monitor opens its answer."""
         if self._file is None:
             return
         tokens = request.prompt_token_ids or []
@@ -43,11 +46,12 @@ class AuditLog:
             decision_line(
                 request=request.request_id,
                 tokens=tokens,
-                score=decision.score,
+                score=math.nan if report["score"] is None else report["score"],
                 bias=bias,
-                is_open=decision.open,
-                action=action,
+                is_open=report["open"],
+                action=report["action"],
                 aligner=self._aligner,
                 text=text,
+                **{name: report[name] for name in _MORE if name in report},
             )
         )

@@ -28,11 +28,21 @@ class Reports:
     metrics: Metrics | None = None
 
     def note(self, internal: str, client: str, report: dict[str, Any]) -> None:
-        """Notes the decision of a request; a second time it does nothing."""
-        if report.get("action") == "undecided" or internal in self.by_request:
+        """Notes the decision of a request, and once more if a monitor opens its answer; otherwise a second
+        time it does nothing."""
+        if report.get("action") == "undecided" or not self.is_news(internal, report):
             return
+        first, opened = internal not in self.by_request, "opened_at" in report
         for name in {internal, client}:
-            self.by_request[name] = report
+            # Of several answers to one prompt, the one that was opened is told of.
+            if opened or "opened_at" not in self.by_request.get(name, {}):
+                self.by_request[name] = report
+        if opened:
+            self.counts["opened by the monitor"] += 1
+            if self.metrics is not None:
+                self.metrics.note_monitor()
+        if not first:
+            return
         while len(self.by_request) > _REMEMBERED:
             self.by_request.popitem(last=False)
         self.counts["requests"] += 1
@@ -40,6 +50,11 @@ class Reports:
         self.counts[str(report.get("action"))] += 1
         if self.metrics is not None:
             self.metrics.note(report)
+
+    def is_news(self, internal: str, report: dict[str, Any]) -> bool:
+        """Whether a report says more than what is noted of that request."""
+        known = self.by_request.get(internal)
+        return known is None or known.get("opened_at") != report.get("opened_at")
 
     def of(self, client: str) -> dict[str, Any] | list[dict[str, Any]] | None:
         """The report on a request; a list for one that held several prompts."""
@@ -66,6 +81,12 @@ class Metrics:
             "Scores of the guidance gate; above 0 it opens.",
             buckets=(-8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8),
         )
+
+        self._monitor = Counts("inferaligner_monitor_opened", "Answers that the monitor opened on the way.")
+
+    def note_monitor(self) -> None:
+        """Counts an answer that the monitor opened."""
+        self._monitor.inc()
 
     def note(self, report: dict[str, Any]) -> None:
         """Counts one decision."""
@@ -99,7 +120,7 @@ def _checked(process_inputs: Any) -> Any:
         request = process_inputs(self, *args, **options)
         rules = _rules(self)
         if rules is not None:
-            objection = rules.objection(request.prompt_token_ids, resumable=request.resumable)
+            objection = rules.objection(request)
             if objection is not None:
                 from vllm.exceptions import VLLMValidationError
 
@@ -123,7 +144,7 @@ def _noted(process_outputs: Any) -> Any:
     def process(self: Any, engine_core_outputs: Any, *args: Any, **options: Any) -> Any:
         for output in engine_core_outputs:
             report = (output.kv_transfer_params or {}).get(KEY)
-            if report is not None and output.request_id not in REPORTS.by_request:
+            if report is not None and REPORTS.is_news(output.request_id, report):
                 state = self.request_states.get(output.request_id)
                 client = output.request_id if state is None else _client_id(state)
                 REPORTS.note(output.request_id, client, report)

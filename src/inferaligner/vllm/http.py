@@ -1,7 +1,7 @@
 """What the OpenAI-compatible server adds, as middleware that vLLM loads by name (`--middleware`).
 
-- Answers get an `inferaligner` object: open, score, layer, strength, action, aligner. In a stream it comes in
-  a chunk of its own, before the end.
+- Answers get an `inferaligner` object: open, score, layer, strength, action, aligner, and opened_at where a
+  monitor opened the answer. In a stream it comes in a chunk of its own, before the end.
 - `X-InferAligner-Open: true` or `false` in the headers, for proxies that do not read bodies. In a stream too:
   its headers wait for the first event, by when the gate has decided.
 - `GET /inferaligner` tells the artifact, the operating point and the counts of this process.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from inferaligner import gate_report
@@ -161,12 +162,11 @@ def _carries_report(answer: dict[str, Any]) -> bool:
 def _moved(answer: dict[str, Any]) -> dict[str, Any]:
     params = dict(answer["kv_transfer_params"])
     report = params.pop(KEY)
-    several = REPORTS.of(str(answer.get("id")))
-    return {
-        **answer,
-        "kv_transfer_params": params or None,
-        KEY: several if isinstance(several, list) else report,
-    }
+    noted = REPORTS.of(str(answer.get("id")))
+    # vLLM passes on what the answer that ended last was told: not of all prompts, nor of all answers to one.
+    if isinstance(noted, list) or (noted is not None and "opened_at" in noted):
+        report = noted
+    return {**answer, "kv_transfer_params": params or None, KEY: report}
 
 
 def _info(scope: Message) -> dict[str, Any]:
@@ -201,6 +201,9 @@ def _info(scope: Message) -> dict[str, Any]:
         "shadow": settings.shadow,
         "on_open": settings.on_open,
         "prompts": settings.prompts,
+        "monitor": settings.monitor and artifact.monitor is not None,
+        "adapter": None if settings.adapter is None else Path(settings.adapter).name,
+        "adapters": settings.adapters,
         "counts": dict(REPORTS.counts),
     }
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from inferaligner.errors import UnknownArchitectureError
 from inferaligner.models.anatomy import Anatomy, dissect
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm import ops as ops  # registers torch.ops.inferaligner
+from inferaligner.vllm import ops  # registers torch.ops.inferaligner
 from inferaligner.vllm.rows import RowBuffers
 
 _PREFIX = "inferaligner_"
@@ -27,13 +28,18 @@ _SHARED = (
     "read_tokens",
     "read_slots",
     "slot_of_token",
+    "steered",
     "steer_tokens",
     "partial",
     "score",
     "open",
+    "watch_rows",
+    "recent",
+    "token_score",
+    "over",
 )
 
-LayerHook = Callable[[Any, Any, Any], None]
+LayerHook = Callable[[Any, Any, Any], Any]
 
 
 def install(
@@ -46,8 +52,11 @@ def install(
     """
     anatomy = dissect(model)
     plan.check_fits(anatomy)
+    monitor = buffers.monitor
     gate, columns = plan.gate, {read: number for number, read in enumerate(plan.gate.reads)}
     hooked = set(gate.layers) | (set(plan.layers) if steers else set())
+    if monitor is not None:
+        hooked.add(monitor.layer)
     for index in sorted(hooked):
         layer = anatomy.layers[index]
         pair = returns_pair(layer, index)
@@ -57,6 +66,9 @@ def install(
         reads = [read for read in gate.reads if read.layer == index]
         weights = gate.weights[[columns[read] for read in reads]].to(device=device, dtype=torch.float32)
         layer.register_buffer(_PREFIX + "weights", weights, persistent=False)
+        if monitor is not None and monitor.layer == index:
+            listener = monitor.weights.to(device=device, dtype=torch.float32)
+            layer.register_buffer(_PREFIX + "monitor", listener, persistent=False)
         if steers and index in plan.additions:
             addition = plan.additions[index].to(device=device, dtype=dtype)
             if not torch.isfinite(addition).all():
@@ -73,7 +85,8 @@ def install(
                 decides=index == gate.last_layer,
                 steers=steers and index in plan.additions,
                 bias=gate.bias,
-                rows=(buffers.decide_row, buffers.steer_row),
+                monitor=monitor if monitor is not None and monitor.layer == index else None,
+                decide_row=buffers.decide_row,
             )
         )
     return anatomy
@@ -88,13 +101,15 @@ def _hook(
     decides: bool,
     steers: bool,
     bias: float,
-    rows: tuple[int, int],
+    monitor: AnswerMonitor | None,
+    decide_row: int,
 ) -> LayerHook:
-    decide_row, steer_row = rows
     read_gate, decide = torch.ops.inferaligner.read_gate, torch.ops.inferaligner.decide
-    steer = torch.ops.inferaligner.steer
+    watch, steer = torch.ops.inferaligner.watch, torch.ops.inferaligner.steer
+    watches = monitor is not None
+    centre, over = (0.0, 0.0) if monitor is None else (monitor.centre, monitor.bias)
 
-    def hook(layer: Any, _inputs: Any, output: Any) -> None:
+    def hook(layer: Any, _inputs: Any, output: Any) -> Any:
         hidden, residual = stream_parts(output, pair, index)
         if offsets:
             read_gate(
@@ -117,18 +132,42 @@ def _hook(
                 layer.inferaligner_read_slots,
                 layer.inferaligner_score,
                 layer.inferaligner_open,
-            )
-        if steers:
-            # Into the residual half: what vLLM fuses with the other half stays as it is.
-            steer(
-                hidden if residual is None else residual,
-                layer.inferaligner_addition,
-                steer_row,
-                layer.inferaligner_graph_counts,
-                layer.inferaligner_steer_tokens,
                 layer.inferaligner_slot_of_token,
-                layer.inferaligner_open,
+                layer.inferaligner_steered,
+                layer.inferaligner_steer_tokens,
             )
+        if watches:
+            watch(
+                hidden,
+                residual,
+                layer.inferaligner_monitor,
+                centre,
+                over,
+                layer.inferaligner_graph_counts,
+                layer.inferaligner_watch_rows,
+                layer.inferaligner_recent,
+                layer.inferaligner_token_score,
+                layer.inferaligner_over,
+                layer.inferaligner_open,
+                layer.inferaligner_slot_of_token,
+                layer.inferaligner_steered,
+                layer.inferaligner_steer_tokens,
+            )
+        if not steers:
+            return None
+        if torch.compiler.is_compiling():
+            stream = output[-1] if isinstance(output, tuple) else output
+            stream = ops.steered_stream(stream, layer.inferaligner_addition, layer.inferaligner_steered)
+            return (*output[:-1], stream) if isinstance(output, tuple) else stream
+        # Into the residual half: what vLLM fuses with the other half stays as it is.
+        steer(
+            hidden if residual is None else residual,
+            layer.inferaligner_addition,
+            layer.inferaligner_graph_counts,
+            layer.inferaligner_steered,
+            layer.inferaligner_steer_tokens,
+        )
+        return None
 
     return hook
 

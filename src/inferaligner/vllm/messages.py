@@ -27,6 +27,7 @@ class Order:
         steer_from: first position that is steered if the gate is open.
         again: the prompt is computed a second time because the gate opened; what the first time gave was
             thrown away.
+        heard: the monitor's scores of the last generated tokens that it has read, `read` of them in all.
     """
 
     ticket: int
@@ -34,6 +35,8 @@ class Order:
     open: bool | None
     steer_from: int
     again: bool = False
+    heard: tuple[float, ...] = ()
+    read: int = 0
 
 
 @dataclass
@@ -44,16 +47,31 @@ class StepOrders:
         orders: for what begins or resumes in this step.
         due: tickets of the requests that must be decided in this step.
         closed: tickets of those whose gate has turned out closed. The device knows; the host learns it here
-            and stops marking their rows.
+            and stops marking their rows. Not sent while a monitor may still open them.
+        watched: tickets, and numbers of the generated tokens that the monitor must read in this step.
     """
 
     orders: dict[str, Order] = field(default_factory=dict)
     due: dict[str, int] = field(default_factory=dict)
     closed: dict[str, int] = field(default_factory=dict)
+    watched: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-Verdicts = dict[int, Decision]
-"""Decisions of one step, by ticket."""
+@dataclass(frozen=True)
+class TokenVerdict:
+    """What the monitor said about a generated token: its score, and whether the mean was over."""
+
+    number: int
+    score: float
+    over: bool
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Decisions of one step, and what the monitor read in it, by ticket."""
+
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    tokens: dict[int, TokenVerdict] = field(default_factory=dict)
 
 
 def send(message: StepOrders | Verdicts, carrier: Any) -> None:
@@ -68,4 +86,4 @@ def orders_on(scheduler_output: Any) -> StepOrders | None:
 
 def verdicts_on(runner_output: Any) -> Verdicts:
     """The worker's message; empty if nothing was decided."""
-    return getattr(runner_output, _ATTRIBUTE, None) or {}
+    return getattr(runner_output, _ATTRIBUTE, None) or Verdicts()

@@ -12,21 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.errors import InferAlignerError, MismatchError
+from inferaligner.vllm.adapters import AdapterRules
 from inferaligner.vllm.settings import EngineSettings
+
+_BASE_ALONE = AdapterRules(None, others=False)
 
 
 @dataclass(frozen=True)
 class PromptRules:
-    """`ending`: token ids that every prompt must end with; `shortest`: tokens that the gate must find."""
+    """`ending`: token ids that every prompt must end with; `shortest`: tokens that the gate must find;
+    `adapters`: which LoRA adapters a request may have."""
 
     ending: tuple[int, ...]
     shortest: int
+    adapters: AdapterRules = _BASE_ALONE
 
     @classmethod
     def of(cls, config: Any, settings: EngineSettings, tokenizer: Any = None) -> PromptRules:
         """The rules for a deployment. Raises `MismatchError` for another tokenizer or chat template than the
         aligner was fitted with."""
-        artifact = settings.artifact()
+        artifact, adapters = settings.artifact(), settings.adapter_rules()
         shortest = max(artifact.gate.offsets) + 1
         if config.model_config.skip_tokenizer_init:
             if settings.prompts == "chat":
@@ -34,7 +39,7 @@ class PromptRules:
                     "vLLM was told to skip the tokenizer, so it cannot be compared with the aligner's. Leave "
                     "--skip-tokenizer-init out, or take the responsibility for it with prompts='any'."
                 )
-            return cls((), shortest)
+            return cls((), shortest, adapters)
         from inferaligner.models.fingerprint import differences, fingerprint_tokenizer
         from inferaligner.prompts.chat import template_suffix
 
@@ -50,16 +55,23 @@ class PromptRules:
                 "one."
             )
         if settings.prompts == "any":
-            return cls((), shortest)
+            return cls((), shortest, adapters)
         try:
-            return cls(tuple(template_suffix(tokenizer)), shortest)
+            return cls(tuple(template_suffix(tokenizer)), shortest, adapters)
         except InferAlignerError as error:
             raise MismatchError(f"The end of a chat prompt is unknown: {error}") from None
 
-    def objection(self, tokens: Sequence[int] | None, *, resumable: bool = False) -> str | None:
-        """Why a prompt cannot be gated, in words for the client; None if it can."""
-        if resumable:
+    def objection(self, request: Any) -> str | None:
+        """Why a request (the front end's or the scheduler's) cannot be gated, in words for the client; None
+        if it can."""
+        if request.resumable:
             return "Streaming input cannot be gated: send the whole prompt in one request."
+        return self.adapters.objection(request.lora_request) or self.prompt_objection(
+            request.prompt_token_ids
+        )
+
+    def prompt_objection(self, tokens: Sequence[int] | None) -> str | None:
+        """The same about the tokens of a prompt alone."""
         if tokens is None:
             return "A prompt of embeddings cannot be checked against the chat template: send text."
         if len(tokens) < self.shortest:

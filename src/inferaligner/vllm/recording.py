@@ -27,12 +27,15 @@ class RecordingEngine:
     """A vLLM engine that only records; a context that shuts it down.
 
     `options` are keyword arguments of `vllm.LLM`, the same as the deployment's. The engine runs eagerly and
-    without prefix caching, whatever they say.
+    without prefix caching, whatever they say. `adapter` is the folder of a LoRA adapter that the target
+    consists in; `options` must enable them.
 
     Raises `MissingExtraError` without vLLM.
     """
 
-    def __init__(self, target: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, target: str, options: Mapping[str, Any] | None = None, *, adapter: Path | None = None
+    ) -> None:
         try:
             from vllm import LLM
         except ImportError:
@@ -43,6 +46,11 @@ class RecordingEngine:
         chosen = {**(options or {}), "enforce_eager": True, "enable_prefix_caching": False}
         self._engine: Any = LLM(target, **{**chosen, "worker_cls": WORKER})
         self.depth = int(self._engine.collective_rpc("depth")[0])
+        self._adapter: Any = None
+        if adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            self._adapter = LoRARequest(adapter.resolve().name, 1, str(adapter.resolve()))
 
     def record(
         self,
@@ -78,7 +86,12 @@ class RecordingEngine:
 
         self._engine.collective_rpc("record_at", args=(list(layers), list(offsets)))
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        self._engine.generate(inputs, SamplingParams(max_tokens=1, temperature=0), use_tqdm=False)
+        self._engine.generate(
+            inputs,
+            SamplingParams(max_tokens=1, temperature=0),
+            use_tqdm=False,
+            lora_request=self._adapter,
+        )
         with tempfile.TemporaryDirectory() as scratch:
             # A file, because vLLM sends no dictionaries of tensors between processes.
             file = Path(scratch) / "recorded.safetensors"

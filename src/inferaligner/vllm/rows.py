@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inferaligner.gate import GuidanceGate
+from inferaligner.monitor import AnswerMonitor
+from inferaligner.vllm.ops import settle
 
 
 class RowBuffers:
@@ -22,41 +24,72 @@ class RowBuffers:
 
     Attributes:
         bin: number of the slot that takes what nobody wants (see `ops.py`).
-        counts: `[offsets + 2]` on the CPU: tokens read at each offset, decisions due, tokens steered.
+        counts: `[offsets + 4]` on the CPU: tokens read at each offset, decisions due, generated tokens that
+            the monitor reads, tokens that are steered if their slot is open, tokens that are steered.
         read_tokens, read_slots: `[offsets + 1, slots]`; the last row of `read_slots` lists the slots to
             decide.
-        slot_of_token: `[tokens]`, the bin for tokens that are not steered.
-        steer_tokens: `[tokens]`, the others' numbers (CPU only).
+        slot_of_token: `[tokens]`, the bin for tokens that are never steered.
+        steered: `[tokens, 1]`, whether the slot is open; `steer_tokens` `[tokens]`, these tokens' numbers
+            (CPU only).
         partial: `[slots + 1, reads]`, the dot products; NaN until read.
         score: `[slots + 1]`; open: `[slots + 1]`.
+        watch_rows, recent, token_score, over: what the monitor reads and says (`ops.watch`).
     """
 
-    def __init__(self, gate: GuidanceGate, slots: int, tokens: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        gate: GuidanceGate,
+        slots: int,
+        tokens: int,
+        device: torch.device,
+        monitor: AnswerMonitor | None = None,
+    ) -> None:
         self.gate = gate
+        self.monitor = monitor
         self.device = device
         self.bin = slots
         self.decide_row = len(gate.offsets)
-        self.steer_row = len(gate.offsets) + 1
+        self.watch_row = len(gate.offsets) + 1
+        self.steer_row = len(gate.offsets) + 2
         self._on_cpu = device.type == "cpu"
-        self.counts = torch.zeros(len(gate.offsets) + 2, dtype=torch.int64)
+        self.counts = torch.zeros(len(gate.offsets) + 4, dtype=torch.int64)
         # A graph on a GPU takes no tensor of the CPU, and its operations never look at the counts.
         self.graph_counts = self.counts if self._on_cpu else self.counts.to(device)
         shape = (len(gate.offsets) + 1, slots)
         self.read_tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.read_slots = torch.full(shape, self.bin, dtype=torch.int64, device=device)
         self.slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64, device=device)
+        self.steered = torch.zeros((tokens, 1), dtype=torch.bool, device=device)
         self.steer_tokens = torch.zeros(tokens if self._on_cpu else 1, dtype=torch.int64, device=device)
         self.partial = torch.full((slots + 1, len(gate.reads)), torch.nan, device=device)
         self.score = torch.full((slots + 1,), torch.nan, device=device)
         self.open = torch.ones(slots + 1, dtype=torch.bool, device=device)
         self.open[self.bin] = False
+        self.watch_rows = self._idle_watch().to(device)
+        self.recent = torch.zeros((slots + 1, 1 if monitor is None else monitor.window), device=device)
+        self.token_score = torch.full((slots + 1,), torch.nan, device=device)
+        self.over = torch.zeros(slots + 1, dtype=torch.bool, device=device)
         self._loaded = 0  # tokens whose rows are not clear
 
-    def begin(self, slot: int, open_now: bool) -> None:
-        """A request moves into a slot: undecided ones begin open, so that a lost decision steers."""
+    def _idle_watch(self) -> Tensor:
+        rows = torch.zeros((3, self.bin), dtype=torch.int64)
+        rows[1] = self.bin
+        return rows
+
+    def begin(self, slot: int, open_now: bool, heard: Sequence[float] = (), tokens: int = 0) -> None:
+        """A request moves into a slot: undecided ones begin open, so that a lost decision steers.
+
+        `heard` are the monitor's scores of the last of the `tokens` generated tokens that it has read.
+        """
         self.partial[slot] = torch.nan
         self.score[slot] = torch.nan
         self.open[slot] = open_now
+        if self.monitor is not None:
+            window = self.monitor.window
+            recent = torch.zeros(window)
+            for back, score in enumerate(reversed(heard)):
+                recent[(tokens - 1 - back) % window] = score
+            self.recent[slot] = recent.to(self.device)
 
     def load(
         self,
@@ -64,6 +97,7 @@ class RowBuffers:
         due: Sequence[int],
         steered: Sequence[tuple[int, int, int]],
         tokens: int,
+        watched: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         """Sets the rows of the coming forward pass.
 
@@ -72,10 +106,12 @@ class RowBuffers:
             due: the slots whose prompt ends in this pass.
             steered: spans (first token, last token + 1, slot).
             tokens: of the batch.
+            watched: for the monitor: (token of the batch, slot, number of the generated token).
         """
         for row, pairs in enumerate(reads):
             self.counts[row] = len(pairs)
         self.counts[self.decide_row] = len(due)
+        self.counts[self.watch_row] = len(watched)
         self.counts[self.steer_row] = sum(end - begin for begin, end, _ in steered)
         if due or any(reads):
             read_tokens = np.zeros(self.read_tokens.shape, dtype=np.int64)
@@ -87,24 +123,31 @@ class RowBuffers:
                 read_slots[self.decide_row, number] = slot
             self._send(read_tokens, self.read_tokens)
             self._send(read_slots, self.read_slots)
+        if watched:
+            assert self.monitor is not None
+            watch_rows = self._idle_watch().numpy()
+            for number, (token, slot, generated) in enumerate(watched):
+                watch_rows[:, number] = token, slot, (generated - 1) % self.monitor.window
+            self._send(watch_rows, self.watch_rows)
         if steered:
             slot_of_token = np.full(tokens, self.bin, dtype=np.int64)
             for begin, end, slot in steered:
                 slot_of_token[begin:end] = slot
             self._send(slot_of_token, self.slot_of_token[:tokens])
-            if self._on_cpu:
-                at = np.flatnonzero(slot_of_token != self.bin)
-                self._send(at, self.steer_tokens[: len(at)])
+            settle(self.counts, self.open, self.slot_of_token, self.steered, self.steer_tokens)
         self._loaded = tokens
 
     def clear(self) -> None:
         """Nothing is read and nothing steered until the next `load`."""
         if not self._loaded:
             return
-        if int(self.counts[: self.steer_row].sum()):
+        if int(self.counts[: self.watch_row].sum()):
             self.read_slots.fill_(self.bin)
+        if int(self.counts[self.watch_row]):
+            self.watch_rows[1].fill_(self.bin)
         if int(self.counts[self.steer_row]):
             self.slot_of_token[: self._loaded].fill_(self.bin)
+            self.steered[: self._loaded].fill_(False)
         self.counts.zero_()
         self._loaded = 0
 

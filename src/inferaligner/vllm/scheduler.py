@@ -15,10 +15,9 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
 from inferaligner.errors import SteeringError
-from inferaligner.gate import Decision
 from inferaligner.gate_report import Action, GateReport
 from inferaligner.vllm.audit import AuditLog
-from inferaligner.vllm.messages import StepOrders, orders_on, send, verdicts_on
+from inferaligner.vllm.messages import StepOrders, TokenVerdict, orders_on, send, verdicts_on
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from inferaligner.vllm.prompts import PromptRules
 from inferaligner.vllm.requests import GatedRequest, GateRules
@@ -58,7 +57,7 @@ class GatedScheduler(Scheduler):
         if request.request_id in self.requests:
             raise SteeringError(f"Request {request.request_id} continues another one, which cannot be gated.")
         gated = GatedRequest(request.num_prompt_tokens, replays=self.gate_rules.replays)
-        gated.refused = self.gate_prompts.objection(request.prompt_token_ids, resumable=request.resumable)
+        gated.refused = self.gate_prompts.objection(request)
         request.resumable = False
         self._gated[request.request_id] = gated
         super().add_request(request)
@@ -72,6 +71,9 @@ class GatedScheduler(Scheduler):
         return bool(super()._handle_blocked_waiting_request(request))
 
     def _free_request(self, request: Any, *args: Any, **options: Any) -> tuple[Any, Any]:
+        if self.gate_rules.window and self._gated[request.request_id].closed:
+            # The last token was read after its block was last looked at.
+            self._cache_to(request, request.num_computed_tokens - request.num_output_placeholders)
         params, others = super()._free_request(request, *args, **options)
         gated = self._gated.pop(request.request_id)
         return {**(params or {}), KEY: self._report(gated)}, others
@@ -85,19 +87,22 @@ class GatedScheduler(Scheduler):
             return {"aligner": aligner, "refused": gated.refused}
         if gated.decision is None:
             return {"score": None, "open": None, "action": "undecided", "aligner": aligner}
-        gated.report = GateReport(
+        report = GateReport(
             score=gated.decision.score,
             open=gated.decision.open,
-            action=self._action(gated.decision),
+            action=self._action(gated.decision.open),
             layer=self._layer,
             strength=self._strength,
             aligner=aligner,
             bias=self._bias,
-        ).public()
+        )
+        if (token := gated.answer.opened_at) is not None:
+            report = report.opened_by_monitor(token, self._action(True))
+        gated.report = report.public()
         return gated.report
 
-    def _action(self, decision: Decision) -> Action:
-        if not decision.open:
+    def _action(self, is_open: bool) -> Action:
+        if not is_open:
             return "none"
         if self.gate_settings.shadow:
             return "shadow"
@@ -110,12 +115,17 @@ class GatedScheduler(Scheduler):
         output = super().schedule(*args, **options)
         begin = [new.req_id for new in output.scheduled_new_reqs]
         begin += output.scheduled_cached_reqs.resumed_req_ids
-        orders = {name: self.gate_rules.order(self._gated[name]) for name in begin}
+        orders = {
+            name: self.gate_rules.order(self._gated[name], self.requests[name].num_output_tokens)
+            for name in begin
+        }
         message, self._closed = StepOrders(orders, closed=self._closed), {}
         for name, tokens in output.num_scheduled_tokens.items():
             gated, after = self._gated[name], self.requests[name].num_computed_tokens
             if gated.decision is None and after - tokens < gated.prompt_length <= after:
                 message.due[name] = gated.ticket
+            if (number := self.gate_rules.next_token(gated, after)) is not None:
+                message.watched[name] = gated.ticket, number
         send(message, output)
         return output
 
@@ -141,7 +151,7 @@ class GatedScheduler(Scheduler):
         """Latches decisions; returns the requests that end here because their gate opened."""
         stopped, verdicts = [], verdicts_on(output)
         for name, ticket in message.due.items():
-            decision = verdicts.get(ticket)
+            decision = verdicts.decisions.get(ticket)
             if decision is None:
                 raise SteeringError(
                     f"Request {name} was due for a decision, and the worker sent none. Stopping rather than "
@@ -151,9 +161,10 @@ class GatedScheduler(Scheduler):
             if gated is None or request is None or gated.ticket != ticket or gated.decision is not None:
                 continue  # aborted meanwhile, or preempted before the answer: it is asked again
             gated.decision = decision
-            self.gate_log.write(request, decision, self._action(decision), self._bias)
+            self.gate_log.write(request, self._report(gated), self._bias)
             if not decision.open or not self.gate_rules.steers:
-                self._closed[name] = ticket
+                if not self.gate_rules.window:
+                    self._closed[name] = ticket
                 self._catch_up(request)
             elif self.gate_rules.refuses:
                 stopped.append(name)
@@ -162,13 +173,31 @@ class GatedScheduler(Scheduler):
                 # If it was preempted meanwhile, it comes back with its decision and needs nothing more.
                 self._replaying.append(name)
                 self._drop(name, output)
+        for name, (ticket, number) in message.watched.items():
+            self._hear(name, ticket, verdicts.tokens.get(ticket), number)
         return stopped
+
+    def _hear(self, name: str, ticket: int, verdict: TokenVerdict | None, number: int) -> None:
+        """Notes what the monitor read; at the token that opens an answer the report becomes another one."""
+        if verdict is None or verdict.number != number:
+            raise SteeringError(
+                f"The monitor was to read generated token {number} of request {name}, and the worker sent "
+                "nothing about it. Stopping rather than serving without the monitor."
+            )
+        gated, request = self._gated.get(name), self.requests.get(name)
+        if gated is None or request is None or gated.ticket != ticket or not gated.closed:
+            return
+        if gated.answer.hear(number, verdict.score, verdict.over):
+            gated.report = None
+            self.gate_log.write(request, self._report(gated), self._bias)
 
     def _catch_up(self, request: Any) -> None:
         """Puts into the prefix cache what was held back until the gate had closed."""
         if request.status == RequestStatus.RUNNING:
-            known = request.num_computed_tokens - request.num_output_placeholders
-            self.kv_cache_manager.cache_blocks(request, min(known, request.num_tokens))
+            self._cache_to(request, request.num_computed_tokens - request.num_output_placeholders)
+
+    def _cache_to(self, request: Any, known: int) -> None:
+        self.kv_cache_manager.cache_blocks(request, min(known, request.num_tokens))
 
     @staticmethod
     def _drop(name: str, output: Any) -> None:

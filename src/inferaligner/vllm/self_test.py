@@ -1,19 +1,21 @@
 """The start-up self-test: the hooks act in the very graphs that will serve.
 
 It runs vLLM's own dummy batch: rows of a closed slot must leave the hidden states bit for bit as they were,
-rows of an open slot must change every one of them, and the gate must read and decide. A graph that was
-compiled or captured without the operations cannot pass.
+rows of an open slot must change every one of them, the gate must read and decide, and so must a monitor. A
+graph that was compiled or captured without the operations cannot pass.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
+from inferaligner.monitor import AnswerMonitor
 from inferaligner.vllm.rows import RowBuffers
 
 _TOKENS = 8
@@ -27,6 +29,8 @@ def self_test(runner: Any, rows: RowBuffers, *, steers: bool) -> None:
         raise _failed("the same batch gave two results, so it cannot be told what steering changes")
 
     _check_gate(runner, rows, tokens)
+    if rows.monitor is not None:
+        _check_monitor(runner, rows, rows.monitor, tokens)
     if steers:
         rows.begin(0, open_now=False)
         if not torch.equal(plain, _run_steered(runner, rows, tokens)):
@@ -54,6 +58,20 @@ def _check_gate(runner: Any, rows: RowBuffers, tokens: int) -> None:
     expected = float(parts.sum()) + rows.gate.bias
     if abs(score - expected) > 1e-3 * (1 + abs(expected)) or bool(rows.open[0]) != (not score <= 0):
         raise _failed(f"the gate decided {bool(rows.open[0])} at score {score}; expected score {expected}")
+
+
+def _check_monitor(runner: Any, rows: RowBuffers, monitor: AnswerMonitor, tokens: int) -> None:
+    rows.begin(0, open_now=False)
+    rows.token_score[0] = torch.nan
+    rows.load([[] for _ in rows.gate.offsets], [], [], tokens, [(tokens - 1, 0, 1)])
+    try:
+        _run(runner, tokens)
+    finally:
+        rows.clear()
+    score = float(rows.token_score[0])
+    opens = not (score / monitor.window + monitor.bias <= 0)
+    if not math.isfinite(score) or (bool(rows.over[0]), bool(rows.open[0])) != (opens, opens):
+        raise _failed(f"the monitor read a token at score {score} and opened {bool(rows.open[0])}")
 
 
 def _run_steered(runner: Any, rows: RowBuffers, tokens: int) -> Tensor:

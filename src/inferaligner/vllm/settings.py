@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.version import __version__
+from inferaligner.vllm.adapters import AdapterRules
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
@@ -39,8 +40,11 @@ class EngineSettings(BaseModel):
         version: of this package at that time.
         shadow: decide and report, never steer.
         on_open: what becomes of a request whose gate opens.
+        monitor: read answers too, if the aligner has a monitor.
         prompts: `chat` refuses prompts that do not end as the chat template ends them, because the gate was
             fitted on that ending; `any` gates them at their last token all the same.
+        adapter: place of the LoRA adapter that the aligner was fitted on; None for the model itself.
+        adapters: `own` refuses requests with another adapter than this, or without it; `any` gates them too.
         audit_log: file that gets one JSON line per decision.
         audit_text: whether that line holds the prompt itself beside its hash.
         untested_vllm: run on a version of vLLM that this package was not tested with.
@@ -53,7 +57,10 @@ class EngineSettings(BaseModel):
     version: str = __version__
     shadow: bool = False
     on_open: Literal["steer", "refuse"] = "steer"
+    monitor: bool = True
     prompts: Literal["chat", "any"] = "chat"
+    adapter: str | None = None
+    adapters: Literal["own", "any"] = "own"
     audit_log: str | None = None
     audit_text: bool = False
     untested_vllm: bool = False
@@ -94,18 +101,36 @@ class EngineSettings(BaseModel):
             )
         return artifact
 
+    def adapter_rules(self) -> AdapterRules:
+        """Which LoRA adapters requests may have."""
+        return AdapterRules(self.adapter, others=self.adapters == "any")
+
+    def check_choices(self, artifact: AlignerArtifact) -> None:
+        """Raises `InputError` if the artifact cannot do what was chosen."""
+        if artifact.gate_only and self.on_open == "steer" and not self.shadow:
+            raise InputError(
+                f"{self.aligner} is a gate alone, fitted without an aligned model: it has nothing to steer "
+                'with. Give --on-open refuse (on_open="refuse").'
+            )
+        if artifact.monitor is not None and self.monitor and self.on_open == "refuse":
+            raise InputError(
+                f"{self.aligner} has a monitor of answers, and with --on-open refuse nothing is steered when "
+                "it opens one. Leave the monitor out with --no-monitor (monitor=False), or steer."
+            )
+
     def plan(self) -> SteeringPlan:
         """What is enforced. A gate alone does where nothing is to be steered.
 
-        Raises `ArtifactError` as `artifact`, `SteeringError` for a gate alone that is to steer.
+        Raises `ArtifactError` as `artifact`, `InputError` as `check_choices`.
         """
         from inferaligner.aligner import Aligner
         from inferaligner.steering.plan import GatePlan
 
         artifact = self.artifact()
+        self.check_choices(artifact)
         if artifact.gate_only and (self.shadow or self.on_open == "refuse"):
             return GatePlan(artifact.gate)
-        return Aligner(artifact).plan()
+        return Aligner(artifact).plan(monitor=self.monitor)
 
 
 def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSettings:
@@ -120,21 +145,14 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
     folder = Path(aligner).expanduser().resolve()
     if (log := choices.get("audit_log")) is not None:
         choices["audit_log"] = str(Path(log).expanduser().resolve())
+    if (adapter := choices.get("adapter")) is not None and Path(adapter).expanduser().exists():
+        choices["adapter"] = str(Path(adapter).expanduser().resolve())
     artifact = AlignerArtifact.read(folder)
     try:
         settings = EngineSettings(aligner=str(folder), sha256=artifact.digest(), **choices)
     except ValidationError as error:
         raise InputError(f"These settings cannot be used: {error}") from None
-    if artifact.gate_only and settings.on_open == "steer" and not settings.shadow:
-        raise InputError(
-            f"{folder} is a gate alone, fitted without an aligned model: it has nothing to steer with. Give "
-            '--on-open refuse (on_open="refuse").'
-        )
-    if artifact.monitor is not None:
-        raise InputError(
-            f"{folder} has a monitor of answers, which this engine does not run, so part of its protection "
-            "would be missing. Fit the aligner without --monitor to serve it on vLLM."
-        )
+    settings.check_choices(artifact)
     return settings
 
 

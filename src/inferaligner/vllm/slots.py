@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
-from inferaligner.vllm.messages import Order, StepOrders, Verdicts
+from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
 from inferaligner.vllm.rows import RowBuffers
 
 
@@ -23,7 +24,10 @@ class _Stay:
 
 
 class Slots:
-    """Gives slots to requests and turns vLLM's batch into rows of the buffers."""
+    """Gives slots to requests and turns vLLM's batch into rows of the buffers.
+
+    With a monitor, requests whose gate is closed stay marked: any token of their answer may open them.
+    """
 
     def __init__(self, buffers: RowBuffers, *, steers: bool) -> None:
         self.buffers = buffers
@@ -31,6 +35,7 @@ class Slots:
         self._stays: dict[str, _Stay] = {}
         self._free = list(range(buffers.bin))
         self._due: list[_Stay] = []
+        self._watched: list[tuple[_Stay, int]] = []  # and the number of the generated token
         self._expected: StepOrders | None = None
         self._planned = False
 
@@ -47,13 +52,14 @@ class Slots:
                 )
             slot = self._free.pop()
             undecided = order.open is None
-            self._stays[request] = _Stay(slot, order, undecided, self.steers and order.open is not False)
-            self.buffers.begin(slot, open_now=undecided or bool(order.open))
+            may_open = order.open is not False or self.buffers.monitor is not None
+            self._stays[request] = _Stay(slot, order, undecided, self.steers and may_open)
+            self.buffers.begin(slot, undecided or bool(order.open), order.heard, order.read)
         for request, ticket in orders.closed.items():
             stay = self._stays.get(request)
             if stay is not None and stay.order.ticket == ticket:
                 stay.steered = False
-        self._expected, self._planned, self._due = orders, False, []
+        self._expected, self._planned, self._due, self._watched = orders, False, [], []
 
     def plan(self, requests: Sequence[str], starts: Sequence[int], lengths: Sequence[int]) -> None:
         """Called by the runner's seam, right before the forward pass of a real batch.
@@ -63,7 +69,9 @@ class Slots:
             starts: position of each request's first token in this batch.
             lengths: its tokens in this batch.
         """
+        assert self._expected is not None
         offsets = self.buffers.gate.offsets
+        watched: list[tuple[int, int, int]] = []
         reads: list[list[tuple[int, int]]] = [[] for _ in offsets]
         steered: list[tuple[int, int, int]] = []
         base = 0
@@ -81,12 +89,18 @@ class Slots:
                         reads[row].append((base + end - offset - start, stay.slot))
                 if start <= end < start + length:
                     self._due.append(stay)
+            ticket, number = self._expected.watched.get(request, (None, 0))
+            if ticket == stay.order.ticket:
+                position = stay.order.prompt_length + number - 1
+                if start <= position < start + length:
+                    watched.append((base + position - start, stay.slot, number))
+                    self._watched.append((stay, number))
             if stay.steered:
                 first = max(start, stay.order.steer_from)
                 if first < start + length:
                     steered.append((base + first - start, base + length, stay.slot))
             base += length
-        self.buffers.load(reads, [stay.slot for stay in self._due], steered, base)
+        self.buffers.load(reads, [stay.slot for stay in self._due], steered, base, watched)
         self._planned = True
 
     def end_step(self, tokens: int) -> PendingVerdicts | None:
@@ -107,15 +121,16 @@ class Slots:
                 f"{len(self._expected.due)} requests were due for a decision in this step, and {len(due)} "
                 "came to it. Stopping rather than serving without the gate."
             )
-        if not due:
+        if tokens and len(self._watched) != len(self._expected.watched):
+            raise SteeringError(
+                f"The monitor was to read {len(self._expected.watched)} generated tokens in this step, and "
+                f"{len(self._watched)} came. Stopping rather than serving without the monitor."
+            )
+        if not due and not self._watched:
             return None
-        at = torch.tensor([stay.slot for stay in self._due], device=self.buffers.device)
-        pending = PendingVerdicts(
-            [stay.order.ticket for stay in self._due], self.buffers.score[at], self.buffers.open[at]
-        )
         for stay in self._due:
             stay.reading = False
-        return pending
+        return PendingVerdicts(self.buffers, self._due, self._watched)
 
     def _leave(self, request: str) -> None:
         stay = self._stays.pop(request, None)
@@ -126,19 +141,34 @@ class Slots:
 class PendingVerdicts:
     """Decisions on their way from the device; nothing waits for them before `arrive`."""
 
-    def __init__(self, tickets: Sequence[int], score: Tensor, is_open: Tensor) -> None:
-        self._tickets = list(tickets)
-        if score.device.type == "cpu":
-            self._score, self._open, self._ready = score, is_open, None
-        else:
-            self._score = score.to("cpu", non_blocking=True)
-            self._open = is_open.to("cpu", non_blocking=True)
+    def __init__(
+        self, buffers: RowBuffers, due: Sequence[_Stay], watched: Sequence[tuple[_Stay, int]]
+    ) -> None:
+        self._due = [stay.order.ticket for stay in due]
+        self._watched = [(stay.order.ticket, number) for stay, number in watched]
+        decided = torch.tensor([stay.slot for stay in due], dtype=torch.int64, device=buffers.device)
+        read = torch.tensor([stay.slot for stay, _ in watched], dtype=torch.int64, device=buffers.device)
+        self._ready: Any = None
+        self._scores = self._start(torch.cat([buffers.score[decided], buffers.token_score[read]]))
+        self._flags = self._start(torch.cat([buffers.open[decided], buffers.over[read]]))
+        if buffers.device.type != "cpu":
             self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._ready.record()
+
+    @staticmethod
+    def _start(values: Tensor) -> Tensor:
+        return values.to("cpu", non_blocking=True)
 
     def arrive(self) -> Verdicts:
         """The decisions by ticket; waits for the copy."""
         if self._ready is not None:
             self._ready.synchronize()
-        values = zip(self._tickets, self._score.tolist(), self._open.tolist(), strict=True)
-        return {ticket: Decision(score, is_open) for ticket, score, is_open in values}
+        told = list(zip(self._scores.tolist(), self._flags.tolist(), strict=True))
+        decided, read = told[: len(self._due)], told[len(self._due) :]
+        return Verdicts(
+            {ticket: Decision(*each) for ticket, each in zip(self._due, decided, strict=True)},
+            {
+                ticket: TokenVerdict(number, *each)
+                for (ticket, number), each in zip(self._watched, read, strict=True)
+            },
+        )

@@ -31,8 +31,8 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("weight transfer into a running engine", lambda c: c.weight_transfer_config is not None),
     ("sequence-parallel experts", lambda c: c.parallel_config.use_sequence_parallel_moe),
     (
-        "LoRA adapters (merge the adapter into the model, and fit on that)",
-        lambda c: c.lora_config is not None,
+        "LoRA on a pooled tower or connector",
+        lambda c: c.lora_config and c.lora_config.enable_tower_connector_lora,
     ),
     ("prompt embeddings", lambda c: c.model_config.enable_prompt_embeds),
     ("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder),
@@ -68,6 +68,11 @@ def check_deployment(config: Any) -> EngineSettings:
         raise SteeringError(
             f"inferaligner does not support {'; nor '.join(found)} with vLLM, and serves nothing rather "
             "than serve it without the gate. Start vLLM without it."
+        )
+    if config.speculative_config is not None and settings.plan().monitor is not None:
+        raise SteeringError(
+            "Speculative decoding takes drafted tokens back, which the aligner's monitor of answers does not "
+            "follow. Leave speculation out, or the monitor (--no-monitor)."
         )
     check_model(config.model_config, settings)
     return settings
@@ -122,6 +127,11 @@ def _check_classes(config: Any) -> None:
         raise SteeringError(
             "VLLM_SERVER_DEV_MODE opens routes that call any method of a worker, and could switch the gate "
             "off. Unset it."
+        )
+    if envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING:
+        raise SteeringError(
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING lets clients load adapters, also in the place of the one that "
+            "the aligner was fitted on. Unset it, and name the adapters with --lora-modules."
         )
     if config.parallel_config.worker_extension_cls:
         raise SteeringError(

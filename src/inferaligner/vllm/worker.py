@@ -27,6 +27,7 @@ class GatedWorker(PlatformWorker):
 
     def __init__(self, vllm_config: Any, *args: Any, **options: Any) -> None:
         self.gate_settings = check_deployment(vllm_config)
+        self.gate_adapters = self.gate_settings.adapter_rules()
         super().__init__(vllm_config, *args, **options)
         self._pending: PendingVerdicts | None = None
 
@@ -37,7 +38,11 @@ class GatedWorker(PlatformWorker):
         plan = settings.plan()
         steers = not settings.shadow and settings.on_open == "steer"
         self.gate_rows = RowBuffers(
-            plan.gate, scheduler.max_num_seqs, scheduler.max_num_batched_tokens, torch.device(self.device)
+            plan.gate,
+            scheduler.max_num_seqs,
+            scheduler.max_num_batched_tokens,
+            torch.device(self.device),
+            plan.monitor,
         )
         install(self.model_runner.get_model(), plan, self.gate_rows, self.model_config.dtype, steers=steers)
         self.gate_slots = Slots(self.gate_rows, steers=steers)
@@ -88,7 +93,13 @@ class GatedWorker(PlatformWorker):
         raise SteeringError("Weights cannot be replaced under an aligner. Start the engine anew.")
 
     update_weights = start_weight_update = start_draft_weight_update = finish_weight_update = reload_weights
-    init_weight_transfer_engine = reset_weights = discard = elastic_ep_execute = add_lora = reload_weights
+    init_weight_transfer_engine = reset_weights = discard = elastic_ep_execute = reload_weights
+
+    def add_lora(self, lora_request: Any) -> bool:
+        """vLLM's own, for adapters that requests may have."""
+        if (objection := self.gate_adapters.objection(lora_request)) is not None:
+            raise SteeringError(objection)
+        return bool(super().add_lora(lora_request))
 
     def sleep(self, level: int = 1) -> None:
         """Level 1 keeps the weights in the host's memory, and wakes up with them. Deeper sleep drops them."""

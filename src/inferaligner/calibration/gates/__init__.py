@@ -28,6 +28,10 @@ class GateBuilder(Protocol):
     def name(self) -> str:
         """As it is stored in artifacts and shown in tables."""
 
+    @property
+    def shrinkage(self) -> float:
+        """How much of the covariance it forgets, 0 to 1."""
+
     def fit(self, harmful: Moments, harmless: Moments) -> tuple[Tensor, float]:
         """Weights `[features]` (float32) and offset."""
 

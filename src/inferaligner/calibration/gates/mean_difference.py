@@ -15,6 +15,7 @@ class MeanDifferenceGate:
     """w = v / ||v||; of several reads, the vector of all of them together."""
 
     name: str = "mean-difference"
+    shrinkage: float = 1.0
 
     def fit(self, harmful: Moments, harmless: Moments) -> tuple[Tensor, float]:
         high, low = harmful.mean, harmless.mean

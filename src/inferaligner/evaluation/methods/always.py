@@ -14,7 +14,7 @@ class AlwaysOn(Method):
 
     def acting(self) -> AbstractContextManager[Guard | None]:
         target = self.bench.target
-        return self.bench.need_aligner(NAME).apply(target.model, target.tokenizer, mode="always")
+        return self.bench.need_aligner(NAME).apply(target.model, target.reader, mode="always")
 
     def settings(self) -> dict[str, object]:
         return {"aligner": self.bench.need_aligner(NAME).artifact.digest()}

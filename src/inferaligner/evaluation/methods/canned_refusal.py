@@ -21,7 +21,7 @@ class CannedRefusal(Gated):
     def gated(self) -> AbstractContextManager[Guard | None] | None:
         target = self.bench.target
         # Without the monitor: it steers answers that have begun, and a filter in front does not.
-        return self._aligner.apply(target.model, target.tokenizer, on_open="refuse", monitor=False)
+        return self._aligner.apply(target.model, target.reader, on_open="refuse", monitor=False)
 
 
 def make(bench: Bench, option: str) -> Method:

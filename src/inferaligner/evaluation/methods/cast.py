@@ -25,6 +25,7 @@ from inferaligner.evaluation.methods.method import Bench, Method, Needs
 from inferaligner.gate import Decision, GateRead, GuidanceGate
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 
@@ -98,7 +99,7 @@ class Cast(Method):
     def gate(self) -> str | None:
         return NAME
 
-    def decide(self, prompts: Sequence[str]) -> list[Decision] | None:
+    def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
         found = self._activations(prompts, layers=[self.condition.layer])[:, 0]
         scores = self.condition.similarity(found) - self.condition.threshold
         return [Decision(score, not score <= 0) for score in scores.tolist()]
@@ -126,12 +127,12 @@ class Cast(Method):
         return best[1]
 
     def _activations(
-        self, prompts: Sequence[str], said: str = "", layers: Sequence[int] | None = None
+        self, prompts: Sequence[Prompt], said: str = "", layers: Sequence[int] | None = None
     ) -> Tensor:
         """`[prompts, layers, width]` at the end of each prompt, or of what was `said` after it."""
         target = self.bench.target
         limit = context_length(target.model.config)
-        ids = encode_chats(target.tokenizer, list(prompts), system=self.bench.system, max_length=limit)
+        ids = encode_chats(target.reader, list(prompts), system=self.bench.system, max_length=limit)
         if said:
             tail = target.tokenizer(said, add_special_tokens=False)["input_ids"]
             ids = [[*row, *tail] for row in ids]

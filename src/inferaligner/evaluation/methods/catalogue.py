@@ -41,6 +41,7 @@ ALL = (
 OPTIONS = {
     "prompt": "a template: prompt=FILE, with {prompt} in it",
     "safety-sft": "a model: safety-sft=FOLDER",
+    "domain-chat": "a model: domain-chat=MODEL",
 }
 """What must be named with a method."""
 
@@ -89,13 +90,16 @@ def choose(asked: Sequence[str], artifact: AlignerArtifact | None) -> tuple[list
         why = lacking(spec, artifact)
         if why is not None:
             raise InputError(f"The method {spec} {why}")
+    # What is named beside `all` takes its place in the order: aligned=MODEL, say.
+    named = {spec.partition("=")[0]: spec for spec in by_name}
+    chosen: list[str] = []
     for name in ALL if "all" in asked else () if asked else default:
-        why = lacking(name, artifact)
+        why = lacking(named.get(name, name), artifact)
         if why is None:
-            by_name.append(name)
+            chosen.append(named.get(name, name))
         elif asked:
             left_out[name] = why
-    return check(by_name), left_out
+    return check([*chosen, *(spec for spec in by_name if spec not in chosen)]), left_out
 
 
 def lacking(spec: str, artifact: AlignerArtifact | None) -> str | None:

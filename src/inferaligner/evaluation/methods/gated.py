@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from inferaligner.aligner import Aligner, Source
 from inferaligner.evaluation.methods.method import Bench, Method
 from inferaligner.gate import Decision
+from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 
 
@@ -18,14 +19,14 @@ class Gated(Method):
         super().__init__(name, title, bench)
         self._aligner = aligner
         self._digest = aligner.artifact.digest()
-        aligner.check(bench.target.model, bench.target.tokenizer)
+        aligner.check(bench.target.model, bench.target.reader)
 
     @property
     def gate(self) -> str | None:
         return self._digest
 
-    def decide(self, prompts: Sequence[str]) -> list[Decision] | None:
-        return self._aligner.score(self.bench.target.model, self.bench.target.tokenizer, prompts)
+    def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
+        return self._aligner.score(self.bench.target.model, self.bench.target.reader, prompts)
 
     def settings(self) -> dict[str, object]:
         gate = self._aligner.artifact.gate

@@ -23,6 +23,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.gate import Decision
 from inferaligner.models.loading import LoadedModel
+from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 
 Needs = Literal["nothing", "gate", "vectors", "guide"]
@@ -76,11 +77,11 @@ class Method:
         """The model that answers."""
         return self.bench.target
 
-    def rewrite(self, prompt: str) -> str:
+    def rewrite(self, prompt: Prompt) -> Prompt:
         """The prompt as the model gets it."""
         return prompt
 
-    def decide(self, prompts: Sequence[str]) -> list[Decision] | None:
+    def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
         """One decision per prompt, or None."""
         return None
 

@@ -32,7 +32,7 @@ def _from(bench: Bench) -> Aligner:
     artifact, target = bench.need_aligner(NAME).artifact, bench.target
     samples = _extraction()
     ids = encode_chats(
-        target.tokenizer,
+        target.reader,
         [sample.text for sample in samples],
         system=bench.system,
         max_length=context_length(target.model.config),
@@ -41,7 +41,7 @@ def _from(bench: Bench) -> Aligner:
     steered = artifact.with_steering(
         layers=paper_layers(gate, len(artifact.ssv)), strength=PAPER_STRENGTH, norm="unit", positions="all"
     )
-    return Aligner(replace(steered, gate=gate))
+    return Aligner(replace(steered, gate=gate, monitor=None))  # the paper has none
 
 
 def _extraction() -> list[Sample]:

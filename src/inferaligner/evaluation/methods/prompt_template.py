@@ -9,6 +9,7 @@ from pathlib import Path
 from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.method import Bench, Method, Needs
 from inferaligner.evaluation.suites.user_files import PLACES, fill
+from inferaligner.prompts.images import Prompt, text_of, with_text
 
 NAME = "prompt"
 NEEDS: Needs = "nothing"
@@ -29,10 +30,10 @@ class PromptTemplate(Method):
             )
         self._template = template.replace(place, "{prompt}")
 
-    def rewrite(self, prompt: str) -> str:
-        filled = fill(self._template, prompt)
+    def rewrite(self, prompt: Prompt) -> Prompt:
+        filled = fill(self._template, text_of(prompt))
         assert filled is not None
-        return filled
+        return with_text(prompt, filled)
 
     def settings(self) -> dict[str, object]:
         return {"template": hashlib.sha256(self._template.encode()).hexdigest()[:16]}

@@ -18,7 +18,7 @@ from inferaligner.evaluation.suites.sampling import Subset, draw
 from inferaligner.evaluation.suites.suite import Item, Kind, Suite
 from inferaligner.evaluation.suites.user_files import user_suite
 
-DEFAULT = ("contrast-harmful", "contrast-jailbreak", "contrast-over-refusal", "arithmetic", "contrast-benign")
+DEFAULT = ("contrast-harmful", "contrast-jailbreak", "contrast-over-refusal", "reading", "contrast-benign")
 """What is run when nothing is asked for: a suite of every kind, all of them shipped."""
 
 LIMITS: dict[Kind, int] = {

@@ -17,6 +17,7 @@ from inferaligner.evaluation.suites.suite import Item
 from inferaligner.evaluation.suites.tables import rows_of
 
 Row = Mapping[str, Any]
+FOLDER = "__folder__"
 Reader = Callable[[Sequence[Row]], list[Item]]
 
 
@@ -26,7 +27,7 @@ class Published:
 
     Attributes:
         files: paths inside the data folder; `read` gets the rows of all of them, each with its file's stem in
-            the column `__file__`.
+            the column `__file__` and its folder in the column `FOLDER`.
         read: rows in, items out; a `KeyError` in it means that the file is not the one that was expected.
         get: where the files are to be had.
         hub: `owner/name[:split]` of the same rows on the hub, if there is such a set.
@@ -41,7 +42,8 @@ class Published:
         rows: list[Row] = []
         for name in self.files:
             file = self._find(name, data)
-            rows += [{**row, "__file__": file.stem} for row in rows_of(file)]
+            where = {"__file__": file.stem, FOLDER: str(file.parent)}
+            rows += [{**row, **where} for row in rows_of(file)]
         try:
             return self.read(rows)
         except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -1,20 +1,22 @@
 """Short texts with one question each: topic, mood, or a fact that stands in the text; our own.
 
-In this form, with the choices listed, SmolLM2-135M is near chance: 17 % of topics (chance 17), 54 % of moods
-(50) and 28 % of facts (25), n = 300, because it takes the first choice. The wrong choices of a fact do not
-stand in its text.
+The choices do not stand in the prompt, and are whole sentences where they can be: of a list, a small model
+takes the first. In this form SmolLM2-135M knows 78 % of the topics (chance 17), 99 % of the moods (50) and
+72 % of the facts (25), n = 300, so that its utility can move if something harms it. The wrong choices of a
+fact do not stand in its text.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from inferaligner.evaluation.suites.suite import Item, Shipped, Suite
 
-TOPICS = ("food", "sport", "music", "weather", "money", "animals")
-MOODS = ("positive", "negative")
+_TOPICS = ("food", "sport", "music", "weather", "money", "animals")
+_MOODS = ("positive", "negative")
 
 
 def _rows() -> list[Item]:
@@ -23,16 +25,17 @@ def _rows() -> list[Item]:
 
 
 def _item(row: dict[str, Any]) -> Item:
-    question: str
-    choices: tuple[str, ...]
-    if row["domain"] == "topic":
-        question, choices = "What is this text about?", TOPICS
-    elif row["domain"] == "sentiment":
-        question, choices = "Is this review positive or negative?", MOODS
+    text, kind = row["text"], row["domain"]
+    choices: Sequence[str]
+    if kind == "topic":
+        prompt, said, choices = f"{text}\n\nWhat is this text about?", "this text is about {}.", _TOPICS
+    elif kind == "sentiment":
+        prompt = f"Review: {text}\n\nWhat is the sentiment of this review?"
+        said, choices = "the sentiment of this review is {}.", _MOODS
     else:
-        question, choices = row["question"], tuple(row["choices"])
-    prompt = f"{row['text']}\n\n{question} Answer with one of these words: {', '.join(choices)}."
-    return Item(prompt, row["domain"], choices, row["answer"])
+        prompt, said, choices = f"{text}\n\n{row['question']}", "{}", row["choices"]
+    answers = {choice: said.format(choice).capitalize() for choice in choices}
+    return Item(prompt, kind, tuple(answers.values()), answers[row["answer"]])
 
 
 SUITE = Suite(

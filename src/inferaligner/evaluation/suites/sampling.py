@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.suite import Item, Suite
+from inferaligner.prompts.images import text_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def draw(suite: Suite, items: Sequence[Item], limit: int | None, seed: int) -> S
     Raises:
         InputError: nothing to draw from.
     """
-    distinct = list({(item.prompt, item.answer): item for item in items if item.prompt.strip()}.values())
+    asked = [item for item in items if text_of(item.prompt).strip()]
+    distinct = list({(item.prompt, item.answer): item for item in asked}.values())
     if not distinct:
         raise InputError(f"The suite {suite.name} has no prompts; expected at least one.")
     if limit is None or limit >= len(distinct):

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
+
+from inferaligner.prompts.images import Prompt, key_of
 
 Kind = Literal["harmful", "jailbreak", "over-refusal", "utility", "benign"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -33,11 +35,15 @@ class Item:
     `name` is what its publisher calls it, for exchange with other harnesses.
     """
 
-    prompt: str
+    prompt: Prompt
     domain: str = ""
     choices: tuple[str, ...] = ()
     answer: str | None = None
     name: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """Everything that makes this item another one than the next; pictures by their digests."""
+        return {**vars(self), "prompt": key_of(self.prompt)}
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
 from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.prompts.images import text_of, with_text
 from inferaligner.prompts.reading import read_prompts
 
 PLACES = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
@@ -62,13 +63,13 @@ def _crossed(spec: str) -> list[Item]:
     asked = read_prompts(questions)
     for number, template in enumerate(read_prompts(templates), start=1):
         for question in asked:
-            text = fill(template, question)
+            text = fill(text_of(template), text_of(question))
             if text is None:
                 raise InputError(
                     f"{templates}, template {number} has no place for a question; expected one of "
                     f"{', '.join(PLACES)} in it."
                 )
-            filled.append(Item(text, f"template {number}"))
+            filled.append(Item(with_text(question, text), f"template {number}"))
     return filled
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,16 @@ _BINS = 48
 
 
 def score_distributions(
-    groups: Mapping[str, Sequence[float]], *, name: str = "scores", threshold: float = 0.0
+    groups: Mapping[str, Sequence[float]],
+    *,
+    harmful: Collection[str] | None = None,
+    name: str = "scores",
+    threshold: float = 0.0,
 ) -> str:
-    """Histograms of gate scores, one row per group (first on top), with the threshold between them."""
+    """Histograms of gate scores, one row per group (first on top), with the threshold between them.
+
+    With `harmful`, the groups of those names have one colour and all others another.
+    """
     shown = {group: np.asarray(scores, dtype=float) for group, scores in groups.items() if len(scores)}
     everything = np.clip(np.concatenate([*shown.values(), np.array([threshold])]), -_FURTHEST, _FURTHEST)
     edges = np.histogram_bin_edges(everything, bins=_BINS)
@@ -43,6 +50,8 @@ def score_distributions(
         figure, axis = canvas(height=0.7 + 0.6 * len(shown))
         for row, (group, scores) in enumerate(shown.items()):
             base, colour = -float(row), _GROUP_COLOURS[row % len(_GROUP_COLOURS)]
+            if harmful is not None:
+                colour = WARM if group in harmful else ACCENT
             counts, _ = np.histogram(np.clip(scores, -_FURTHEST, _FURTHEST), bins=edges)
             tops = base + 0.66 * counts / max(int(counts.max()), 1)
             axis.stairs(tops, edges, baseline=base, fill=True, color=colour, alpha=0.3, lw=0)

@@ -19,6 +19,7 @@ from inferaligner.reporting.figures.svg import (
 from inferaligner.statistics import Interval
 
 _COLOURS = (ACCENT, WARM, GOLD, GREY)
+_OTHERS = (INK, WARM, GOLD, GREY)
 
 
 def tradeoff(
@@ -26,20 +27,30 @@ def tradeoff(
     *,
     across: str,
     up: str,
+    chosen: str | None = None,
     name: str = "tradeoff",
 ) -> str:
-    """One point per method, `(across, up)`, both shares, with the intervals as a cross."""
+    """One point per method, `(across, up)`, both shares, with the intervals as a cross.
+
+    The method `chosen` is a star above the others, in a colour of its own.
+    """
     told = []
     with style():
         figure, axis = canvas(height=3.4)
+        others = [method for method in methods if method != chosen]
         for number, (method, (x, y)) in enumerate(methods.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
-            marker = "osD^v"[number // len(_COLOURS) % 5]
+            if method == chosen:
+                colour, marker, size, above = ACCENT, "*", 13.0, 6
+            else:
+                at = others.index(method)
+                colour, marker = _OTHERS[at % len(_OTHERS)], "osD^v"[at // len(_OTHERS) % 5]
+                size, above = 7.0, 5
             axis.plot([x.low, x.high], [y.value, y.value], color=colour, lw=1.2, alpha=0.5)
             axis.plot([x.value, x.value], [y.low, y.high], color=colour, lw=1.2, alpha=0.5)
             (point,) = axis.plot(
-                x.value, y.value, marker, ms=7, mfc=colour, mec=SURFACE, mew=1, label=method, clip_on=False
+                x.value, y.value, marker, ms=size, mfc=colour, mec=SURFACE, label=method, clip_on=False
             )
+            point.set_zorder(above)
             point.set_gid(f"point-{number}")
             told.append(f"{method}: {across} {x.value:.0%}, {up} {y.value:.0%}")
         for side in (axis.xaxis, axis.yaxis):

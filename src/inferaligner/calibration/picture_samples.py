@@ -1,0 +1,51 @@
+"""The labelled prompts in pictures, beside themselves: for a target that sees."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Literal, get_args
+
+from inferaligner.calibration.samples import Sample, Samples
+from inferaligner.prompts.picture_styles import STYLES, render
+
+Pictures = Literal["none", "some"]
+PICTURES: tuple[Pictures, ...] = get_args(Pictures)
+"""`none`: text alone. `some`: a draw of the prompts in pictures too, both sides of every pair alike."""
+
+SHARE = 0.3
+"""Of the prompts, in one style each. They cost a forward pass over an image's tokens apiece."""
+
+
+def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
+    """The samples with pictures of some of them, in fitting part and test part.
+
+    Which prompts, and in which style, depends on their content alone, so both sides of a pair are drawn in
+    one style or not at all; a prompt that does not fit on a page stays text.
+    """
+    fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
+    described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}
+    described["text digest"] = described["digest"]
+    described["digest"] = hashlib.sha256(f"{described['digest']} in pictures {share}".encode()).hexdigest()
+    return Samples((*samples.fitting, *fitting), (*samples.test, *test), described)
+
+
+def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
+    by_content: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if not sample.wrapped and sample.shown is None:
+            by_content.setdefault(sample.content, []).append(sample)
+    found: list[Sample] = []
+    for content, together in by_content.items():
+        drawn = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
+        if drawn / 2**64 >= share:
+            continue
+        style = STYLES[drawn % len(STYLES)]
+        shown = [render(style, sample.text) for sample in together]
+        if all(shown):
+            # Wrapped: a picture is a frame around a request, and counts as one.
+            found += [
+                replace(sample, shown=picture, wrapped=True)
+                for sample, picture in zip(together, shown, strict=True)
+            ]
+    return tuple(found)

@@ -1,0 +1,25 @@
+"""Images beside a prompt, as the user names them: files here, or data URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
+
+ImageFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="FILE",
+        help="An image that goes before the prompt, for a model that sees. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+def with_images(text: str, images: Sequence[str]) -> Prompt:
+    """The prompt with its images, if any. Raises `InputError` for one that cannot be read."""
+    return ImagePrompt(text, tuple(map(picture_from, images))) if images else text

@@ -1,0 +1,93 @@
+"""The processor of a vision-language model: its tokenizer, and what makes tensors of pictures.
+
+Image processors that need no more than Pillow are enough. Some processors hold one for videos too, which
+needs torchvision; where that is missing they are made without it, and read images all the same.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from inferaligner.errors import MissingExtraError, ModelLoadError
+from inferaligner.models.sources import Checkpoint
+
+_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any, *, keep_template: bool) -> Any:
+    """The processor of the checkpoint around `tokenizer`, or None: for a checkpoint without one, and without
+    Pillow. With `keep_template` the tokenizer's chat template stays the one in use.
+
+    Raises:
+        ModelLoadError: its settings cannot be read.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    if type(config) not in PROCESSOR_MAPPING or find_spec("PIL") is None:
+        return None
+    folder = Path(checkpoint.weights)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _FILES):
+        return None
+    try:
+        try:
+            reads: Any = AutoProcessor
+            processor = reads.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
+        except (ImportError, ValueError) as error:
+            if "torchvision" not in str(error).lower():
+                raise
+            without = without_videos(PROCESSOR_MAPPING[type(config)])
+            processor = without.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The processor of {checkpoint.weights} needs a package that is not installed: "
+            f"{str(error).strip().splitlines()[0][:200]} Install it with pip, or what images need with: "
+            "pip install 'inferaligner[vision]'"
+        ) from error
+    except Exception as error:
+        raise ModelLoadError(
+            f"The processor in {checkpoint.weights} cannot be read: {type(error).__name__}: "
+            f"{(str(error).strip() or '?').splitlines()[0][:300]} Expected what save_pretrained writes."
+        ) from error
+    if getattr(processor, "image_processor", None) is None:
+        return None
+    # One template and one tokenizer for both, so that a prompt is the same tokens through either.
+    if processor.chat_template is None or keep_template:
+        processor.chat_template = tokenizer.chat_template
+    else:
+        tokenizer.chat_template = processor.chat_template
+    processor.tokenizer = tokenizer
+    return processor
+
+
+def without_videos(processor_class: Any) -> Any:
+    """The same processor without its part for videos."""
+
+    class ImagesOnly(processor_class):  # type: ignore[misc]
+        """Reads text and images."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor" and argument is None:
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+        @classmethod
+        def _get_arguments_from_pretrained(
+            cls, place: Any, processor_dict: Any = None, **options: Any
+        ) -> Any:
+            import transformers
+
+            parts: dict[str, Any] = {
+                "image_processor": transformers.AutoImageProcessor,
+                "tokenizer": transformers.AutoTokenizer,
+            }
+            return [
+                parts[name].from_pretrained(place, **options) if name in parts else None
+                for name in cls.get_attributes()
+            ]
+
+    ImagesOnly.__name__ = ImagesOnly.__qualname__ = processor_class.__name__
+    return ImagesOnly

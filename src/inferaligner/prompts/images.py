@@ -1,0 +1,186 @@
+"""Prompts with images: what a user writes, with the pictures that go before it.
+
+A *prompt* is a text, or an `ImagePrompt`. Pictures are kept as the bytes of their files, so a prompt can be
+compared, hashed and written down; they become pixels where a processor reads them (`encoding.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from inferaligner.errors import InputError
+from inferaligner.prompts.typography import require_pillow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGEST_FILE = 20_000_000
+"""Bytes of a picture's file."""
+
+LARGEST_PICTURE = 40_000_000
+"""Pixels: a small file may hold a picture that fills the memory."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of an image file. Construct it with one of the functions below, which check them."""
+
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def pixels(self) -> Image:
+        """As an RGB image; a transparent picture stands on white."""
+        images, _, _ = require_pillow()
+        with images.open(io.BytesIO(self.data)) as opened:
+            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+                opened = opened.convert("RGBA")
+                ground = images.new("RGBA", opened.size, (255, 255, 255, 255))
+                opened = images.alpha_composite(ground, opened)
+            found: Image = opened.convert("RGB")
+        return found
+
+    def __repr__(self) -> str:
+        return f"Picture({len(self.data)} bytes, {self.digest[:12]})"
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """A text with the pictures that stand before it, first to last."""
+
+    text: str
+    pictures: tuple[Picture, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            raise InputError("An ImagePrompt has no picture; give at least one, or give the text alone.")
+
+    def with_text(self, text: str) -> ImagePrompt:
+        """The same pictures with another text."""
+        return ImagePrompt(text, self.pictures)
+
+
+Prompt: TypeAlias = "str | ImagePrompt"
+
+
+def text_of(prompt: Prompt) -> str:
+    """What the user wrote."""
+    return prompt if isinstance(prompt, str) else prompt.text
+
+
+def pictures_of(prompt: Prompt) -> tuple[Picture, ...]:
+    """What stands before the text."""
+    return () if isinstance(prompt, str) else prompt.pictures
+
+
+def with_text(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with another text; its pictures stay."""
+    return text if isinstance(prompt, str) else prompt.with_text(text)
+
+
+def key_of(prompt: Prompt) -> str:
+    """A text that tells prompts apart, pictures included; of a prompt without, the text itself."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join([*(f"image {picture.digest}" for picture in prompt.pictures), prompt.text])
+
+
+def written(prompt: Prompt) -> dict[str, Any]:
+    """As the fields of a row of results: `prompt`, and `images` with the digests of its pictures, if any."""
+    shown = [picture.digest for picture in pictures_of(prompt)]
+    return {"prompt": text_of(prompt), **({"images": shown} if shown else {})}
+
+
+def picture_from(source: str | os.PathLike[str] | bytes | Image, *, folder: Path | None = None) -> Picture:
+    """A picture from a path (relative to `folder`), a `data:` URL, the bytes of a file, or a Pillow image.
+
+    Raises:
+        InputError: there is no such file, or it is no image that Pillow can read.
+        MissingExtraError: without Pillow.
+    """
+    if isinstance(source, bytes):
+        return _checked(source, "the picture")
+    if isinstance(source, str) and source.startswith("data:"):
+        return picture_from_data_url(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(source, folder)
+    written = io.BytesIO()
+    source.save(written, format="PNG")
+    return Picture(written.getvalue())
+
+
+def picture_from_data_url(url: str) -> Picture:
+    """A picture from `data:image/...;base64,...`; see `picture_from` for what it raises."""
+    head, comma, body = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise InputError(f"{url[:40]!r}… is not an image's data URL; expected data:image/png;base64,….")
+    if len(body) * 3 // 4 > LARGEST_FILE + 3:
+        raise InputError(
+            f"The data URL holds {len(body) * 3 // 4} bytes; expected at most {LARGEST_FILE}. Reduce it."
+        )
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"The data URL of an image is not base64 ({error}).") from None
+    return _checked(data, "the data URL")
+
+
+def _from_file(source: str | os.PathLike[str], folder: Path | None) -> Picture:
+    text = os.fspath(source)
+    if text.startswith(("http://", "https://")):
+        raise InputError(
+            f"{text[:80]} is on the network; expected a file here or a data URL. Download it, and name the "
+            "file."
+        )
+    try:
+        path = Path(text).expanduser()
+        path = path if folder is None or path.is_absolute() else folder / path
+        if path.stat().st_size > LARGEST_FILE:
+            raise InputError(
+                f"The image {path} has {path.stat().st_size} bytes; expected at most {LARGEST_FILE}. "
+                "Reduce it."
+            )
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"The image {text[:200]} cannot be read ({reason}); check its path.") from None
+    return _checked(data, f"the image {path}")
+
+
+def _checked(data: bytes, what: str) -> Picture:
+    images, _, _ = require_pillow()
+    if len(data) > LARGEST_FILE:
+        raise InputError(
+            f"{what.capitalize()} has {len(data)} bytes; expected at most {LARGEST_FILE}. Reduce it."
+        )
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own warning comes where this check refuses.
+            warnings.simplefilter("ignore", images.DecompressionBombWarning)
+            with images.open(io.BytesIO(data)) as opened:
+                wide, high = opened.size
+                if wide * high > LARGEST_PICTURE:
+                    raise InputError(
+                        f"{what.capitalize()} has {wide} × {high} pixels; expected at most {LARGEST_PICTURE} "
+                        "in all. Reduce it."
+                    )
+                opened.load()
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise InputError(
+            f"{what.capitalize()} is no image that can be read ({type(error).__name__}); "
+            "expected PNG, JPEG, WebP or GIF."
+        ) from None
+    return Picture(data)

@@ -1,0 +1,98 @@
+"""Conversations with images: what a client sends, as turns for the chat template and pictures beside them.
+
+An image comes as a `data:` URL. One on the network is fetched only from hosts that the operator has named
+(`--image-host`): a server that fetches whatever it is told reaches places that its clients cannot.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from inferaligner.errors import InferAlignerError
+from inferaligner.prompts.images import LARGEST_FILE, Picture, picture_from, picture_from_data_url
+from inferaligner.server.errors import ApiError
+from inferaligner.server.schema import ImagePart, Message
+
+MOST_IMAGES = 16
+"""In one conversation."""
+
+_SECONDS = 10.0
+
+
+class ImageDoor:
+    """Which images come in, and from where."""
+
+    def __init__(self, hosts: Sequence[str] = ()) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    def picture(self, url: str, place: str) -> Picture:
+        """The picture behind a URL. Raises `ApiError`, which names the place in the request."""
+        try:
+            if url.startswith("data:"):
+                return picture_from_data_url(url)
+            return picture_from(self._fetched(url, place))
+        except InferAlignerError as error:
+            raise ApiError(str(error), param=place) from None
+
+    def _fetched(self, url: str, place: str) -> bytes:
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").lower()
+        except ValueError:
+            parts, host = urlsplit(""), ""
+        if parts.scheme != "https" or host not in self._hosts:
+            raise ApiError(
+                "Images come as data URLs (data:image/png;base64,…). This server fetches none from "
+                f"{host or 'there'}; its operator can name hosts with --image-host.",
+                param=place,
+                code="image_url_not_allowed",
+            )
+        try:
+            with _opener.open(url, timeout=_SECONDS) as reply:
+                data: bytes = reply.read(LARGEST_FILE + 1)
+        except (OSError, ValueError, urllib.error.URLError) as error:
+            raise ApiError(
+                f"The image could not be fetched from {host} ({type(error).__name__}).", param=place
+            ) from None
+        return data
+
+
+def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[str, Any]], list[Picture]]:
+    """Turns for the chat template, with a place for each picture, and the pictures in their order.
+
+    Raises `ApiError` for an image that cannot be had, and for one in a turn that is not the user's.
+    """
+    turns: list[dict[str, Any]] = []
+    pictures: list[Picture] = []
+    for number, message in enumerate(messages):
+        content: Any = message.text
+        role = "system" if message.role == "developer" else message.role
+        if not isinstance(message.content, str) and any(isinstance(p, ImagePart) for p in message.content):
+            if role != "user":
+                raise ApiError("Only the user's turns may have images.", param=f"messages.{number}")
+            content = []
+            for at, part in enumerate(message.content):
+                if isinstance(part, ImagePart):
+                    place = f"messages.{number}.content.{at}.image_url"
+                    if len(pictures) == MOST_IMAGES:
+                        raise ApiError(f"There are more than {MOST_IMAGES} images.", param=place)
+                    pictures.append(door.picture(part.image_url.url, place))
+                    content.append({"type": "image"})
+                else:
+                    content.append({"type": "text", "text": part.text})
+        turns.append({"role": role, "content": content})
+    return turns, pictures
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A named host must not send the server elsewhere."""
+
+    def redirect_request(self, *arguments: Any, **more: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
