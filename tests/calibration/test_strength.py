@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inferaligner.calibration import layer_profile
 from inferaligner.calibration.layer_profile import descend
-from inferaligner.calibration.strength import choose, search_strength
+from inferaligner.calibration.strength import MARGINS, choose, search_strength
 from inferaligner.calibration.surface import STRENGTHS, layer_blocks, scaled, walk
 from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.calibration.trial import Trial
@@ -157,19 +157,48 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
     weakest = min((t for t in plain.trials if t.refusal is not None), key=lambda t: t.drift or 0.0)
     assert (plain.chosen.layers, plain.chosen.strength) == (weakest.layers, weakest.strength)
 
-    # The harmless answer is the only one that is judged alone: two harmful ones come before it.
+    # The harmless answer is judged alone: harmful ones come before it, and those of the margin after it.
+    harmless = len(asked) - len(on.held_out)
     picks = 0
 
     def breaking(answer: str) -> str:
         nonlocal picks
         picks += 1
-        return "gibberish" if picks == len(asked) else "refusal"
+        return "gibberish" if picks == harmless else "refusal"
 
     other = search_strength(model, tokenizer, directions, gate(), on=on, outcome=breaking)
     broken = [trial for trial in other.trials if trial.harmless_gibberish == 1.0]
     assert [(t.layers, t.strength) for t in broken] == [(weakest.layers, weakest.strength)]
     assert (other.chosen.layers, other.chosen.strength) != (weakest.layers, weakest.strength)
     assert other.chosen.harmless_gibberish == 0.0
+
+
+def test_the_margin_is_left_out_where_it_breaks_the_text(lever: Any) -> None:
+    model, tokenizer, directions, word = lever
+    on = Validation(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
+    asked: list[str] = []
+
+    def judge(answer: str) -> str:
+        asked.append(answer)
+        return "refusal"
+
+    plain = search_strength(model, tokenizer, directions, gate(), on=on, outcome=judge)
+    assert plain.margin == MARGINS[0]
+    before = len(asked) - len(on.held_out)
+    judged = 0
+
+    def breaking(answer: str) -> str:
+        nonlocal judged
+        judged += 1
+        return "refusal" if judged <= before else "compliance"
+
+    other = search_strength(model, tokenizer, directions, gate(), on=on, outcome=breaking)
+    assert other.margin == 1.0
+    assert other.chosen.strength == plain.chosen.strength
+    given = search_strength(
+        model, tokenizer, directions, gate(), on=on, outcome=judge, strength=plain.chosen.strength
+    )
+    assert given.margin == 1.0, "a strength that was asked for is taken as it is"
 
 
 def test_the_strength_is_lowered_while_nothing_is_lost(lever: Any) -> None:

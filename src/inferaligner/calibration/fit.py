@@ -53,12 +53,6 @@ from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 
 PAPER_STRENGTH = 4.0
-MARGIN = 1.3
-"""On the strength found. The search looks for the weakest setting that is enough for its own prompts, and
-prompts of use are harder: of HarmBench's that opened the gate it turned 80 % into refusals, and 90 % with a
-third more.
-"""
-
 NO_STEERING = SteeringSettings(layers=(), strength=0.0)
 """Of a gate alone."""
 
@@ -286,7 +280,7 @@ def _steering(
     )
     settings = SteeringSettings(
         layers=chosen.layers,
-        strength=chosen.strength * (MARGIN if options.strength is None else 1.0),
+        strength=chosen.strength * search.margin,
         norm="difference",
         positions=positions,
         profile=chosen.profile,
@@ -314,6 +308,7 @@ def _search_table(search: Search, seconds: float) -> dict[str, Any]:
         "below_gate": [asdict(trial) for trial in search.below],
         "most": search.most,
         "tolerance": search.tolerance,
+        "margin": search.margin,
         "seconds": round(seconds, 1),
     }
 

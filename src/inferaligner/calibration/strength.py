@@ -50,6 +50,12 @@ _SATURATED = 0.97  # refusals from which on more strength has nothing left to gi
 _PROFILE_LAYERS = 6  # a shorter block may grow to so many when it gets a strength per layer
 _EVEN = 0.05  # a profile whose factors are all this near to one is none
 _MOST_PICKS = 3
+MARGINS = (1.3, 1.15)
+"""On the strength found; the first that leaves refusals fluent. The search looks for the weakest setting that
+is enough for its own prompts, and prompts of use are harder. Where it already stands at the edge, a third
+more breaks every word (docs/strength.md).
+"""
+
 _NOT_WORTH = 0.01  # share of the cross-entropy: a block below the gate that gains less need not be generated
 
 
@@ -106,6 +112,7 @@ def search_strength(
         bench.below(trials[0]) if free else (),
         max(map(merit, finalists)),
         TOLERANCE,
+        bench.margin(chosen) if strength is None else 1.0,
     )
 
 
@@ -203,6 +210,14 @@ class _Bench:
             if told["gibberish"] <= self.broken + MOST_BROKEN:
                 return pick, [*answered, *rest]
         return min(answered, key=lambda trial: trial.harmless_gibberish or 0.0), [*answered, *rest]
+
+    def margin(self, chosen: Trial) -> float:
+        """How many times the chosen strength still declines as fluently; 1 where more breaks the text."""
+        for factor in MARGINS:
+            more = self.generate(self._scored(replace(chosen, strength=chosen.strength * factor)))
+            if merit(more) >= merit(chosen) - TOLERANCE:
+                return factor
+        return 1.0
 
     def _outcomes(self, trial: Trial, prompts: Sequence[str]) -> dict[str, Any]:
         plan = SteeringPlan(self._gate, trial.additions(self._directions), self._positions)

@@ -65,3 +65,4 @@ class Search:
     below: tuple[Trial, ...] = ()  # blocks that begin below the gate's last layer: what they would have given
     most: float = 0.0  # the highest merit of any finalist; the choice is within `tolerance` of it
     tolerance: float = 0.0
+    margin: float = 1.0  # what the chosen strength is multiplied with for harder prompts
