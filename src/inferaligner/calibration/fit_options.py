@@ -15,8 +15,8 @@ from inferaligner.models.fingerprint import fingerprint_model, fingerprint_token
 from inferaligner.models.weight_digest import weight_digest
 from inferaligner.steering.plan import Positions
 
-SHIPPED_LIMIT = 0.07
-"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 8 % of
+SHIPPED_LIMIT = 0.065
+"""The same for the contrast set's ordinary prompts. They are picked to be harder than traffic: at 6.5 % of
 them, 2 % or less of each kind of public benign prompts open. Chosen on the public sets of the README."""
 
 
