@@ -72,10 +72,10 @@ class Lessons:
 
     def draw(self, rng: random.Random) -> Lesson:
         kind = rng.random()
-        if kind < 0.15:
+        if kind < 0.3:
             return scene_lesson(rng)
         request = rng.choice(self.asked)
-        if kind < 0.45:
+        if kind < 0.55:
             return reading_lesson(request, rng)
         shown = render(STYLES[rng.randrange(len(STYLES))], request)
         if shown is None:

@@ -27,14 +27,14 @@ from reproduction.vision.tower_training import TowerLesson, teach
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters: some forty minutes of one core in all."""
+    """The hyper-parameters: about an hour of one core in all."""
 
     tower_steps: int = 1500
     tower_batch: int = 24
     tower_rate: float = 1e-3
     requests: int = 256
     projector_steps: int = 20
-    adapter_steps: int = 200
+    adapter_steps: int = 700
     batch: int = 8
     projector_rate: float = 2e-4
     adapter_rate: float = 4e-4

@@ -339,7 +339,8 @@ def _record(
                     "--engine transformers, or without pictures."
                 )
             return side.recorder(ids, advance=advance, **places)
-        return record_activations(side.model, ids, advance=advance, **places)
+        # Half of all tokens are the template's beginning or a wrapper's, which many prompts share.
+        return record_activations(side.model, ids, share_prefixes=True, advance=advance, **places)
 
 
 def _check(
