@@ -192,7 +192,7 @@ def scored(
         layers = sorted({layer for gate in gates.values() for layer in gate.layers})
         offsets = sorted({offset for gate in gates.values() for offset in gate.offsets})
         ids = encode_chats(target.tokenizer, suite.prompts)
-        recorded = record_activations(target.model, ids, layers=layers, offsets=offsets)
+        recorded = record_activations(target.model, ids, layers=layers, offsets=offsets, share_prefixes=True)
         places = recorded.values, recorded.layers, recorded.offsets
         file.write_text(json.dumps({name: gate.scores(*places).tolist() for name, gate in gates.items()}))
         console.print(f"{suite.name}: {len(ids)} prompts scored")

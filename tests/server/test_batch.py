@@ -23,17 +23,29 @@ def lengths_of(passes: Sequence[Sequence[Any]]) -> list[list[int]]:
 
 
 def test_a_long_prompt_does_not_make_the_short_ones_long() -> None:
-    assert lengths_of(alike(jobs([50, 400, 55, 60, 390]))) == [[50, 55, 60], [390, 400]]
-    assert lengths_of(alike(jobs([70] * 9))) == [[70] * 9]
-    assert lengths_of(alike(jobs([3, 30, 12]))) == [[3, 12, 30]]  # not worth a pass
-    assert alike([]) == []
+    assert lengths_of(alike(jobs([50, 400, 55, 60, 390]), 24)) == [[50, 55, 60], [390, 400]]
+    assert lengths_of(alike(jobs([70] * 9), 24)) == [[70] * 9]
+    assert lengths_of(alike(jobs([3, 30, 12]), 64)) == [[3, 12, 30]]  # not worth a pass
+    assert alike([], 24) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_prompt_is_in_one_pass_and_little_is_padding(seed: int) -> None:
+def test_no_other_cut_of_the_sorted_prompts_costs_less(seed: int) -> None:
     draw = random.Random(seed)
-    given = jobs([draw.randint(1, 600) for _ in range(draw.randint(1, 40))])
-    passes = alike(given)
+    given = jobs([draw.randint(1, 200) for _ in range(draw.randint(1, 9))])
+    passes = alike(given, 40)
     assert sorted(map(id, given)) == sorted(id(job) for one in passes for job in one)
-    for row in lengths_of(passes):
-        assert max(row) * len(row) - sum(row) <= max(64, 0.15 * sum(row))
+
+    def cost(cut: Sequence[Sequence[int]]) -> int:
+        return sum(max(part) * len(part) + 40 for part in cut)
+
+    lengths = sorted(len(job.prompt.tokens) for job in given)
+    cuts = []
+    for borders in range(2 ** (len(lengths) - 1)):
+        parts: list[list[int]] = [[lengths[0]]]
+        for at, length in enumerate(lengths[1:]):
+            if borders >> at & 1:
+                parts.append([])
+            parts[-1].append(length)
+        cuts.append(parts)
+    assert cost(lengths_of(passes)) == min(map(cost, cuts))

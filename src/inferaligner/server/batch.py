@@ -30,8 +30,9 @@ from inferaligner.steering.guard import Guard
 
 OnFailure = Callable[[Job, Exception], None]
 
-# Padding that a pass may compute: a share of its prompts, or so many tokens, which another pass would cost.
-_PADDING_SHARE, _PADDING_TOKENS = 0.15, 64
+# What another pass over new prompts costs, in tokens that could have been computed instead: on a CPU it reads
+# the weights once more, on an accelerator it leaves most of the device idle.
+_PASS_ON_CPU, _PASS_ON_ACCELERATOR = 24, 1024
 
 
 @dataclass(eq=False)
@@ -104,7 +105,8 @@ class RunningBatch:
     def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
         """Runs new prompts through the model, those of about one length together."""
         self._loaded = False
-        return [done for group in alike(jobs) for done in self._passes(group, on_failure)]
+        a_pass = _PASS_ON_CPU if self._device.type == "cpu" else _PASS_ON_ACCELERATOR
+        return [done for group in alike(jobs, a_pass) for done in self._passes(group, on_failure)]
 
     def _passes(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
         """One pass, or more where one failed."""
@@ -282,22 +284,25 @@ class RunningBatch:
         }
 
 
-def alike(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs cut into passes, shortest prompts first: of what a pass computes, little is padding.
+def alike(jobs: Sequence[Job], a_pass: int) -> list[list[Job]]:
+    """Jobs cut into passes, shortest prompts first, so that padding and passes together cost least; a pass
+    of its own costs as much as `a_pass` tokens.
 
     One long prompt among short ones would otherwise cost as much as if all were long.
     """
-    passes: list[list[Job]] = []
-    real = 0  # prompt tokens of the last pass
-    for job in sorted(jobs, key=lambda job: len(job.prompt.tokens)):
+    order = sorted(jobs, key=lambda job: len(job.prompt.tokens))
+    # For the first n jobs: the least that they cost, and where their last pass begins.
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end, job in enumerate(order, start=1):
         length = len(job.prompt.tokens)
-        real += length
-        padding = length * (len(passes[-1]) + 1) - real if passes else 0
-        if passes and padding <= max(_PADDING_SHARE * real, _PADDING_TOKENS):
-            passes[-1].append(job)
-        else:
-            passes.append([job])
-            real = length
+        costs = ((best[start][0] + length * (end - start) + a_pass, start) for start in range(end))
+        best.append(min(costs))
+    passes: list[list[Job]] = []
+    end = len(order)
+    while end:
+        start = best[end][1]
+        passes.insert(0, order[start:end])
+        end = start
     return passes
 
 

@@ -25,6 +25,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.batch import Prefilled, PrefillPass, Row, RunningBatch
 from inferaligner.server.errors import QueueFullError
+from inferaligner.server.grouped_attention import grouped_attention
 from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.settings import ServerSettings
 from inferaligner.server.speaking import Speaker, prompt_logprobs, tell
@@ -166,6 +167,15 @@ class Engine:
     # -- on the engine's thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            with grouped_attention(self._loaded.model):
+                self._serve()
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)  # `start` waits for it
+
+    def _serve(self) -> None:
         guard = self._guard(self.aligner)
         try:
             guard.__enter__()
@@ -243,9 +253,9 @@ class Engine:
             self._batch.admit(source, [pair for at, pair in enumerate(joining) if at not in done])
 
     def _next_jobs(self) -> list[Job]:
-        """From the front of the queue, as many as fit: rows, cache, and tokens of one pass."""
+        """From the front of the queue, as many as fit: rows, cache, and tokens."""
         assert self._batch is not None
-        settings, picked, rows, width, count = self.settings, list[Job](), len(self._batch.rows), 0, 0
+        settings, picked, rows, tokens = self.settings, list[Job](), len(self._batch.rows), 0
         columns = self._batch.columns
         with self._wake:
             while self._waiting:
@@ -259,11 +269,10 @@ class Engine:
                     rows + job.n > settings.max_rows or (rows + job.n) * columns > settings.cache_tokens
                 ):
                     break
-                width = max(width, len(job.prompt.tokens))
-                count += 1 if job.prompt.turn_end is None else 2
+                tokens += len(job.prompt.tokens) * (1 if job.prompt.turn_end is None else 2)
                 whole = (job.prompt_logprobs is not None, picked and picked[0].prompt_logprobs is not None)
                 alike = not picked or (job.prompt.seen is None) == (picked[0].prompt.seen is None)
-                if picked and (width * count > settings.prefill_tokens or whole[0] != whole[1] or not alike):
+                if picked and (tokens > settings.prefill_tokens or whole[0] != whole[1] or not alike):
                     break
                 picked.append(self._waiting.popleft())
                 rows += job.n

@@ -24,8 +24,7 @@ class ServerSettings(BaseModel):
         max_queue: prompts that may wait; more get status 429.
         answer_tokens: of a chat request that sets no limit.
         cache_tokens: tokens that the KV cache may hold, padding counted.
-        prefill_tokens: tokens of new prompts in one pass, padding counted; a longer prompt has one
-            for itself.
+        prefill_tokens: tokens of new prompts between two steps of the others; a longer prompt goes alone.
         max_body_bytes: of a request.
         playground: whether `/` shows the playground.
         image_hosts: hosts that images may be fetched from, by https; without any, data URLs alone are taken.
