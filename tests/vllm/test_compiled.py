@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from tests.vllm.deployment import DEEP_READS, Deployment, deploy, engine, genera
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 COMPILED = {"enforce_eager": False, "max_num_batched_tokens": 48, "enable_prefix_caching": True}
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled() -> Iterator[None]:
+    """vLLM watches what torch compiles until its model is collected, and fails on a model that is half gone:
+    engines of later tests would pay for it."""
+    yield
+    from torch._dynamo import convert_frame
+
+    convert_frame._bytecode_hooks.clear()
 
 
 def answers(deployment: Deployment, **options: Any) -> list[Any]:

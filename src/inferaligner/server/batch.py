@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -101,13 +101,15 @@ class RunningBatch:
 
     # -- new prompts ---------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
-        """Runs new prompts through the model, those of about one length together."""
-        self._loaded = False
+    def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> Iterator[PrefillPass]:
+        """Runs new prompts through the model, those of about one length together; every pass is told of when
+        it is done, so that the first words need not wait for the others."""
         a_pass = _PASS_ON_CPU if self._device.type == "cpu" else _PASS_ON_ACCELERATOR
-        return [done for group in alike(jobs, a_pass) for done in self._passes(group, on_failure)]
+        for group in alike(jobs, a_pass):
+            self._loaded = False
+            yield from self._passes(group, on_failure)
 
+    @torch.no_grad()
     def _passes(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
         """One pass, or more where one failed."""
         try:
