@@ -13,9 +13,10 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -220,14 +221,14 @@ def time_figures(seeing: LoadedModel, aligner: Aligner, prompts: Sequence[Prompt
     spent: dict[str, list[float]] = {"bare": [], "closed": [], "open": []}
 
     def once(state: str) -> None:
-        began = time.process_time()
-        if state == "bare":
+        applied = never if state == "closed" else aligner
+        mode: Literal["gate", "always"] = "gate" if state == "closed" else "always"
+        # An aligner is put on once and stays on: its check of the model is no part of an answer
+        with nullcontext() if state == "bare" else applied.apply(seeing.model, seeing.reader, mode=mode):
+            began = time.process_time()
             made = ask(seeing, asked, 32, min_new_tokens=32)
-        else:
-            applied = never if state == "closed" else aligner
-            with applied.apply(seeing.model, seeing.reader, mode="gate" if state == "closed" else "always"):
-                made = ask(seeing, asked, 32, min_new_tokens=32)
-        spent[state].append((time.process_time() - began) / sum(len(answer.tokens) for answer in made) * 1000)
+            seconds = time.process_time() - began
+        spent[state].append(seconds / sum(len(answer.tokens) for answer in made) * 1000)
 
     for turn in range(6):
         states = list(spent) if turn % 2 == 0 else list(spent)[::-1]
