@@ -26,7 +26,7 @@ from inferaligner.calibration.gate_choice import Evidence, build_gate, try_gate
 from inferaligner.calibration.gates import WhitenedGate
 from inferaligner.calibration.samples import samples_from_contrast
 from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.models.loading import LoadedModel, load_model
+from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats, template_suffix
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.statistics import clopper_pearson
@@ -62,7 +62,11 @@ def main() -> None:
     samples = samples_from_contrast(contrast).fitting
 
     def record(prompts: Sequence[str]) -> Activations:
-        return recorded(target, prompts, options.layers, range(last + 1))
+        ids = encode_chats(target.tokenizer, prompts)
+        offsets = tuple(range(last + 1))
+        return record_activations(
+            target.model, ids, layers=options.layers, offsets=offsets, share_prefixes=True
+        )
 
     console.print(f"recording {len(samples)} prompts of the contrast set")
     fitting = record([sample.text for sample in samples])
@@ -97,14 +101,6 @@ def choices(last: int) -> dict[str, tuple[int, ...]]:
     }
     # A short suffix makes some of these the same.
     return {name: tuple(sorted(set(offsets))) for name, offsets in found.items()}
-
-
-def recorded(
-    target: LoadedModel, prompts: Sequence[str], layers: Sequence[int], offsets: Sequence[int]
-) -> Activations:
-    """Activations of rendered prompts; what they begin with alike is run once, as in `fit`."""
-    ids = encode_chats(target.tokenizer, prompts)
-    return record_activations(target.model, ids, layers=layers, offsets=tuple(offsets), share_prefixes=True)
 
 
 def show(rows: Sequence[dict[str, Any]], tokens: Sequence[str], sets: Sequence[str]) -> None:

@@ -38,9 +38,10 @@ def read(rows: RowBuffers, hidden: torch.Tensor, residual: torch.Tensor | None, 
     )
 
 
-def decide(rows: RowBuffers) -> None:
+def decide(rows: RowBuffers, kind: type[torch.Tensor] = torch.Tensor) -> None:
+    """`kind`: of the buffers that tell the operation which device it is on."""
     ops.decide(
-        rows.partial,
+        rows.partial.as_subclass(kind),
         rows.gate.bias,
         rows.decide_row,
         rows.counts,
@@ -48,7 +49,7 @@ def decide(rows: RowBuffers) -> None:
         rows.score,
         rows.open,
         rows.slot_of_token,
-        rows.steered,
+        rows.steered.as_subclass(kind),
         rows.steer_tokens,
     )
 
@@ -172,18 +173,7 @@ def test_the_gpu_path_gives_the_same() -> None:
     away = hidden.as_subclass(OnDevice)
     read(rows, away, None, 0)
     read(rows, away, None, 1)
-    ops.decide(
-        rows.partial.as_subclass(OnDevice),
-        rows.gate.bias,
-        rows.decide_row,
-        rows.counts,
-        rows.read_slots,
-        rows.score,
-        rows.open,
-        rows.slot_of_token,
-        rows.steered.as_subclass(OnDevice),
-        rows.steer_tokens,
-    )
+    decide(rows, OnDevice)
     again = hidden.clone().as_subclass(OnDevice)
     steer(rows, again, addition)
     assert torch.equal(rows.score[[0, 2]], score[[0, 2]]) and torch.equal(rows.open, is_open)

@@ -184,10 +184,9 @@ class Engine:
                 self._loaded.model, guard, 0 if pad is None else pad, lambda job: self._verdicts.factor(job)
             )
             self._self_test()
-        except BaseException as error:
+        except BaseException:
             guard.__exit__(None, None, None)
-            self._started.set_exception(error)
-            return
+            raise
         self._started.set_result(None)
         try:
             while self._wait():
