@@ -75,7 +75,8 @@ class Cell:
 
     def counts(self, stated: PerScale) -> Counts:
         """What an experiment states for this scale."""
-        return stated.small if self.book.kind == "small" else stated.paper
+        found: Counts = getattr(stated, self.scale.takes)
+        return found
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -103,6 +103,7 @@ def shrunk(book: Book, families: list[str], folder: Path) -> Book:
     made = {name: _small_family(name, scale.families[name], folder) for name in families}
     small = Scale(
         title=f"{scale.title}, in small",
+        takes=scale.takes,
         families=made,
         training=training,
         safety_sft=safety_sft,
@@ -122,7 +123,7 @@ def shrunk(book: Book, families: list[str], folder: Path) -> Book:
         seed=scale.seed,
     )
     experiments = {name: _small_experiment(found) for name, found in book.experiments.items()}
-    return Book(book.name, book.kind, small, experiments)
+    return Book(book.name, small, experiments)
 
 
 def count_parameters(architecture: Architecture) -> int:
@@ -224,9 +225,7 @@ def _tokenizer() -> Any:
 
 def _small_experiment(experiment: Experiment) -> Experiment:
     if isinstance(experiment, Domain):
-        rows = PerScale(
-            small=dict.fromkeys(experiment.rows.small, 4), paper=dict.fromkeys(experiment.rows.paper, 4)
-        )
+        rows = PerScale(**{takes: dict.fromkeys(count, 4) for takes, count in experiment.rows})
         return experiment.model_copy(update={"rows": rows, "utility": _few_per_scale(experiment.utility)})
     if isinstance(experiment, Ablation):
         factors = {"suites": _few_per_scale(experiment.suites), "factors": "1,2"}
@@ -237,7 +236,7 @@ def _small_experiment(experiment: Experiment) -> Experiment:
 
 
 def _few_per_scale(stated: PerScale) -> PerScale:
-    return PerScale(small=_few(stated.small), paper=_few(stated.paper))
+    return PerScale(**{takes: _few(count) for takes, count in stated})
 
 
 def _few(counts: Counts) -> dict[str, int | Literal["all"]]:

@@ -47,7 +47,9 @@ class Family(_Part):
 
     Attributes:
         target: spec; `${NAME}` is taken from the environment.
-        aligned: spec of the sibling; None: train one (`reproduction/aligned_sibling.py`).
+        aligned: spec of the sibling; None: train one, as the scale's `sibling` says.
+        chat: general dialogues, by corpus, that a true base model learns to answer from before a sibling is
+            made of it; empty where the target answers by itself.
         chat_template: file in `templates/`, for both, where the target has none.
         training: what is other for this family than for the scale.
         strength: the paper's α for the method `paper`.
@@ -56,6 +58,7 @@ class Family(_Part):
     title: str
     target: str
     aligned: str | None = None
+    chat: dict[str, int | Literal["all"]] = {}
     chat_template: str | None = None
     trust_remote_code: bool = False
     training: dict[str, Any] = {}
@@ -86,10 +89,21 @@ class Measured(_Part):
     quick: bool = False
 
 
+class Sibling(_Part):
+    """How an aligned sibling is trained: by `aligned_sibling.py`, or by `quick_sibling.py` on a draw."""
+
+    quick: bool = False
+    options: tuple[str, ...] = ()
+
+
+Takes = Literal["small", "gpu", "paper"]
+
+
 class Scale(_Part):
     """Models, and what they are put through.
 
     Attributes:
+        takes: which of its counts an experiment takes.
         safety_suites: asked of every domain model, with the number of prompts ("all" for every one).
         dtype: in which models are fitted and evaluated, whatever they were trained in.
         more_methods: compared besides those of the experiment.
@@ -97,8 +111,10 @@ class Scale(_Part):
     """
 
     title: str
+    takes: Takes = "paper"
     families: dict[str, Family] = Field(min_length=1)
     training: Training
+    sibling: Sibling = Sibling()
     safety_sft: SafetySft
     safety_suites: dict[str, int | Literal["all"]]
     safety: Measured
@@ -117,6 +133,7 @@ class PerScale(_Part):
     """What an experiment takes at each scale: names with a number of rows, or "all"."""
 
     small: dict[str, int | Literal["all"]]
+    gpu: dict[str, int | Literal["all"]]
     paper: dict[str, int | Literal["all"]]
 
 
@@ -165,10 +182,9 @@ Experiment = Domain | Ablation | Confound | Summary
 
 @dataclass(frozen=True)
 class Book:
-    """A scale with every experiment at it. `kind` tells which rows and suites an experiment takes there."""
+    """A scale with every experiment at it."""
 
     name: str
-    kind: Literal["small", "paper"]
     scale: Scale
     experiments: Mapping[str, Experiment]
 
@@ -189,14 +205,12 @@ class Book:
 
 
 def read_book(scale: str) -> Book:
-    """`scale` is a name, or a file of one's own: with the paper's rows, unless its name begins with small.
+    """`scale` is a name, or a file of one's own.
 
     Raises:
         InputError: a file that says something unexpected.
     """
-    name = Path(scale).stem
-    kind: Literal["small", "paper"] = "small" if name.startswith("small") else "paper"
-    return Book(name, kind, read_scale(scale), {n: read_experiment(n) for n in experiment_names()})
+    return Book(Path(scale).stem, read_scale(scale), {n: read_experiment(n) for n in experiment_names()})
 
 
 _KINDS: dict[str, type[BaseModel]] = {

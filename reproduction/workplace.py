@@ -6,6 +6,7 @@ recipe that has changed since is an error, never silently the old result.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
@@ -65,6 +66,15 @@ class Workplace:
             InputError: it was done with other settings.
             OutOfTime: no time is left to begin it.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            # Experiments that share a sibling may run side by side: the second waits for the first.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return self._stage(name, settings, work, outputs)
+
+    def _stage(
+        self, name: str, settings: dict[str, Any], work: Callable[[], Any], outputs: Sequence[Path]
+    ) -> Any:
         marker = self.folder / f"{name}.done.json"
         wanted = plain(settings)
         if marker.is_file():
@@ -80,7 +90,6 @@ class Workplace:
                 return known["found"]
         self.clock.check(name)
         console.rule(f"{self.folder.name}: {name}", align="left", style="dim")
-        self.folder.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         found = plain(work())
         told = {"settings": wanted, "found": found, "seconds": round(time.monotonic() - begun, 1)}

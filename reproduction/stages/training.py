@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.atomic import replace_file
-from inferaligner.errors import InferAlignerError
+from inferaligner.errors import InferAlignerError, InputError
 from reproduction.cell import Cell
 from reproduction.fine_tuning import Job, train
 from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows
 from reproduction.recipe import HERE, from_environment
 from reproduction.safety_rows import safety_rows
-from reproduction.workplace import OutOfTime, console
+from reproduction.workplace import OutOfTime, Workplace, console
 
 
 def rows(cell: Cell) -> dict[str, Any]:
@@ -84,18 +84,41 @@ def sibling(cell: Cell) -> str:
     if cell.family.aligned is not None:
         return from_environment(cell.family.aligned)
     workplace = cell.workplace.of("aligned-sibling")
-    folder = workplace.folder / "train"
+    target, folder = _answering(cell, workplace), workplace.folder / "train"
+    how = cell.scale.sibling
 
     def work() -> None:
-        words = ["-m", "reproduction.aligned_sibling", "--target", cell.target, "-o", str(folder)]
-        if cell.family.template is not None:
-            words += ["--chat-template", cell.family.template]
-        if cell.place.data is not None:
-            words += ["--data", str(cell.place.data)]
+        name = "quick_sibling" if how.quick else "aligned_sibling"
+        words = ["-m", f"reproduction.{name}", "--target", target, "-o", str(folder), *how.options]
+        if not how.quick:
+            if target == cell.target and cell.family.template is not None:
+                words += ["--chat-template", cell.family.template]
+            if cell.place.data is not None:
+                words += ["--data", str(cell.place.data)]
         _run([sys.executable, *words])
 
-    workplace.stage("train", {"target": cell.target}, work, [folder / "adapter"])
+    workplace.stage("train", {"target": target, **how.model_dump()}, work, [folder / "adapter"])
     return str(folder / "adapter")
+
+
+def _answering(cell: Cell, workplace: Workplace) -> str:
+    """The model that a sibling is made of: the target, or what it is once it has learned to answer."""
+    chat = cell.family.chat
+    if not chat:
+        return cell.target
+    if cell.family.template is None:
+        raise InputError(f"The family {cell.family_name} states `chat` and no chat_template; it needs both.")
+    folder = workplace.folder / "chat"
+    file = folder / TRAIN
+
+    def work() -> None:
+        mix(chat, {}, folder, data=cell.place.data, benign=0, seed=0, examples=cell.place.examples)
+        words = ["-m", "reproduction.chat_tuning", "--base", cell.target, "--template", cell.family.template]
+        _run([sys.executable, *map(str, words), "--answers", str(file), "-o", str(folder)])
+
+    settings = {"target": cell.target, "rows": dict(chat)}
+    workplace.stage("chat", settings, work, [folder / "model"])
+    return str(folder / "model")
 
 
 def _train(cell: Cell, name: str, model: str, adapter: str | None, file: Path, training: Any) -> None:

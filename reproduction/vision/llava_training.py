@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
+from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons
 
 _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -59,7 +60,7 @@ def batch_of(loaded: LoadedModel, lessons: list[Lesson]) -> tuple[dict[str, Tens
 def loss_of(model: Any, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
     """Mean cross-entropy of the answers' tokens; the LM head runs nowhere else."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(labels.device.type, torch.bfloat16):
         hidden = inner.model(**inputs, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
         logits = inner.lm_head(hidden[:, :-1][wanted])
@@ -81,6 +82,7 @@ def train(
 
     Goes on from where `place` left off.
     """
+    device = loaded.model.device
     model: Any = add_adapter(loaded, adapter_rank) if adapter_rank else loaded.model
     projector = loaded.model.model.multi_modal_projector
     trained: dict[str, nn.Parameter] = {}
@@ -98,20 +100,27 @@ def train(
     )
     done = 0
     if place.exists():
-        state = torch.load(place, weights_only=True)
+        state = torch.load(place, weights_only=True, map_location=device)
         done = state["done"]
         optimizer.load_state_dict(state["optimizer"])
         for name, value in state["trained"].items():
             trained[name].data.copy_(value)
     model.train()
+
+    def draw(step: int) -> tuple[dict[str, Tensor], Tensor]:
+        rng = random.Random(f"{place.stem} {step}")
+        return batch_of(loaded, [lessons.draw(rng) for _ in range(batch)])
+
+    drawn = drawn_ahead(draw, done, steps, device)
     began = shown = time.monotonic()
     lately = math.nan
     while done < steps and time.monotonic() - began < seconds:
         warm, cool = min(1.0, (done + 1) / 15), 0.5 + 0.5 * math.cos(math.pi * done / steps)
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * warm * cool
-        rng = random.Random(f"{place.stem} {done}")
-        loss = loss_of(model, *batch_of(loaded, [lessons.draw(rng) for _ in range(batch)]))
+        inputs, labels = next(drawn)
+        moved = {name: value.to(device) for name, value in inputs.items()}
+        loss = loss_of(model, moved, labels.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained.values(), 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from inferaligner.models.loading import LoadedModel, load_model
+from inferaligner.models.placement import read_device
 from reproduction.vision.pages import GRID, SIDE
 
 TARGET = "builtin:smollm2-135m"
@@ -45,7 +46,7 @@ def build(seed: int = 0) -> LoadedModel:
     """The language model with a tower that has learned nothing yet."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    language = load_model(TARGET, dtype="float32")
+    language = load_model(TARGET, dtype="float32", device="cpu")
     tokenizer = language.tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
     place = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
@@ -70,6 +71,12 @@ def build(seed: int = 0) -> LoadedModel:
     model.generation_config = language.model.generation_config
     model.config._name_or_path = "SmolLM2-135M-LLaVA"
     return LoadedModel(model.eval(), tokenizer, TARGET, processor(tokenizer))
+
+
+def on_device(loaded: LoadedModel) -> LoadedModel:
+    """The same on the best device there is."""
+    loaded.model.to(read_device("auto"))
+    return loaded
 
 
 def processor(tokenizer: Any) -> Any:

@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     loaded = build()
     body = loaded.model.model
-    state = torch.load(options.output / "tower.pt", weights_only=True)
+    state = torch.load(options.output / "tower.pt", weights_only=True, map_location="cpu")
     body.vision_tower.load_state_dict(state["tower"])
     body.multi_modal_projector.load_state_dict(state["projector"])
     lesson = TowerLesson(

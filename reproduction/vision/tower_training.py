@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, text_page
 from reproduction.vision.scenes import any_scene, scene_page
 
@@ -41,7 +42,8 @@ class TowerLesson:
         self.directions = F.normalize(self.embeddings, dim=-1)
         self.scale = float(self.embeddings.norm(dim=-1).mean())
         self.blank = int(tokenizer(" ", add_special_tokens=False)["input_ids"][0])
-        self.spelling = nn.Linear(self._width(), SPELLINGS)
+        self.device = embeddings.device
+        self.spelling = nn.Linear(self._width(), SPELLINGS).to(self.device)
         self.tokenizer = tokenizer
         self.texts = Texts(tokenizer)
 
@@ -61,32 +63,34 @@ class TowerLesson:
 
     def features(self, pages: list[Page]) -> Tensor:
         """`[pages, patches, width of the tower]`."""
-        found: Tensor = self.tower(pixel_values(pages), output_hidden_states=True).hidden_states[-1]
+        pixels = pixel_values(pages).to(self.device)
+        found: Tensor = self.tower(pixels, output_hidden_states=True).hidden_states[-1]
         return found[:, -PATCHES:]
 
     def loss(self, pages: list[Page], rng: torch.Generator) -> tuple[Tensor, float]:
         """The loss, and the share of tokens that are read right among the batch's candidates."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             features = self.features(pages)
             told = self.projector(features)
             spelt = self.spelling(features)
         features, told, spelt = features.float(), told.float(), spelt.float()
-        characters = torch.zeros(len(pages) * PATCHES, SPELLINGS)
+        drawn = torch.zeros(len(pages) * PATCHES, SPELLINGS)
         places: list[int] = []
-        tokens: list[int] = []
+        named: list[int] = []
         for number, page in enumerate(pages):
             for patch, index in page.characters:
-                characters[number * PATCHES + patch, index] = 1.0
+                drawn[number * PATCHES + patch, index] = 1.0
             places += [number * PATCHES + patch for patch, _ in page.tokens]
-            tokens += [token for _, token in page.tokens]
+            named += [token for _, token in page.tokens]
+        characters, tokens = drawn.to(self.device), torch.tensor(named, device=self.device)
         spelling = F.binary_cross_entropy_with_logits(spelt.flatten(0, 1), characters, reduction="sum")
         spelling = spelling / max(1, len(tokens)) / 4
         flat = told.flatten(0, 1)
-        blank = torch.ones(len(flat), dtype=torch.bool)
+        blank = torch.ones(len(flat), dtype=torch.bool, device=self.device)
         blank[places] = False
-        more = torch.randint(len(self.embeddings), (_NEGATIVES,), generator=rng)
+        more = torch.randint(len(self.embeddings), (_NEGATIVES,), generator=rng).to(self.device)
         candidates, target = torch.unique(
-            torch.cat([torch.tensor(tokens), torch.tensor([self.blank]), more]), return_inverse=True
+            torch.cat([tokens, tokens.new_tensor([self.blank]), more]), return_inverse=True
         )
         wanted = target[: len(tokens)]
         directions = self.directions[candidates]
@@ -106,20 +110,20 @@ def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
     done = 0
     if place.exists():
-        state = torch.load(place, weights_only=True)
+        state = torch.load(place, weights_only=True, map_location=lesson.device)
         done = state["done"]
         lesson.tower.load_state_dict(state["tower"])
         lesson.projector.load_state_dict(state["projector"])
         lesson.spelling.load_state_dict(state["spelling"])
         optimizer.load_state_dict(state["optimizer"])
+    drawn = drawn_ahead(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
     began, shown, right_lately = time.monotonic(), time.monotonic(), 0.0
     while done < steps and time.monotonic() - began < seconds:
         share = done / steps
         warm = min(1.0, (done + 1) / 100)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (1.0 - share) ** 0.7
-        rng = random.Random(done)
-        loss, right = lesson.loss(lesson.pages(batch, rng), torch.Generator().manual_seed(done))
+        loss, right = lesson.loss(next(drawn), torch.Generator().manual_seed(done))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)

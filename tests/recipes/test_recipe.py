@@ -26,7 +26,7 @@ from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.catalogue import declared as methods
 from inferaligner.evaluation.suites.catalogue import declared as suites
 
-_SCALES = ("small", "paper")
+_SCALES = ("small", "gpu", "paper")
 
 
 @pytest.fixture(params=_SCALES)
@@ -41,13 +41,15 @@ def test_the_three_domains_and_every_figure_are_there(book: Book) -> None:
 def test_whatever_a_recipe_names_exists(book: Book) -> None:
     for experiment in book.experiments.values():
         if isinstance(experiment, Domain):
-            assert set(experiment.rows.small) | set(experiment.rows.paper) <= set(corpora())
-            assert set(experiment.utility.small) | set(experiment.utility.paper) <= set(suites())
+            for _, rows in experiment.rows:
+                assert set(rows) <= set(corpora())
+            for _, asked in experiment.utility:
+                assert set(asked) <= set(suites())
             assert set(experiment.methods) <= set(methods())
-            assert {"small", "paper"} == set(experiment.rows.model_dump())
         elif isinstance(experiment, Ablation | Confound):
             book.domain(experiment.of)
-            assert set(experiment.suites.small) | set(experiment.suites.paper) <= set(suites())
+            for _, asked in experiment.suites:
+                assert set(asked) <= set(suites())
         else:
             assert isinstance(experiment, Summary)
             assert all(book.domain(name) for name in experiment.of)
@@ -111,7 +113,7 @@ def test_a_scale_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     book = read_book(str(file))
-    assert (book.name, book.kind, list(book.scale.families)) == ("mine", "paper", ["mine"])
+    assert (book.name, book.scale.takes, list(book.scale.families)) == ("mine", "small", ["mine"])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_scale_that_says_something_unexpected(tmp_path: Path, change: dict[str
 
 
 def test_names_that_are_none() -> None:
-    with pytest.raises(InputError, match=r"no scale 'huge'\. Expected one of: paper, small"):
+    with pytest.raises(InputError, match=r"no scale 'huge'\. Expected one of: gpu, paper, small"):
         read_scale("huge")
     with pytest.raises(InputError, match="no experiment 'table-9'"):
         read_book("small").experiment("table-9")

@@ -17,6 +17,7 @@ from tests.models.tiny_vision import tiny_vision
 pytest.importorskip("PIL")
 
 from reproduction.vision import llava_training
+from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, requests, scene_lesson
 from reproduction.vision.pages import CELLS_PER_STOP, CHARACTERS, GRID, SIDE, Texts, any_style, text_page
 from reproduction.vision.reading import page_questions, scene_questions, scores, told, words_read
@@ -130,3 +131,15 @@ def test_a_stage_learns_and_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_scene_lessons_are_answered_in_a_word() -> None:
     lesson = scene_lesson(random.Random(1))
     assert told(lesson.answer) is not None and len(lesson.answer.split()) == 1
+
+
+def test_batches_are_the_same_whoever_draws_them() -> None:
+    """On a GPU by other processes, on a CPU by this one; also after an interruption."""
+
+    def draw(step: int) -> tuple[int, float]:
+        return step, random.Random(step).random()
+
+    here = list(drawn_ahead(draw, 0, 12, torch.device("cpu")))
+    assert here == [draw(step) for step in range(12)]
+    assert list(drawn_ahead(draw, 0, 12, torch.device("cuda"))) == here
+    assert list(drawn_ahead(draw, 7, 12, torch.device("cpu"))) == here[7:]

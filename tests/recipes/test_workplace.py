@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,21 @@ def test_no_stage_begins_when_the_time_is_over(tmp_path: Path) -> None:
 
 def test_experiments_of_a_family_lie_side_by_side(place: Workplace) -> None:
     assert place.of("figure-4").folder == place.folder.parent / "figure-4"
+
+
+def test_two_at_once_do_a_stage_once(tmp_path: Path) -> None:
+    """Experiments that share an aligned sibling, run side by side."""
+    done: list[int] = []
+
+    def work() -> int:
+        time.sleep(0.2)
+        done.append(1)
+        return 7
+
+    def run() -> int:
+        found: int = Workplace(tmp_path, Clock()).stage("train", {"a": 1}, work)
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [future.result() for future in [pool.submit(run) for _ in range(3)]] == [7, 7, 7]
+    assert len(done) == 1

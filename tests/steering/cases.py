@@ -1,7 +1,11 @@
-"""A tiny model, a batch of prompts and a plan whose gate opens on exactly the rows a test chooses."""
+"""A tiny model, a batch of prompts and a plan whose gate opens on exactly the rows a test chooses.
+
+The environment variable INFERALIGNER_TEST_DEVICE puts all of it on another device, such as cuda.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +21,7 @@ from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan
 from tests.models.tiny import tiny_model
 
+DEVICE = torch.device(os.environ.get("INFERALIGNER_TEST_DEVICE", "cpu"))
 OPEN_ROWS = (True, False, True, False)
 LENGTHS = (10, 7, 9, 10)
 BIAS = 0.3
@@ -43,7 +48,7 @@ class Case:
             start = width - len(tokens) if side == "left" else 0
             ids[row, start : start + len(tokens)] = torch.tensor(tokens)
             mask[row, start : start + len(tokens)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        return {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE)}
 
     def generate(self, *, rows: Sequence[int] | None = None, **settings: Any) -> Any:
         """New tokens `[rows, new]` of the model's own generate(), greedy unless told otherwise."""
@@ -78,7 +83,7 @@ def make_case(
     seed: int = 0,
 ) -> Case:
     """`reads` are (layer, offset); the weights are solved for a score of +1 on `opens` rows, -1 elsewhere."""
-    model = tiny_model(family) if model is None else model
+    model = (tiny_model(family) if model is None else model).to(DEVICE)  # type: ignore[arg-type]
     model.generation_config.eos_token_id = None  # type: ignore[union-attr]
     model.generation_config.pad_token_id = 0  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(seed)

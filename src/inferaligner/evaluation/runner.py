@@ -30,6 +30,7 @@ from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.gate import Decision
 from inferaligner.generation import Answer, generate_answers
+from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.images import Prompt, pictures_of, text_of
@@ -183,16 +184,18 @@ class Runner:
     ) -> list[Answer]:
         """The answers in order, with the decisions of a guard that gates; in halves where memory runs out."""
         try:
-            found = generate_answers(
-                loaded.model,
-                loaded.reader,
-                prompts,
-                max_new_tokens=self._settings.max_new_tokens,
-                batch_size=len(prompts),
-                system=system,
-                decisions=None if guard is None else (lambda: guard.decisions),
-            )
-            return sorted(found, key=lambda answer: answer.row)
+            # Every method alike, so that answers differ by what a method does alone.
+            with grouped_attention(loaded.model):
+                found = generate_answers(
+                    loaded.model,
+                    loaded.reader,
+                    prompts,
+                    max_new_tokens=self._settings.max_new_tokens,
+                    batch_size=len(prompts),
+                    system=system,
+                    decisions=None if guard is None else (lambda: guard.decisions),
+                )
+                return sorted(found, key=lambda answer: answer.row)
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 raise

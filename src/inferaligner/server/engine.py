@@ -21,11 +21,11 @@ from inferaligner.aligner import Aligner
 from inferaligner.errors import InferAlignerError
 from inferaligner.gate_report import GateReport
 from inferaligner.generation import end_tokens
+from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.batch import Prefilled, PrefillPass, Row, RunningBatch
 from inferaligner.server.errors import QueueFullError
-from inferaligner.server.grouped_attention import grouped_attention
 from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.settings import ServerSettings
 from inferaligner.server.speaking import Speaker, prompt_logprobs, tell

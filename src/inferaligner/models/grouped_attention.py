@@ -26,8 +26,11 @@ NAME = "inferaligner_grouped"
 @contextmanager
 def grouped_attention(model: PreTrainedModel) -> Iterator[bool]:
     """Within it the model attends as above; True if it does: on a CPU, and with transformers' `sdpa`."""
-    before = getattr(model.config, "_attn_implementation", None)
-    able = model.device.type == "cpu" and before == "sdpa" and type(model)._can_set_attn_implementation()
+    config = model.config
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    # What is set is set on every part, and taken back on every part.
+    before = {part._attn_implementation for part in (config, *parts) if part is not None}
+    able = model.device.type == "cpu" and before == {"sdpa"} and type(model)._can_set_attn_implementation()
     if not able:
         yield False
         return

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from inferaligner.server import grouped_attention as module
-from inferaligner.server.grouped_attention import NAME, grouped_attention
+from inferaligner.models import grouped_attention as module
+from inferaligner.models.grouped_attention import NAME, grouped_attention
 
 
 def model(heads: int = 6, groups: int = 2, dtype: torch.dtype = torch.float32) -> Any:

@@ -1,0 +1,64 @@
+"""The aligned sibling of a family that has none: which commands train it, and that they run once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reproduction.cell import Cell, Place
+from reproduction.recipe import Book, Family, Sibling, read_book
+from reproduction.stages import training
+from reproduction.workplace import Clock, Workplace
+
+from inferaligner.errors import InputError
+
+
+def cell(folder: Path, family: Family, how: Sibling) -> Cell:
+    book = read_book("small")
+    scale = book.scale.model_copy(update={"families": {"mine": family}, "sibling": how})
+    place = Place(None, folder / "work", folder / "results", examples=True)
+    changed = Book(book.name, scale, book.experiments)
+    workplace = Workplace(folder / "work" / "mathematics", Clock())
+    return Cell("mathematics", book.domain("mathematics"), changed, "mine", place, workplace)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would be run; each command leaves behind what the real one would."""
+    told: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        told.append(words[1:])
+        output = Path(words[words.index("-o") + 1])
+        for name in ("model", "adapter"):
+            (output / name).mkdir(parents=True, exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(training, "_run", run)
+    return told
+
+
+def test_a_base_model_learns_to_answer_first(tmp_path: Path, commands: list[list[str]]) -> None:
+    family = Family(title="Mine", target="base", chat_template="gemma.jinja", chat={"alpaca": 3})
+    mine = cell(tmp_path, family, Sibling(quick=True, options=("--pairs", "5")))
+    adapter = training.sibling(mine)
+    chat, sibling = commands
+    assert chat[:4] == ["-m", "reproduction.chat_tuning", "--base", "base"]
+    assert chat[chat.index("--template") + 1] == family.template
+    rows = [json.loads(line) for line in Path(chat[chat.index("--answers") + 1]).read_text().splitlines()]
+    assert len(rows) == 3 and all(row["prompt"] and row["answer"] for row in rows)
+    model = str(tmp_path / "work" / "aligned-sibling" / "chat" / "model")
+    assert sibling[:4] == ["-m", "reproduction.quick_sibling", "--target", model]
+    assert sibling[-2:] == ["--pairs", "5"] and adapter.endswith("aligned-sibling/train/adapter")
+    assert training.sibling(mine) == adapter and len(commands) == 2, "finished stages are not done again"
+
+
+def test_a_chat_model_gets_the_whole_recipe(tmp_path: Path, commands: list[list[str]]) -> None:
+    training.sibling(cell(tmp_path, Family(title="Mine", target="chat"), Sibling()))
+    assert [words[:4] for words in commands] == [["-m", "reproduction.aligned_sibling", "--target", "chat"]]
+
+
+def test_a_base_model_needs_a_template(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs both"):
+        training.sibling(cell(tmp_path, Family(title="Mine", target="b", chat={"alpaca": 3}), Sibling()))
