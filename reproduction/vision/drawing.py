@@ -27,6 +27,10 @@ class _Steps(Dataset[Batch], Generic[Batch]):
         return self._draw(self._first + number)
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 def drawn_ahead(
     draw: Callable[[int], Batch], first: int, steps: int, device: torch.device
 ) -> Iterator[Batch]:
@@ -41,6 +45,7 @@ def drawn_ahead(
         DataLoader(
             _Steps(draw, first, steps),
             batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None,  # nothing has to be sent to them
