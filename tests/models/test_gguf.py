@@ -244,6 +244,16 @@ def test_gemma_begins_with_exactly_one_bos(
             assert ids.count(bos) == 1
 
 
+def test_tokens_have_the_roles_that_the_file_gives_them() -> None:
+    """transformers 5.17 makes of <bos> the end of an answer."""
+    tokenizer = gemma_tokenizer()
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.bos_token
+    places = {"bos": 2, "eos": 1, "unknown": 3, "padding": 0}
+    prepare_tokenizer(tokenizer, {f"tokenizer.ggml.{role}_token_id": id for role, id in places.items()})
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<bos>", "<eos>")
+    assert (tokenizer.unk_token, tokenizer.pad_token) == ("<unk>", "<pad>")
+
+
 @pytest.mark.real
 def test_built_in_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the user's own cache: converting takes 20 s

@@ -102,6 +102,12 @@ def prepare_tokenizer(tokenizer: Any, metadata: dict[str, Any]) -> None:
         tokenizer: changed in place.
         metadata: the scalar entries of the GGUF file, by key.
     """
+    # Some releases of transformers (5.17 is one) give a role to another token than the file says.
+    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        place = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        token = None if place is None else tokenizer.convert_ids_to_tokens(int(place))
+        if token is not None and getattr(tokenizer, f"{role}_token") != token:
+            setattr(tokenizer, f"{role}_token", token)
     # transformers drops this entry. Sentencepiece vocabularies begin with <bos> unless they say otherwise.
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
     if adds_bos and tokenizer.bos_token is not None:
