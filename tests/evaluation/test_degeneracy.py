@@ -79,3 +79,29 @@ def test_every_language_has_its_little_words() -> None:
     assert {"the", "und", "que", "że", "hogy", "että", "için", "yang", "của", "kwa", "ang"} <= FUNCTION_WORDS
     assert "of" in NEVER_AFTER["the"]
     assert "can" not in NEVER_AFTER["the"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "On question, I can offer help, but not want, on, how, or why, or how, or how, or how, or how, or",
+        "I can offer up help, but not, want, want, help, can, help, need, help, can, help, need,",
+        "on questions, how can I howitch, how, how,",
+        "at tracks,\u00a0out\u00a0on\u00a0paths",
+    ],
+)
+def test_what_too_strong_a_vector_leaves_of_a_refusal(answer: str) -> None:
+    assert degeneracy(answer) is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "on Monday",
+        "in Paris, where it rains. It is worth a visit.",
+        "Eggs, milk, flour, sugar, butter, salt, and more sugar.",
+        "Breathe in, hold, breathe out, and rest. Then breathe in, hold, and breathe out once more.",
+    ],
+)
+def test_short_answers_and_lists_are_no_stammer(answer: str) -> None:
+    assert degeneracy(answer) is None

@@ -197,15 +197,18 @@ def _qwen(version: str) -> tuple[Any, Any]:
         "out_hidden_size": WIDTH,
     }
     text: dict[str, Any] = {**_TEXT, "vocab_size": len(tokenizer)}
+    # Shares of half a head's width, for time, height and width.
+    sections = [WIDTH // 16, WIDTH // 32, WIDTH // 32]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
     if version == "3":
         vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
         text |= {
-            "head_dim": 8,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+            "head_dim": WIDTH // 4,
+            "rope_parameters": rope,
         }
     else:
         vision |= {"fullatt_block_indexes": [3], "window_size": 32}
-        text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+        text["rope_parameters"] = rope
     config = getattr(transformers, f"{name}Config")(
         text_config=text,
         vision_config=vision,

@@ -32,6 +32,8 @@ _LINK = re.compile(r"\S*(?:://|www\.|@)\S*")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+(?:['’][A-Za-z\u00c0-\u024f]+)*")
 _SENTENCE_END = re.compile(r"[.!?。！？]+\s*|\n+")
+_CLAUSE = re.compile(r"[,;.!?]+")
+_TORN = re.compile(r"(?:on|at|of|in|and|or|but|with|to|for|from|by|as|into|over|out)\b[^,\u00a0]*[,\u00a0]")
 _CLAUSE_END = re.compile(r"[^\w\s'’]|\n")
 # The same few characters ten times or more; letters among them, or else it may be a row of data.
 _REPEATED_UNIT = re.compile(r"((?=\S*?[^\W\d_])\S{1,12}?)\1{9,}|([^\w\s])\2{29,}")
@@ -103,8 +105,10 @@ def _in_prose(text: str) -> str | None:
     words = _WORD.findall(text.lower())
     if _runs(words, repeats=4, least=12):
         return "loop"
-    if _says_the_same(text) or _is_poor(words) or _compresses(text):
+    if _says_the_same(text) or _stammers(text) or _is_poor(words) or _compresses(text):
         return "repetition"
+    if _is_torn(text):
+        return "torn off"
     if _mixes_scripts(text):
         return "mixed scripts"
     spelt = _LATIN_WORD.findall(text)
@@ -148,6 +152,26 @@ def _says_the_same(text: str) -> bool:
     sentences = [" ".join(_WORD.findall(part.lower())) for part in _SENTENCE_END.split(text)]
     sentences = [sentence for sentence in sentences if sentence.count(" ") >= 2]
     return len(sentences) >= 5 and len(set(sentences)) <= 0.45 * len(sentences)
+
+
+def _stammers(text: str) -> bool:
+    """A line whose clauses, of one to four words, come again and again: "can help, need, can help, need".
+
+    Songs do that too, over several lines. Of 2,250 answers of five models to XSTest none does.
+    """
+    for line in text.splitlines():
+        clauses = [" ".join(_WORD.findall(part.lower())) for part in _CLAUSE.split(line)]
+        clauses = [clause for clause in clauses if clause]
+        short = [clause for clause in clauses if clause.count(" ") <= 3 and not clause.isdigit()]
+        again = len(short) - len(set(short))
+        if len(clauses) >= 6 and again >= 3 and again >= 0.25 * len(clauses):
+            return True
+    return False
+
+
+def _is_torn(text: str) -> bool:
+    """Begins within a sentence that never was, with a small letter and a preposition, and never ends one."""
+    return _TORN.match(text) is not None and re.search(r"[.!?:]", text) is None
 
 
 def _is_poor(words: Sequence[str]) -> bool:

@@ -43,11 +43,8 @@ class PromptRules:
         from inferaligner.models.fingerprint import differences, fingerprint_tokenizer
         from inferaligner.prompts.chat import template_suffix
 
-        if tokenizer is None:
-            from vllm.tokenizers import cached_tokenizer_from_config
-
-            tokenizer = cached_tokenizer_from_config(config.model_config)
-        found = differences(fingerprint_tokenizer(tokenizer), artifact.provenance.target.tokenizer)
+        reader = _reader(config.model_config) if tokenizer is None else tokenizer
+        found = differences(fingerprint_tokenizer(reader), artifact.provenance.target.tokenizer)
         if found:
             raise MismatchError(
                 f"The tokenizer is not the one the aligner was fitted with: {'; '.join(found)}. Serve the "
@@ -57,7 +54,7 @@ class PromptRules:
         if settings.prompts == "any":
             return cls((), shortest, adapters)
         try:
-            return cls(tuple(template_suffix(tokenizer)), shortest, adapters)
+            return cls(tuple(template_suffix(reader)), shortest, adapters)
         except InferAlignerError as error:
             raise MismatchError(f"The end of a chat prompt is unknown: {error}") from None
 
@@ -86,3 +83,14 @@ class PromptRules:
                 "without a prefilled answer; the operator can allow other prompts with `prompts: any`."
             )
         return None
+
+
+def _reader(model_config: Any) -> Any:
+    """The tokenizer, or the processor of a model that sees: its chat template may be the processor's."""
+    if model_config.is_multimodal_model:
+        from vllm.transformers_utils.processor import cached_processor_from_config
+
+        return cached_processor_from_config(model_config)
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    return cached_tokenizer_from_config(model_config)

@@ -18,6 +18,7 @@ import torch
 
 from inferaligner.activations import Activations, Advance, check_places
 from inferaligner.errors import InputError, MissingExtraError, SteeringError
+from inferaligner.prompts.encoding import has_pictures
 
 WORKER = "inferaligner.vllm.recording_worker.RecordingWorker"
 _AT_ONCE = 256  # prompts between two transfers
@@ -63,12 +64,18 @@ class RecordingEngine:
         """As `record_activations`: values at `offsets` tokens before the last, after the given layers.
 
         Raises:
-            InputError: no prompts, layers that do not exist, or offsets before the start of a prompt.
+            InputError: no prompts, prompts with pictures, layers that do not exist, or offsets before the
+                start of a prompt.
             SteeringError: the engine did not compute a token that was asked for.
         """
         wanted = tuple(range(self.depth)) if layers is None else tuple(sorted(set(layers)))
         at = tuple(offsets)
         check_places(token_ids, wanted, at, self.depth)
+        if any(map(has_pictures, token_ids)):
+            raise InputError(
+                "vLLM records the activations of text alone, and some prompts have pictures. Fit on text, or "
+                "on pictures with transformers."
+            )
         parts = []
         for begin in range(0, len(token_ids), _AT_ONCE):
             prompts = token_ids[begin : begin + _AT_ONCE]

@@ -19,6 +19,11 @@ TESTED_VERSIONS = ("0.32",)
 # Speculation that proposes tokens from the text alone: the target model is all there is to gate.
 _SPECULATION = ("ngram",)
 
+
+def _multimodal(config: Any, name: str) -> Any:
+    return getattr(config.model_config.multimodal_config, name, False)
+
+
 _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("pipeline parallelism (use tensor parallelism)", lambda c: c.parallel_config.pipeline_parallel_size > 1),
     ("micro-batching (--enable-dbo, ubatch_size)", lambda c: c.parallel_config.use_ubatching),
@@ -36,7 +41,11 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ),
     ("prompt embeddings", lambda c: c.model_config.enable_prompt_embeds),
     ("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder),
-    ("multimodal models", lambda c: c.model_config.is_multimodal_model),
+    (
+        "pictures that clients embed themselves (--enable-mm-embeds)",
+        lambda c: _multimodal(c, "enable_mm_embeds"),
+    ),
+    ("models of encoders alone (--mm-encoder-only)", lambda c: _multimodal(c, "mm_encoder_only")),
     ("models with recurrent state", lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free),
     ("diffusion models", lambda c: c.model_config.is_diffusion),
     ("embedding and pooling models", lambda c: c.model_config.runner_type != "generate"),

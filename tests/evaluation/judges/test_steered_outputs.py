@@ -35,6 +35,6 @@ def test_gibberish_is_told_from_both(likelihood: bool, recall: float) -> None:
     said = sum(count for (_, outcome), count in found.items() if outcome == "gibberish")
     true = sum(count for (label, _), count in found.items() if label == "gibberish")
     hits = found["gibberish", "gibberish"]
-    assert hits / true >= recall  # measured: 146 and 129 of 168
-    assert hits / said >= 0.97  # measured: 146 of 147 and 129 of 130
+    assert hits / true >= recall  # measured: 149 and 132 of 168
+    assert hits / said >= 0.97  # measured: 149 of 150 and 132 of 133
     assert found["gibberish", "refusal"] == 0  # what breaks a model is never counted as safe
