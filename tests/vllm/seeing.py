@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
@@ -90,6 +91,8 @@ def deploy_seeing(
     (folder / "target").mkdir(parents=True)
     with wide_enough(family):
         loaded = tiny_vision.save_vision(family, folder / "target")
+    if family == "llava":
+        _as_published(folder / "target" / "model.safetensors")
     artifact = tiny_artifact(loaded.model, loaded.reader, layers=layers).with_steering(
         positions=positions, strength=4.0
     )
@@ -103,6 +106,15 @@ def deploy_seeing(
     aligner = Aligner(replace(artifact, gate=gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)))
     aligner.save_pretrained(folder / "aligner")
     return SeeingDeployment(loaded, aligner, folder / "target", folder / "aligner")
+
+
+def _as_published(file: Path) -> None:
+    """LLaVA's checkpoints name the tower's weights as transformers 4 did, and so does vLLM."""
+    weights = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): weight
+        for name, weight in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def ask(llm: Any, length: int, prompts: Sequence[Prompt] = tuple(PROMPTS)) -> list[Any]:

@@ -70,7 +70,7 @@ def test_the_prefix_cache_tells_pictures_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["smolvlm", "internvl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["llava", "smolvlm", "internvl", "qwen2_5_vl"])
 def test_families(tmp_path: Path, family: str) -> None:
     """vLLM reads their pictures with torchvision, which `make test-vllm` does without, and not to the last
     digit as Pillow does."""
