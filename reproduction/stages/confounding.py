@@ -31,13 +31,14 @@ _PAIR = (("advbench/advbench.csv", "goal"), ("truthfulqa/TruthfulQA.csv", "Quest
 def confound(name: str, experiment: Confound, cell: Cell, workplace: Workplace) -> dict[str, Any]:
     """Fits the paper's gate on the finished domain model of `cell`, and puts both to the same prompts."""
     counts = cell.counts(experiment.suites)
-    files = [workplace.folder / "pair" / f"{side}.txt" for side in ("harmful", "harmless")]
+    files = [workplace.folder / "pair" / f"{side}.jsonl" for side in ("harmful", "harmless")]
     paper, guide = workplace.folder / "fit" / "aligner", sibling(cell)
 
     def write() -> None:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         for file, prompts in zip(files, _pair(cell), strict=True):
-            replace_file(file, ("\n".join(prompts) + "\n").encode())
+            rows = [json.dumps({"prompt": prompt}) + "\n" for prompt in prompts]  # some have several lines
+            replace_file(file, "".join(rows).encode())
 
     def fit() -> None:
         inferaligner(
