@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.models.anatomy import dissect
 from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
+from inferaligner.prompts.images import Prompt
 from inferaligner.vllm import engine_args
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
@@ -41,6 +44,19 @@ WIDTH = 128
 WIDE_ENOUGH = {"hidden_size": WIDTH}
 
 DEEP_READS = (GateRead(1, 0), GateRead(1, 3), GateRead(2, 0), GateRead(2, 5))
+
+
+class Served(Protocol):
+    """What an engine is started for."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def aligner(self) -> Aligner: ...
+    @property
+    def target(self) -> Path: ...
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -110,24 +126,12 @@ def deploy(
     artifact = tiny_artifact(model, tokenizer, layers=layers).with_steering(
         positions=positions, strength=strength
     )
-    width = artifact.srv.shape[1]
-    draw = torch.Generator().manual_seed(1)
-    gate = GuidanceGate("whitened", tuple(reads), torch.randn(len(reads), width, generator=draw), 0.0)
-    recorded = record_activations(
-        model, encode_chats(tokenizer, PROMPTS), layers=gate.layers, offsets=gate.offsets
-    )
-    scores = gate.scores(recorded.values, recorded.layers, recorded.offsets).sort().values
-    middle = len(scores) // 2
-    gate = gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)
+    gate, scores = half_open(model, tokenizer, PROMPTS, reads)
     artifact = replace(artifact, gate=gate)
     if monitor is not None:
         closed = [
             tokens
-            for tokens, score in zip(
-                encode_chats(tokenizer, PROMPTS),
-                gate.scores(recorded.values, recorded.layers, recorded.offsets),
-                strict=True,
-            )
+            for tokens, score in zip(encode_chats(tokenizer, PROMPTS), scores, strict=True)
             if score <= 0
         ]
         artifact = replace(artifact, monitor=_monitor(model, closed, monitor))
@@ -135,6 +139,23 @@ def deploy(
     return Deployment(
         model, tokenizer, aligner, folder / "target", aligner.save_pretrained(folder / "aligner")
     )
+
+
+def half_open(
+    model: Any, reader: Any, prompts: Sequence[Prompt], reads: Sequence[GateRead]
+) -> tuple[GuidanceGate, Tensor]:
+    """A random gate that opens on half of some prompts, and its score of each of them."""
+    draw = torch.Generator().manual_seed(1)
+    weights = torch.randn(len(reads), dissect(model).width, generator=draw)
+    gate = GuidanceGate("whitened", tuple(reads), weights, 0.0)
+    recorded = record_activations(
+        model, encode_chats(reader, prompts), layers=gate.layers, offsets=gate.offsets
+    )
+    places = recorded.values, recorded.layers, recorded.offsets
+    scores = gate.scores(*places).sort().values
+    middle = len(scores) // 2
+    gate = gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)
+    return gate, gate.scores(*places)
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
@@ -176,18 +197,18 @@ def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> Answer
     return made.with_bias(-float(highest[middle - 1] + highest[middle]) / 2)
 
 
-def score_of(decision: Decision, deployment: Deployment) -> Any:
+def score_of(decision: Decision, deployment: Served, rounding: float = 1e-5) -> Any:
     """What a score in float32 may be compared with: `found == score_of(…)`.
 
     A score is a small difference of large numbers: its rounding is relative to the terms that cancel, and the
     bias is of their size.
     """
     size = abs(decision.score) + abs(deployment.aligner.artifact.gate.bias)
-    return pytest.approx(decision.score, abs=1e-5 * (1 + size))
+    return pytest.approx(decision.score, abs=rounding * (1 + size))
 
 
 @contextmanager
-def engine(deployment: Deployment, *, plugin: bool = True, **options: Any) -> Iterator[Any]:
+def engine(deployment: Served, *, plugin: bool = True, **options: Any) -> Iterator[Any]:
     """A vLLM engine in this process; `options` are vLLM's own, and `gate` holds the plugin's."""
     from vllm.distributed import cleanup_dist_env_and_memory
 

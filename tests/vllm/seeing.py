@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.gate import GateRead
 from inferaligner.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel
-from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import ImagePrompt, Prompt, pictures_of, text_of
 from tests.models import tiny_vision
 from tests.tiny_aligner import tiny_artifact
-from tests.vllm.deployment import WIDTH
+from tests.vllm.deployment import WIDTH, half_open
 
 PICTURES = [tiny_vision.picture(number) for number in range(4)]
 PROMPTS: list[Prompt] = [
@@ -71,7 +68,7 @@ class SeeingDeployment:
 
 
 @contextmanager
-def wide_enough(family: str) -> Iterator[None]:
+def wide_enough() -> Iterator[None]:
     """vLLM's attention on a CPU wants heads of at least 32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_vision, "WIDTH", WIDTH)
@@ -89,21 +86,15 @@ def deploy_seeing(
 ) -> SeeingDeployment:
     """Writes a tiny model that sees, and an aligner whose gate opens on half of `PROMPTS`."""
     (folder / "target").mkdir(parents=True)
-    with wide_enough(family):
+    with wide_enough():
         loaded = tiny_vision.save_vision(family, folder / "target")
     if family == "llava":
         _as_published(folder / "target" / "model.safetensors")
     artifact = tiny_artifact(loaded.model, loaded.reader, layers=layers).with_steering(
         positions=positions, strength=4.0
     )
-    draw = torch.Generator().manual_seed(1)
-    gate = GuidanceGate("whitened", tuple(reads), torch.randn(len(reads), WIDTH, generator=draw), 0.0)
-    recorded = record_activations(
-        loaded.model, encode_chats(loaded.reader, PROMPTS), layers=gate.layers, offsets=gate.offsets
-    )
-    scores = gate.scores(recorded.values, recorded.layers, recorded.offsets).sort().values
-    middle = len(scores) // 2
-    aligner = Aligner(replace(artifact, gate=gate.with_bias(-float(scores[middle - 1] + scores[middle]) / 2)))
+    gate, _ = half_open(loaded.model, loaded.reader, PROMPTS, reads)
+    aligner = Aligner(replace(artifact, gate=gate))
     aligner.save_pretrained(folder / "aligner")
     return SeeingDeployment(loaded, aligner, folder / "target", folder / "aligner")
 

@@ -11,7 +11,7 @@ from inferaligner.errors import InputError
 from inferaligner.gate import GateRead
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import pictures_of
-from tests.vllm.deployment import DEEP_READS, engine
+from tests.vllm.deployment import DEEP_READS, engine, score_of
 from tests.vllm.seeing import PROMPTS, SeeingDeployment, ask, deploy_seeing
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
@@ -33,8 +33,7 @@ def assert_equal_to_transformers(
         assert ours.decision is not None
         found = gate_of(output)
         assert found["open"] == ours.decision.open
-        size = 1 + abs(ours.decision.score) + abs(deployment.aligner.artifact.gate.bias)
-        assert found["score"] == pytest.approx(ours.decision.score, abs=rounding * size)
+        assert found["score"] == score_of(ours.decision, deployment, rounding)
         assert tuple(output.outputs[0].token_ids) == ours.tokens
         assert (ours.tokens != plain.tokens) == ours.decision.open
         opened.add((ours.decision.open, bool(pictures_of(prompt))))
@@ -55,14 +54,14 @@ def test_equal_to_transformers(
     tmp_path: Path, reads: Any, layers: Any, positions: str, options: dict[str, Any]
 ) -> None:
     deployment = deploy_seeing(tmp_path, "idefics3", reads=reads, layers=layers, positions=positions)
-    with engine(deployment, **options) as llm:  # type: ignore[arg-type]
+    with engine(deployment, **options) as llm:
         outputs = ask(llm, LENGTH)
     assert_equal_to_transformers(deployment, outputs)
 
 
 def test_the_prefix_cache_tells_pictures_apart(tmp_path: Path) -> None:
     deployment = deploy_seeing(tmp_path, "idefics3", reads=DEEP_READS, layers=(0, 3), positions="all")
-    with engine(deployment, enable_prefix_caching=True, block_size=32) as llm:  # type: ignore[arg-type]
+    with engine(deployment, enable_prefix_caching=True, block_size=32) as llm:
         assert_equal_to_transformers(deployment, ask(llm, LENGTH))
         again = ask(llm, LENGTH)
     assert_equal_to_transformers(deployment, again)
@@ -76,7 +75,7 @@ def test_families(tmp_path: Path, family: str) -> None:
     digit as Pillow does."""
     pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))  # type: ignore[arg-type]
     deployment = deploy_seeing(tmp_path, family, reads=DEEP_READS, layers=(2, 3), positions="from_gate")
-    with engine(deployment) as llm:  # type: ignore[arg-type]
+    with engine(deployment) as llm:
         assert_equal_to_transformers(deployment, ask(llm, LENGTH), rounding=2e-3)
 
 
