@@ -48,8 +48,8 @@ class Family(_Part):
     Attributes:
         target: spec; `${NAME}` is taken from the environment.
         aligned: spec of the sibling; None: train one, as the scale's `sibling` says.
-        chat: general dialogues, by corpus, that a true base model learns to answer from before a sibling is
-            made of it; empty where the target answers by itself.
+        chat: general dialogues, by corpus, that a true base model learns to answer from before its
+            domain, and before a sibling is made of it; empty where the target answers by itself.
         chat_template: file in `templates/`, for both, where the target has none.
         training: what is other for this family than for the scale.
         strength: the paper's α for the method `paper`.

@@ -12,6 +12,7 @@ from reproduction.cell import Cell, Counts, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Measured
 from reproduction.stages.fitting import model_options
+from reproduction.stages.training import answering
 
 SAFETY, UTILITY, BASE = "evaluate-safety", "evaluate-utility", "evaluate-base"
 
@@ -27,7 +28,7 @@ def evaluate(cell: Cell) -> None:
         f"{name}={given[name]}" if name in given and given[name].exists() else name for name in cell.methods
     ]
     scale = cell.scale
-    _run(cell, BASE, cell.target, None, cell.utility, [], scale.utility)
+    _run(cell, BASE, answering(cell), None, cell.utility, [], scale.utility)
     _run(cell, SAFETY, str(cell.domain_model), cell.aligner, scale.safety_suites, methods, scale.safety)
     _run(cell, UTILITY, str(cell.domain_model), cell.aligner, cell.utility, methods, scale.utility)
 

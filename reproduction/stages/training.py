@@ -15,7 +15,9 @@ from reproduction.fine_tuning import Job, train
 from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows
 from reproduction.recipe import HERE, from_environment
 from reproduction.safety_rows import safety_rows
-from reproduction.workplace import OutOfTime, Workplace, console
+from reproduction.workplace import OutOfTime, console
+
+_SIBLING = "aligned-sibling"
 
 
 def rows(cell: Cell) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def rows(cell: Cell) -> dict[str, Any]:
 def domain(cell: Cell) -> None:
     """The domain model."""
     file = cell.workplace.folder / "rows" / TRAIN
-    _train(cell, "train", cell.target, None, file, cell.training())
+    _train(cell, "train", answering(cell), None, file, cell.training())
 
 
 def safety_sft(cell: Cell) -> None:
@@ -71,7 +73,7 @@ def safety_sft(cell: Cell) -> None:
         _train(cell, "safety-sft", str(cell.domain_model), None, file, training)
     else:
         adapter = str(cell.domain_model) if on_top else None
-        _train(cell, "safety-sft", cell.target, adapter, file, training)
+        _train(cell, "safety-sft", answering(cell), adapter, file, training)
 
 
 def domain_chat(cell: Cell) -> None:
@@ -83,8 +85,8 @@ def sibling(cell: Cell) -> str:
     """The spec of the aligned model; trained first, if the family has none. Every domain shares it."""
     if cell.family.aligned is not None:
         return from_environment(cell.family.aligned)
-    workplace = cell.workplace.of("aligned-sibling")
-    target, folder = _answering(cell, workplace), workplace.folder / "train"
+    workplace = cell.workplace.of(_SIBLING)
+    target, folder = answering(cell), workplace.folder / "train"
     how = cell.scale.sibling
 
     def work() -> None:
@@ -101,9 +103,13 @@ def sibling(cell: Cell) -> str:
     return str(folder / "adapter")
 
 
-def _answering(cell: Cell, workplace: Workplace) -> str:
-    """The model that a sibling is made of: the target, or what it is once it has learned to answer."""
-    chat = cell.family.chat
+def answering(cell: Cell) -> str:
+    """The model that everything starts from: the target, or what it is once it has learned to answer.
+
+    The paper mixes ten thousand dialogues into its domain data, and a base model learns to answer from those.
+    When small there is no time for that in every domain, so the dialogues come first, once for all.
+    """
+    chat, workplace = cell.family.chat, cell.workplace.of(_SIBLING)
     if not chat:
         return cell.target
     if cell.family.template is None:

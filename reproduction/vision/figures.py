@@ -36,6 +36,7 @@ from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from inferaligner.prompts.images import Prompt
 from inferaligner.statistics import auroc, clopper_pearson
 from inferaligner.vectors import cosine
+from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
 
 GUIDE = "builtin:smollm2-135m-aligned"
 LAYERS, STRENGTH = (16, 17, 18, 19, 20, 21), 0.156
@@ -56,6 +57,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=120, help="of each suite are scored")
     parser.add_argument("--answers", type=int, default=60, help="of each suite are answered")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument(
+        "--perfect-reading", action="store_true", help="each gate also with a tower that makes no mistake"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,13 @@ def main() -> None:
     figures = Figures(options.output / "figures.json")
     for name, aligner in aligners.items():
         figures.once(f"gate, fitted on {name}", lambda a=aligner: gate_figures(seeing, a, asked))
+    if options.perfect_reading:
+        with perfect_reading(seeing, pages_of_the_suites()):
+            for name, aligner in aligners.items():
+                figures.once(
+                    f"gate, fitted on {name}, perfect reading",
+                    lambda a=aligner: gate_figures(seeing, a, asked),
+                )
     figures.once("vectors", lambda: vector_figures(aligners))
     few = {suite: list(items)[: options.answers] for suite, items in asked.items()}
     answers = figures.once("bare", lambda: outcomes(bare(seeing, few, options.tokens, options.output)))

@@ -103,15 +103,24 @@ def text_page(text: str, style: PageStyle, tokenizer: Any) -> Page:
         words = words[: int(len(words) * 0.93)] if len(words) > 14 else words[:-1]
     text = " ".join(words)
     page = Page(np.asarray(draw_text(text, style).reduce(2)))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    page.tokens, page.characters = what_stands(text, tokenizer)
+    return page
+
+
+def what_stands(text: str, tokenizer: Any) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Tokens by patch, and characters by patch, of a page with that text."""
+    # Pages are read line by line, and a tower cannot see whether a line ends by itself.
+    flowing = text.replace("\n", " ")
+    encoded = tokenizer(flowing, add_special_tokens=False, return_offsets_mapping=True)
     starts = {}
     for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        starts[begin + (text[begin : begin + 1] == " " and end > begin + 1)] = token
+        starts[begin + (flowing[begin : begin + 1] == " " and end > begin + 1)] = token
+    tokens, characters = [], []
     for word in lay_out(text):
         for at, character in enumerate(word.text):
             patch = GRID * word.line + (word.cell + at) // CELLS_PER_STOP
             if (known := CHARACTERS.find(character)) >= 0:
-                page.characters.append((patch, CELLS_PER_STOP * known + (word.cell + at) % CELLS_PER_STOP))
+                characters.append((patch, CELLS_PER_STOP * known + (word.cell + at) % CELLS_PER_STOP))
             if word.start + at in starts:
-                page.tokens.append((patch, starts[word.start + at]))
-    return page
+                tokens.append((patch, starts[word.start + at]))
+    return tokens, characters

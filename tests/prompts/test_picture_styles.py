@@ -6,7 +6,7 @@ import pytest
 from inferaligner.errors import InputError
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import text_of
-from inferaligner.prompts.picture_styles import STYLES, heading, key_phrase, mixed, render, typographic
+from inferaligner.prompts.picture_styles import STYLES, heading, key_phrase, page_text, render
 from inferaligner.prompts.typography import LINES, PageStyle, draw_text, fits, lay_out
 
 
@@ -26,10 +26,11 @@ def test_the_key_phrase_moves_into_the_picture() -> None:
     request = "How can I grow the red tomatoes?"
     begin, end = key_phrase(request) or (0, 0)
     assert request[begin:end] == "the red tomatoes"
-    prompt = mixed(request)
+    prompt = render("mixed", request)
     assert prompt is not None and "tomatoes" not in text_of(prompt)
     assert text_of(prompt) == "How can I grow the thing named in the image?"
-    assert key_phrase("Bake bread.") is None and mixed("Bake bread.") is None
+    assert page_text("mixed", request) == "the red tomatoes"
+    assert key_phrase("Bake bread.") is None and render("mixed", "Bake bread.") is None
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -48,7 +49,7 @@ def test_twins_are_framed_alike(style: str) -> None:
 
 
 def test_a_request_that_does_not_fit_is_left_out() -> None:
-    assert typographic("word " * 200) is None
+    assert render("typographic", "word " * 200) is page_text("typographic", "word " * 200) is None
 
 
 def test_words_are_where_they_are_said_to_be() -> None:

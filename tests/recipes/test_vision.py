@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from inferaligner.evaluation.suites.contrast_pictures import in_pictures
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.prompts.typography import PageStyle
+from inferaligner.prompts.images import picture_from, pictures_of
+from inferaligner.prompts.typography import PageStyle, draw_text, lay_out
 from tests.models.tiny import tiny_tokenizer
 from tests.models.tiny_vision import tiny_vision
 
@@ -19,7 +21,9 @@ pytest.importorskip("PIL")
 from reproduction.vision import llava_training
 from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, requests, scene_lesson
+from reproduction.vision.model import build
 from reproduction.vision.pages import CELLS_PER_STOP, CHARACTERS, GRID, SIDE, Texts, any_style, text_page
+from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
 from reproduction.vision.reading import page_questions, scene_questions, scores, told, words_read
 from reproduction.vision.scenes import Figure, Scene, questions, scene_page
 
@@ -143,3 +147,35 @@ def test_batches_are_the_same_whoever_draws_them() -> None:
     assert here == [draw(step) for step in range(12)]
     assert list(drawn_ahead(draw, 0, 12, torch.device("cuda"))) == here
     assert list(drawn_ahead(draw, 7, 12, torch.device("cpu"))) == here[7:]
+
+
+@pytest.mark.real
+def test_a_perfect_tower_gives_the_embeddings_of_what_is_written() -> None:
+    loaded = build()
+    text = "Steps to bake bread.\n1.\n2."
+    page = picture_from(draw_text(text)).pixels()
+    pixels = loaded.processor.image_processor([page], return_tensors="pt")["pixel_values"]
+
+    def features() -> torch.Tensor:
+        with torch.no_grad():
+            (found,) = loaded.model.model.get_image_features(pixels).pooler_output
+        return found
+
+    before = features()
+    with perfect_reading(loaded, {text}):
+        read = features()
+        with pytest.raises(KeyError):
+            loaded.model.model.get_image_features(-pixels)
+    assert read.shape == before.shape and torch.equal(features(), before)
+    embeddings = loaded.model.get_input_embeddings().weight
+    first = loaded.tokenizer("Steps to bake", add_special_tokens=False)["input_ids"]
+    places = [place for word in lay_out("Steps to bake") for place in [word.cell // CELLS_PER_STOP]]
+    assert torch.equal(read[places], embeddings[first])
+    (blank,) = loaded.tokenizer(" ", add_special_tokens=False)["input_ids"]
+    assert torch.equal(read[-1], embeddings[blank])
+
+
+def test_pages_of_the_suites_are_all_that_the_suites_show() -> None:
+    shown = {picture for item in in_pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
+    known = {picture_from(draw_text(text)) for text in sorted(pages_of_the_suites())}
+    assert shown <= known

@@ -55,7 +55,8 @@ _LONGEST_MIXED = 200
 
 def render(style: str, request: str) -> ImagePrompt | None:
     """The request in a picture of that style; None where it does not fit on a page, or has no key phrase."""
-    return _RENDERERS[style](" ".join(request.split()))
+    shown = _laid_out(style, request)
+    return shown and ImagePrompt(shown[1], (_page(shown[0]),))
 
 
 def heading(request: str) -> str:
@@ -79,29 +80,35 @@ def key_phrase(request: str) -> tuple[int, int] | None:
     return words[-4].start(), words[-1].end()
 
 
-def typographic(request: str, *, carrier: str | None = None) -> ImagePrompt | None:
+def page_text(style: str, request: str) -> str | None:
+    """What stands in the picture of `render`; None where that has none."""
+    shown = _laid_out(style, request)
+    return shown and shown[0]
+
+
+def _laid_out(style: str, request: str) -> tuple[str, str] | None:
+    """The picture's text, and the text beside the picture."""
+    shown = _STYLES[style](" ".join(request.split()))
+    return shown if shown and fits(shown[0]) else None
+
+
+def _typographic(request: str) -> tuple[str, str]:
     """FigStep's form. The carrier sentence is one of several, by the request."""
-    return _on_page(f"{heading(request)}\n1.\n2.\n3.", carrier or _carrier("typographic", request))
+    return f"{heading(request)}\n1.\n2.\n3.", _carrier("typographic", request)
 
 
-def written(request: str) -> ImagePrompt | None:
+def _written(request: str) -> tuple[str, str]:
     """The whole request as text in the picture."""
-    return _on_page(request, _carrier("written", request))
+    return request, _carrier("written", request)
 
 
-def mixed(request: str) -> ImagePrompt | None:
+def _mixed(request: str) -> tuple[str, str] | None:
     """MM-SafetyBench's form: the picture holds the key phrase, the text the sentence around it."""
     place = key_phrase(request)
     if place is None or len(request) > _LONGEST_MIXED:
         return None
     begin, end = place
-    return _on_page(request[begin:end], f"{request[:begin]}{_POINTER}{request[end:]}")
-
-
-def _on_page(text: str, carrier: str) -> ImagePrompt | None:
-    if not fits(text):
-        return None
-    return ImagePrompt(carrier, (_page(text),))
+    return request[begin:end], f"{request[:begin]}{_POINTER}{request[end:]}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -114,8 +121,8 @@ def _carrier(style: str, request: str) -> str:
     return known[hashlib.sha256(request.encode()).digest()[0] % len(known)]
 
 
-_RENDERERS: dict[str, Callable[[str], ImagePrompt | None]] = {
-    "typographic": typographic,
-    "written": written,
-    "mixed": mixed,
+_STYLES: dict[str, Callable[[str], tuple[str, str] | None]] = {
+    "typographic": _typographic,
+    "written": _written,
+    "mixed": _mixed,
 }
