@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from reproduction.cell import Cell, Place
+from reproduction.fine_tuning import Job
 from reproduction.recipe import Book, Family, Sibling, read_book
 from reproduction.stages import training
 from reproduction.workplace import Clock, Workplace
@@ -52,6 +53,27 @@ def test_a_base_model_learns_to_answer_first(tmp_path: Path, commands: list[list
     assert sibling[:4] == ["-m", "reproduction.quick_sibling", "--target", model]
     assert sibling[-2:] == ["--pairs", "5"] and adapter.endswith("aligned-sibling/train/adapter")
     assert training.sibling(mine) == adapter and len(commands) == 2, "finished stages are not done again"
+
+
+def test_the_domain_is_learned_by_the_model_that_answers(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+
+    def train(job: Job) -> bool:
+        jobs.append(job)
+        job.result.mkdir(parents=True)
+        return True
+
+    monkeypatch.setattr(training, "train", train)
+    family = Family(title="Mine", target="base", chat_template="gemma.jinja", chat={"alpaca": 3})
+    for name, chosen in (("base", family), ("chat", Family(title="Mine", target="chat"))):
+        training.domain(cell(tmp_path / name, chosen, Sibling()))
+    assert [job.model for job in jobs] == [
+        str(tmp_path / "base" / "work" / "aligned-sibling" / "chat" / "model"),
+        "chat",
+    ]
+    assert len(commands) == 1
 
 
 def test_a_chat_model_gets_the_whole_recipe(tmp_path: Path, commands: list[list[str]]) -> None:
