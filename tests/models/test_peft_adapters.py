@@ -90,6 +90,7 @@ def test_merged_and_kept_say_the_same(adapter_folder: Path) -> None:
     base = tiny_model("llama")
     assert isinstance(kept, PeftModel)
     assert type(merged) is type(base)
+    assert all(p.requires_grad for p in merged.parameters()), "frozen weights are copied for every row"
     assert not merged.training
     assert not kept.training
     with torch.no_grad():

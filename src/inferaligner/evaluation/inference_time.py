@@ -2,8 +2,8 @@
 
 One prompt at a time, all methods in turn within each round, so that a machine that slows down slows all of
 them; the median of the rounds counts. Every answer has exactly the same number of tokens. The method
-decides by itself where it can (`gated`), as it would in service; a canned refusal costs its gate and
-nothing else.
+decides by itself where it can (`gated`), as it would in service; an open prompt costs a canned refusal its
+gate and nothing else.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
 
     def once(length: int) -> float:
         begun = time.perf_counter()
-        if method.canned is not None:
+        if method.canned is not None and state == "open":
             decisions = method.decide([prompt])
             if decisions is not None and decisions[0].open:
                 return time.perf_counter() - begun

@@ -120,6 +120,9 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
             raise ValueError(problem)
         if merge:
             adapted = adapted.merge_and_unload(safe_merge=True)  # safe: refuses to write NaN into the weights
+            # As any loaded model. PEFT has frozen the base, and of frozen weights torch makes a copy per row
+            # where the input of a matrix product is a slice, as the LM head's is: gigabytes, seconds.
+            adapted.requires_grad_(True)
     except Exception as error:
         raise ModelLoadError(
             f"The adapter in {folder} does not fit its base model: {_first_line(error)} Check that "
