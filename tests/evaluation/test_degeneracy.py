@@ -105,3 +105,18 @@ def test_what_too_strong_a_vector_leaves_of_a_refusal(answer: str) -> None:
 )
 def test_short_answers_and_lists_are_no_stammer(answer: str) -> None:
     assert degeneracy(answer) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["1" + "0" * 39, "1. 1." + "1." * 17, "1. " * 15, "The answer: " + "7, " * 20, "123456789" + "0" * 30],
+)
+def test_nothing_but_the_same_numbers(answer: str) -> None:
+    assert degeneracy(answer) == "loop"
+
+
+@pytest.mark.parametrize(
+    "answer", ["1000000", "0, 0, 0, 0, 0, 0, 0, 0, 0, 0", "1 0 0\n0 1 0\n0 0 1", "1/3 = 0.333333333333333333"]
+)
+def test_numbers_that_are_an_answer(answer: str) -> None:
+    assert degeneracy(answer) is None

@@ -37,6 +37,8 @@ _TORN = re.compile(r"(?:on|at|of|in|and|or|but|with|to|for|from|by|as|into|over|
 _CLAUSE_END = re.compile(r"[^\w\s'’]|\n")
 # The same few characters ten times or more; letters among them, or else it may be a row of data.
 _REPEATED_UNIT = re.compile(r"((?=\S*?[^\W\d_])\S{1,12}?)\1{9,}|([^\w\s])\2{29,}")
+# Numbers are repeated in data and in sums, but not as the whole of an answer: "1000000…", "1. 1. 1. …".
+_NOTHING_BUT_NUMBERS = re.compile(r".{0,12}?(?:(\d)\1{24,}|((?=\D*\d)[\d\W]{2,6}?)\2{11,}).{0,12}", re.DOTALL)
 _CODE_LINE = re.compile(
     r"[;{}]\s*$|\w\(.*\)|\w = |=>|->"
     r"|^\s*(?:def |class |import |from \w+ import|return\b|#include|//|<[/\w]|@\w)"
@@ -86,6 +88,8 @@ def _in_characters(text: str) -> str | None:
     words = sum(kind[0] in "LNM" for kind in kinds)
     if words == 0 and not (len(kinds) <= 8 and any(kind[0] == "S" for kind in kinds)):
         return "no letters"  # though an emoji, or a sign such as ∞, may well be the answer
+    if _NOTHING_BUT_NUMBERS.fullmatch(text):
+        return "loop"
     solid = sum(not character.isspace() for character in _RULE_LINE.sub("", text))
     if solid >= 20 and words < 0.4 * solid and not _is_code(text):
         return "symbols"
