@@ -70,7 +70,7 @@ def main() -> None:
         for name, spec in (("target", options.target), ("sibling", options.sibling), ("other", options.other))
     }
     said = {
-        name: refusals(options.output / f"{name}.json", spec, asked)
+        name: refusals(options.output / f"{name}.json", spec, asked, options.tokens)
         for name, spec in (("sibling", options.sibling), ("other", options.other))
     }
     harmful = torch.tensor([sample.harmful for sample in drawn])
@@ -165,11 +165,11 @@ def activations(file: Path, spec: str, texts: Sequence[str]) -> Tensor:
     return values
 
 
-def refusals(file: Path, spec: str, asked: Sequence[str]) -> list[list[str]]:
+def refusals(file: Path, spec: str, asked: Sequence[str], tokens: int) -> list[list[str]]:
     """Prompt and answer wherever the model declines, kept in a file; other answers are not."""
     if not file.exists():
         loaded = load_model(spec, dtype="bfloat16")
-        stream = generate_answers(loaded.model, loaded.tokenizer, asked, max_new_tokens=16, batch_size=64)
+        stream = generate_answers(loaded.model, loaded.tokenizer, asked, max_new_tokens=tokens, batch_size=64)
         declined = [[asked[a.row], a.text] for a in stream if judge(a.text).outcome == "refusal"]
         file.write_text(json.dumps(declined))
         print(f"{spec} declines {len(declined)} of {len(asked)}", flush=True)

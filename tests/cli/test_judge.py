@@ -113,14 +113,34 @@ def test_a_language_model_judges_stored_answers_once(run: Run, evaluated: Path, 
     assert cases["asked_0"] == [{"test_case": "asked 0", "generation": "Here is how."}]
 
 
-def test_an_interrupted_judging_goes_on(run: Run, evaluated: Path) -> None:
-    assert run("judge", evaluated, "--json").json()["asked"] == 16
-    file = evaluated / "verdicts" / "rules.jsonl"
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:6]) + lines[6][:20])
-    again = run("judge", evaluated, "--json")
-    assert again.code == 0 and again.json()["asked"] == 11
+def test_an_interrupted_judging_goes_on(run: Run, evaluated: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    with fake_endpoint(Endpoint(lambda question: "VERDICT: no")) as endpoint:
+        command = ["judge", evaluated, "--model", "fake", "--base-url", endpoint.url, "--json"]
+        assert run(*command, "--cache", tmp_path / "first.sqlite").json()["asked"] == 8
+        (file,) = (evaluated / "verdicts").glob("*.jsonl")
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:4]) + lines[4][:20])
+        again = run(*command, "--cache", tmp_path / "second.sqlite")
+    assert again.code == 0 and again.json()["asked"] == 5
     assert sorted(file.read_text().splitlines()) == sorted("".join(lines).splitlines())
+
+
+def test_later_rules_take_the_place_of_earlier_ones(run: Run, evaluated: Path) -> None:
+    """As if a run had been judged before endless digits were known to be gibberish."""
+    file = evaluated / "records.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        if record["method"] == "none" and record["suite"] == "asked":
+            record["response"] = "1" + "0" * 40 if record["row"] else "Here is how."
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = run("judge", evaluated, "--json")
+    assert done.code == 0 and done.json()["asked"] == 16, done.err
+    found = json.loads((evaluated / "results.json").read_text())
+    rates = [(r["metric"], r["value"]) for r in found if (r["method"], r["suite"]) == ("none", "asked")]
+    assert ("gibberish", 0.75) in rates and ("compliance", 0.25) in rates
+    assert len({metric for metric, _ in rates}) == len(rates), "no figure is there twice"
+    assert run("judge", evaluated, "--json").json()["results"] == done.json()["results"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from inferaligner.gate import GuidanceGate
 from inferaligner.vectors import cosine
 
 _LEARNED = 64  # refusals that vectors are learned from
+_TOKENS = 32
+"""Of each of them. The vectors act on every token of an answer: learned from openings alone, they made
+gemma-3-270m say "I'm not equipped to help to help to help"."""
 
 
 def learn_guide(
@@ -41,7 +44,7 @@ def learn_guide(
     # Short prompts teach as well, and faster.
     short = set(sorted(pool, key=len)[: max(len(pool) // 2, 2 * _LEARNED)])
     asked = [prompt for prompt in pool if prompt in short][: 2 * _LEARNED]
-    declined = declined_by(aligned, asked, options, outcome, tell)[:_LEARNED]
+    declined = declined_by(aligned, asked, options, outcome, tell, _TOKENS)[:_LEARNED]
     with tell.stage("vectors from the aligned model's answers", steps()) as advance:
         learned = answer_vectors(
             target.model,

@@ -89,10 +89,15 @@ def shuffled_harmful(samples: Samples) -> list[str]:
 
 
 def declined_by(
-    aligned: Side, asked: Sequence[str], options: FitOptions, outcome: Outcome, tell: Stages
+    aligned: Side,
+    asked: Sequence[str],
+    options: FitOptions,
+    outcome: Outcome,
+    tell: Stages,
+    tokens: int = _FORCED_TOKENS,
 ) -> list[tuple[str, str]]:
-    """Those of the prompts that the aligned model declines, each with how it does."""
-    told = _ask(aligned, asked, _FORCED_TOKENS, "aligned model: its own answers", options, tell)
+    """Those of the prompts that the aligned model declines, each with how it does, in so many tokens."""
+    told = _ask(aligned, asked, tokens, "aligned model: its own answers", options, tell)
     return [
         (prompt, answer.text)
         for prompt, answer in zip(asked, told, strict=True)

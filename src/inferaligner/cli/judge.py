@@ -126,7 +126,8 @@ def _again(
     folder: Path, chosen: PairJudge, kinds: tuple[str, ...], told: str, harmbench: Path | None, *, quiet: bool
 ) -> dict[str, Any]:
     from inferaligner.evaluation import harmbench_export
-    from inferaligner.evaluation.judging import judge_records
+    from inferaligner.evaluation.judges.rules import RuleJudge
+    from inferaligner.evaluation.judging import judge_by_rules, judge_records
     from inferaligner.evaluation.run_folder import RunFolder
     from inferaligner.reporting.evaluation import report
 
@@ -134,7 +135,10 @@ def _again(
     judged = [r for r in run.records if "response" in r and (not kinds or r["kind"] in kinds)]
     if not judged:
         raise InputError(f"{folder} has no answers of the kinds {', '.join(kinds)} to judge.")
-    asked = judge_records(folder, judged, chosen, RichStages(), told=told)
+    if chosen.name == RuleJudge.name:
+        asked = judge_by_rules(folder, judged)
+    else:
+        asked = judge_records(folder, judged, chosen, RichStages(), told=told)
     if harmbench is not None:
         harmbench_export.write(run.records, harmbench)
         note(f"Completions in {harmbench}.")

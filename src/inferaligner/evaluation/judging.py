@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inferaligner.atomic import replace_file
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judged import verdict_file
 from inferaligner.evaluation.judges.pair_judge import Agreement, PairJudge, agreement
+from inferaligner.evaluation.judges.rules import RuleJudge, judge
 from inferaligner.evaluation.records_file import Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.plain_json import dump
@@ -49,6 +51,29 @@ def judge_records(
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}).") from None
     return len(asked)
+
+
+def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
+    """Writes what the rules of today say of every answer that they judged when it was made; returns how many.
+
+    `RunFolder` takes these verdicts in place of the records' own, likelihoods considered alike.
+    """
+    entries: list[dict[str, Any]] = [{"judge": RuleJudge.name, "agreement": RuleJudge.agreement}]
+    for record in records:
+        if "outcome" in record:
+            verdict = judge(record["response"], mean_logprob=record.get("mean_logprob"))
+            method, suite, row = key_of(record)
+            place = {"method": method, "suite": suite, "row": row, "digest": record["digest"]}
+            entries.append({**place, "label": verdict.outcome, "score": None, "reason": verdict.reason})
+    file = verdict_file(folder, RuleJudge.name)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        replace_file(
+            file, "".join(dump(entry) + "\n" for entry in entries).encode("utf-8", "backslashreplace")
+        )
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}).") from None
+    return len(entries) - 1
 
 
 def measure(

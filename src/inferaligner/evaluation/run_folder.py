@@ -17,8 +17,9 @@ from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.evaluation.inference_time import Timing, time_rows
 from inferaligner.evaluation.judged import Judged, judged_rows, read_judged
+from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import ResultRow, result_rows
-from inferaligner.evaluation.records_file import RUN, Record, read_records
+from inferaligner.evaluation.records_file import RUN, Record, key_of, read_records
 from inferaligner.plain_json import dump
 
 TIMING, RESULTS, REPORT = "timing.json", "results.json", "report.html"
@@ -36,7 +37,11 @@ class RunFolder:
                 f"{folder} holds a run without a record; finish it with `inferaligner evaluate`."
             )
         self.run: dict[str, Any] = _json(folder / RUN)
-        self.judged: list[Judged] = read_judged(folder, self.records)
+        judged = read_judged(folder, self.records)
+        self.judged: list[Judged] = [other for other in judged if other.judge != RuleJudge.name]
+        for again in judged:
+            if again.judge == RuleJudge.name:  # a later version of what the records say themselves
+                self.records = [_renewed(record, again) for record in self.records]
 
     def results(self) -> list[ResultRow]:
         """Every figure of the run: the records', the judges', the times."""
@@ -65,6 +70,13 @@ class RunFolder:
         """Writes the page."""
         _write(self.folder / REPORT, html.encode("utf-8", "replace"))
         return self.folder / REPORT
+
+
+def _renewed(record: Record, judged: Judged) -> Record:
+    verdict = judged.verdicts.get(key_of(record))
+    if verdict is None:
+        return record
+    return {**record, "outcome": verdict["label"], "reason": verdict["reason"]}
 
 
 def _json(file: Path) -> Any:
