@@ -7,6 +7,7 @@ tokenizer's comes from its vocabulary and its chat template, which decide what t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -138,14 +139,12 @@ def fingerprint_tokenizer(reader: Any) -> TokenizerFingerprint:
     tokenizer, template = tokenizer_of(reader), template_of(reader)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and hasattr(backend, "to_str"):
-        vocabulary = json.loads(backend.to_str())
-        for name in _VOLATILE:
-            vocabulary.pop(name, None)
+        vocabulary = _vocabulary_digest(backend.to_str())
     else:  # tokenizers written in Python: their vocabulary is all that can be compared
-        vocabulary = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+        vocabulary = _digest({"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()})
     special = {name: getattr(tokenizer, f"{name}_id", None) for name in _SPECIAL_TOKENS}
     return TokenizerFingerprint(
-        vocabulary_sha256=_digest(vocabulary),
+        vocabulary_sha256=vocabulary,
         chat_template_sha256=None if template is None else _digest(template),
         special_tokens={name: int(number) for name, number in special.items() if number is not None},
     )
@@ -213,6 +212,15 @@ def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFinge
                 f"expected {'none' if there is None else there}"
             )
     return lines
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary_digest(written: str) -> str:
+    """Of what a fast tokenizer writes of itself: half a second of JSON, asked for whenever one is checked."""
+    vocabulary = json.loads(written)
+    for name in _VOLATILE:
+        vocabulary.pop(name, None)
+    return _digest(vocabulary)
 
 
 def _digest(value: Any) -> str:
