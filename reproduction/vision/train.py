@@ -27,7 +27,7 @@ from reproduction.vision.tower_training import TowerLesson, teach
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters, as they stand here for two cores: about an hour and a half of one of them in all."""
+    """The hyper-parameters, as they stand here for two cores: some ninety minutes of one of them in all."""
 
     tower_steps: int = 5000
     tower_batch: int = 24
