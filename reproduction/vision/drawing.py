@@ -15,9 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 Batch = TypeVar("Batch")
 _MOST = 6
 
-KEPT_EVERY = 120.0
-"""Seconds between two checkpoints of a stage of training."""
-
 
 class _Steps(Dataset[Batch], Generic[Batch]):
     def __init__(self, draw: Callable[[int], Batch], first: int, steps: int) -> None:

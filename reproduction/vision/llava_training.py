@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
-from reproduction.vision.drawing import KEPT_EVERY, drawn_ahead
+from reproduction.vision.checkpoints import Checkpoints
+from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons
 
 _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -111,17 +112,16 @@ def train(
         rng = random.Random(f"{place.stem} {step}")
         return batch_of(loaded, [lessons.draw(rng) for _ in range(batch)])
 
-    def keep() -> None:
-        state = {
+    def state_now() -> dict[str, Any]:
+        return {
             "done": done,
             "trained": {name: parameter.detach() for name, parameter in trained.items()},
             "optimizer": optimizer.state_dict(),
         }
-        torch.save(state, place.with_suffix(".new"))
-        place.with_suffix(".new").replace(place)
 
+    checkpoints = Checkpoints(place, state_now)
     drawn = drawn_ahead(draw, done, steps, device)
-    began = shown = kept = time.monotonic()
+    began = shown = time.monotonic()
     lately = math.nan
     while done < steps and time.monotonic() - began < seconds:
         warm, cool = min(1.0, (done + 1) / 15), 0.5 + 0.5 * math.cos(math.pi * done / steps)
@@ -139,10 +139,8 @@ def train(
         if time.monotonic() - shown > 15:
             shown = time.monotonic()
             print(f"{place.stem} {done}/{steps}: loss {lately:.3f}", flush=True)
-        if time.monotonic() - kept > KEPT_EVERY:
-            kept = time.monotonic()
-            keep()
-    keep()
+        checkpoints.now_and_then()
+    checkpoints.now()
     if done >= steps and adapter_rank:
         model.merge_and_unload()  # in place: `loaded.model` is the bare model again
     return done >= steps

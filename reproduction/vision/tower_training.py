@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduction.vision.drawing import KEPT_EVERY, drawn_ahead
+from reproduction.vision.checkpoints import Checkpoints
+from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, text_page
 from reproduction.vision.scenes import any_scene, scene_page
 
@@ -117,19 +118,18 @@ def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch
         lesson.spelling.load_state_dict(state["spelling"])
         optimizer.load_state_dict(state["optimizer"])
 
-    def keep() -> None:
-        state = {
+    def state_now() -> dict[str, Any]:
+        return {
             "done": done,
             "tower": lesson.tower.state_dict(),
             "projector": lesson.projector.state_dict(),
             "spelling": lesson.spelling.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        torch.save(state, place.with_suffix(".new"))
-        place.with_suffix(".new").replace(place)
 
+    checkpoints = Checkpoints(place, state_now)
     drawn = drawn_ahead(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
-    began = shown = kept = time.monotonic()
+    began = shown = time.monotonic()
     right_lately = 0.0
     while done < steps and time.monotonic() - began < seconds:
         share = done / steps
@@ -146,8 +146,6 @@ def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch
         if time.monotonic() - shown > 15:
             shown = time.monotonic()
             print(f"tower {done}/{steps}: loss {loss.item():.3f}, read {right_lately:.3f}", flush=True)
-        if time.monotonic() - kept > KEPT_EVERY:
-            kept = time.monotonic()
-            keep()
-    keep()
+        checkpoints.now_and_then()
+    checkpoints.now()
     return done >= steps

@@ -116,7 +116,14 @@ def test_nothing_but_the_same_numbers(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["1000000", "0, 0, 0, 0, 0, 0, 0, 0, 0, 0", "1 0 0\n0 1 0\n0 0 1", "1/3 = 0.333333333333333333"]
+    "answer",
+    [
+        "1000000",
+        "0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+        "1 0 0\n0 1 0\n0 0 1",
+        "1/3 = 0.333333333333333333",
+        "Breadbasket ........................ 12 euros 50",
+    ],
 )
 def test_numbers_that_are_an_answer(answer: str) -> None:
     assert degeneracy(answer) is None

@@ -18,7 +18,7 @@ from tests.models.tiny_vision import tiny_vision
 
 pytest.importorskip("PIL")
 
-from reproduction.vision import llava_training
+from reproduction.vision import checkpoints, llava_training
 from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, requests, scene_lesson
 from reproduction.vision.model import build
@@ -169,7 +169,7 @@ def test_a_perfect_tower_gives_the_embeddings_of_what_is_written() -> None:
     assert read.shape == before.shape and torch.equal(features(), before)
     embeddings = loaded.model.get_input_embeddings().weight
     first = loaded.tokenizer("Steps to bake", add_special_tokens=False)["input_ids"]
-    places = [place for word in lay_out("Steps to bake") for place in [word.cell // CELLS_PER_STOP]]
+    places = [word.cell // CELLS_PER_STOP for word in lay_out("Steps to bake")]
     assert torch.equal(read[places], embeddings[first])
     (blank,) = loaded.tokenizer(" ", add_special_tokens=False)["input_ids"]
     assert torch.equal(read[-1], embeddings[blank])
@@ -179,3 +179,18 @@ def test_pages_of_the_suites_are_all_that_the_suites_show() -> None:
     shown = {picture for item in in_pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
     known = {picture_from(draw_text(text)) for text in sorted(pages_of_the_suites())}
     assert shown <= known
+
+
+def test_checkpoints_are_written_in_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = 0
+    kept = checkpoints.Checkpoints(tmp_path / "stage.pt", lambda: {"done": done})
+    kept.now_and_then()
+    assert not list(tmp_path.iterdir())
+    done = 3
+    monkeypatch.setattr(checkpoints, "_EVERY", -1.0)
+    kept.now_and_then()
+    done = 5
+    assert torch.load(tmp_path / "stage.pt", weights_only=True) == {"done": 3}
+    kept.now()
+    assert torch.load(tmp_path / "stage.pt", weights_only=True) == {"done": 5}
+    assert [file.name for file in tmp_path.iterdir()] == ["stage.pt"]

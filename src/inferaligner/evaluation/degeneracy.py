@@ -38,7 +38,9 @@ _CLAUSE_END = re.compile(r"[^\w\s'’]|\n")
 # The same few characters ten times or more; letters among them, or else it may be a row of data.
 _REPEATED_UNIT = re.compile(r"((?=\S*?[^\W\d_])\S{1,12}?)\1{9,}|([^\w\s])\2{29,}")
 # Numbers are repeated in data and in sums, but not as the whole of an answer: "1000000…", "1. 1. 1. …".
-_NOTHING_BUT_NUMBERS = re.compile(r".{0,12}?(?:(\d)\1{24,}|((?=\D*\d)[\d\W]{2,6}?)\2{11,}).{0,12}", re.DOTALL)
+_NOTHING_BUT_NUMBERS = re.compile(
+    r".{0,12}?(?:(\d)\1{24,}|((?=\W{0,5}\d)[\d\W]{2,6}?)\2{11,}).{0,12}", re.DOTALL
+)
 _CODE_LINE = re.compile(
     r"[;{}]\s*$|\w\(.*\)|\w = |=>|->"
     r"|^\s*(?:def |class |import |from \w+ import|return\b|#include|//|<[/\w]|@\w)"

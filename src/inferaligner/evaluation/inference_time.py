@@ -113,9 +113,8 @@ def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
                 return time.perf_counter() - begun
         context = method.gated()
         if context is None:
-            decisions = method.decide([prompt]) if method.canned is None else None
-            acts = method.canned is None and (decisions is None or decisions[0].open)
-            context = method.acting() if acts else None
+            decisions = method.decide([prompt])
+            context = method.acting() if decisions is None or decisions[0].open else None
         if context is None:
             _answer(loaded, text, length, method.bench.system)
         else:

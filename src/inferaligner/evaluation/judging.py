@@ -12,7 +12,7 @@ from inferaligner.atomic import replace_file
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judged import verdict_file
-from inferaligner.evaluation.judges.pair_judge import Agreement, PairJudge, agreement
+from inferaligner.evaluation.judges.pair_judge import Agreement, Label, PairJudge, agreement
 from inferaligner.evaluation.judges.rules import RuleJudge, judge
 from inferaligner.evaluation.records_file import Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
@@ -43,10 +43,7 @@ def judge_records(
             with tell.stage(f"judge: {judge.name}", len(asked)) as advance:
                 for index, label in judge.judge_pairs(asked):
                     for record in rows[asked[index]]:
-                        method, suite, row = key_of(record)
-                        place = {"method": method, "suite": suite, "row": row, "digest": record["digest"]}
-                        verdict = {"label": label.label, "score": label.score, "reason": label.reason}
-                        _put(out, {**place, **verdict})
+                        _put(out, _entry(record, label))
                     advance(1)
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}).") from None
@@ -62,15 +59,11 @@ def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
     for record in records:
         if "outcome" in record:
             verdict = judge(record["response"], mean_logprob=record.get("mean_logprob"))
-            method, suite, row = key_of(record)
-            place = {"method": method, "suite": suite, "row": row, "digest": record["digest"]}
-            entries.append({**place, "label": verdict.outcome, "score": None, "reason": verdict.reason})
+            entries.append(_entry(record, Label(verdict.outcome, reason=verdict.reason)))
     file = verdict_file(folder, RuleJudge.name)
     try:
         file.parent.mkdir(exist_ok=True)
-        replace_file(
-            file, "".join(dump(entry) + "\n" for entry in entries).encode("utf-8", "backslashreplace")
-        )
+        replace_file(file, b"".join(map(_line, entries)))
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}).") from None
     return len(entries) - 1
@@ -118,7 +111,17 @@ def _known(file: Path) -> tuple[dict[tuple[str, str, int], str], int]:
     return known, size
 
 
+def _entry(record: Record, label: Label) -> dict[str, Any]:
+    method, suite, row = key_of(record)
+    place = {"method": method, "suite": suite, "row": row, "digest": record["digest"]}
+    return {**place, "label": label.label, "score": label.score, "reason": label.reason}
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return (dump(entry) + "\n").encode("utf-8", "backslashreplace")
+
+
 def _put(out: Any, entry: dict[str, Any]) -> None:
-    out.write((dump(entry) + "\n").encode("utf-8", "backslashreplace"))
+    out.write(_line(entry))
     out.flush()
     os.fsync(out.fileno())
