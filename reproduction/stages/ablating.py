@@ -49,9 +49,7 @@ def ablate(name: str, experiment: Ablation, cell: Cell, workplace: Workplace) ->
         for suite in counts:
             lines = strength_lines(rows, suite, metric)
             if lines:
-                svg = figures.curves(
-                    lines, across="strength α", up=f"{title} ({suite})", name=f"{metric}-{suite}"
-                )
+                svg = figures.curves(lines, across="strength α", up=title, name=f"{metric}-{suite}")
                 replace_file(place.parent / f"{place.name}-{suite}-{metric}.svg", svg.encode())
     page = strength_table(found["title"], rows)
     replace_file(place.with_suffix(".md"), page.encode())
