@@ -22,9 +22,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from inferaligner.models.anatomy import backbone, dissect
+from inferaligner.models.anatomy import dissect
 from inferaligner.models.loading import load_model
 from reproduction.answer_batches import Example, collate, deciding_tokens, tokenize
+from reproduction.answer_loss import answer_loss
 
 
 def main() -> None:
@@ -111,17 +112,15 @@ def tune(model: Any, rows: list[dict[str, Any]], padding: int, options: argparse
 
 
 class AnswerTrainer(Trainer):
-    """Cross-entropy of the answers; the head is run on their tokens alone."""
+    """Learns the answers and their ends."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         inner = self.accelerator.unwrap_model(model).get_base_model()
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        # The trainer's own autocast surrounds the model's forward, which is not called here.
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-            hidden = backbone(inner)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            said = deciding_tokens(inputs)[:, :-1] & mask[:, 1:].bool()  # each predicts the next token
-            logits = inner.get_output_embeddings()(hidden[:, :-1][said])
-        return nn.functional.cross_entropy(logits.float(), ids[:, 1:][said])
+        # The first of the deciding tokens is the prompt's last, which is no part of the answer.
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        said = deciding_tokens(inputs) & (columns >= inputs["prompt_tokens"][:, None])
+        return answer_loss(inner, ids, mask, said, bf16=True)
 
 
 if __name__ == "__main__":

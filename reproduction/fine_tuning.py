@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from inferaligner.atomic import replace_file
 from inferaligner.errors import InferAlignerError, InputError, MissingExtraError
 from inferaligner.models.loading import load_model
+from reproduction.answer_loss import head_says_all, on_answers_alone
 from reproduction.chat_rows import token_rows
 from reproduction.corpora.corpus import Row
 from reproduction.training_settings import Training
@@ -130,7 +131,7 @@ def train(job: Job) -> bool:
         disable_tqdm=not sys.stderr.isatty(),
     )
     limit = _watch(job.minutes)
-    trainer = SFTTrainer(
+    trainer = (on_answers_alone(SFTTrainer) if cpu and not several and head_says_all(model) else SFTTrainer)(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),

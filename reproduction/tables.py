@@ -36,25 +36,19 @@ def cell_page(found: Found) -> tuple[str, dict[str, str]]:
 
 
 def table_one(cells: Sequence[Found]) -> str:
-    """Methods × domains: compliance with harmful prompts, with jailbreaks, and utility, as in the paper."""
-    lines = [f"# {cells[0]['title'].partition(', ')[2]}: domains and methods", "", _origin(cells[0]), ""]
-    head, rule = ["Method"], ["---"]
-    columns: list[tuple[Found, str, str]] = []
+    """Methods × suites for each domain: compliance with harmful prompts and jailbreaks, and utility."""
+    lines = [f"# {cells[0]['title'].partition(', ')[2]}: domains and methods", "", _origin(cells[0])]
     for cell in cells:
-        domain = cell["title"].partition(",")[0]
-        for kind, metric in (("harmful", "compliance"), ("jailbreak", "compliance"), ("utility", "accuracy")):
-            for suite in suites_of(cell, kind):
-                columns.append((cell, suite, metric))
-                head.append(f"{domain}: {suite}, {metric}")
-                rule.append("---:")
-    lines += ["| " + " | ".join(head) + " |", "|" + "|".join(rule) + "|"]
-    base = [
-        _share(_base(cell, suite)) if metric == "accuracy" else _NOT_RUN for cell, suite, metric in columns
-    ]
-    lines.append("| " + " | ".join(["base model", *base]) + " |")
-    for method, title in _methods(cells).items():
-        values = [_share(figure(cell, method, suite, metric)) for cell, suite, metric in columns]
-        lines.append("| " + " | ".join([title, *values]) + " |")
+        harmful = [(suite, "compliance") for suite in suites_of(cell, "harmful", "jailbreak")]
+        columns = [*harmful, *((suite, "accuracy") for suite in suites_of(cell, "utility"))]
+        head = ["Method", *(f"{suite}, {metric}" for suite, metric in columns)]
+        lines += ["", f"## {cell['title'].partition(',')[0]}", "", _row(head)]
+        lines.append("|---|" + "---:|" * len(columns))
+        base = [_share(_base(cell, suite)) if metric == "accuracy" else _NOT_RUN for suite, metric in columns]
+        lines.append(_row(["base model", *base]))
+        for method, title in cell["methods"].items():
+            shares = [_share(figure(cell, method, suite, metric)) for suite, metric in columns]
+            lines.append(_row([title, *shares]))
     return "\n".join([*lines, ""])
 
 
@@ -189,8 +183,8 @@ def _data(found: Found) -> list[str]:
     return [*lines, f"Seconds by stage: {taken}."]
 
 
-def _methods(cells: Sequence[Found]) -> dict[str, str]:
-    return {name: title for cell in cells for name, title in cell["methods"].items()}
+def _row(values: Sequence[str]) -> str:
+    return "| " + " | ".join(values) + " |"
 
 
 def _base(found: Found, suite: str) -> dict[str, Any] | None:

@@ -76,7 +76,8 @@ def test_figure_four_and_the_summaries_build_on_it(done: Path, book: Book, place
     assert "the paper's pair | matched prompts" in (done / f"confound-{_FAMILY}.md").read_text("utf-8")
     for name in ("table-1", "figure-5"):
         run_experiment(Request(name, (_FAMILY,), place), book)
-    assert "Mathematics: contrast-harmful, compliance" in (done / f"table-1-{_FAMILY}.md").read_text("utf-8")
+    table = (done / f"table-1-{_FAMILY}.md").read_text("utf-8")
+    assert "## Mathematics" in table and "| contrast-harmful, compliance |" in table
     assert (done / "figure-5.svg").is_file()
 
 

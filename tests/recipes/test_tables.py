@@ -24,12 +24,14 @@ def test_a_page_has_harm_utility_gate_time_and_data() -> None:
     assert set(drawn) == {"outcomes"} and drawn["outcomes"].startswith("<svg")
 
 
-def test_table_one_sets_domains_side_by_side() -> None:
-    table = table_one([_OTHER, _CELL])
-    head, _, base, *methods = [line for line in table.splitlines() if line.startswith("|")]
-    assert head.count("Finance: ") == 2 and head.count("Mathematics: ") == 2
-    assert base == "| base model | – | 30.0 [25.0, 35.0] | – | 25.0 [20.0, 30.0] |"
-    assert methods[1].startswith("| Inferaligner | – | – | 5.0 [0.0, 10.0] | 69.8")
+def test_table_one_has_a_table_for_each_domain() -> None:
+    finance, mathematics = table_one([_OTHER, _CELL]).split("\n## ")[1:]
+    assert finance.startswith("Finance\n") and mathematics.startswith("Mathematics\n")
+    head, _, base, *methods = [line for line in mathematics.splitlines() if line.startswith("|")]
+    assert head == "| Method | advbench, compliance | arithmetic, accuracy |"
+    assert base == "| base model | – | 25.0 [20.0, 30.0] |"
+    assert methods[1].startswith("| Inferaligner | 5.0 [0.0, 10.0] | 69.8")
+    assert "Inferaligner" not in finance
 
 
 def test_families_are_compared_with_and_without() -> None:
