@@ -84,8 +84,9 @@ class Cell:
         return (*self.experiment.methods, *self.scale.more_methods)
 
     def training(self, more: Mapping[str, Any] | None = None) -> Training:
-        """The scale's settings with the family's and others over them."""
-        merged = self.scale.training.model_dump() | self.family.training | dict(more or {})
+        """The scale's settings with the family's, the domain's and others over them."""
+        domain: dict[str, Any] = getattr(self.experiment.training, self.scale.takes)
+        merged = self.scale.training.model_dump() | self.family.training | domain | dict(more or {})
         return Training.model_validate(merged)
 
     def tests(self) -> dict[str, list[str]]:

@@ -137,12 +137,21 @@ class PerScale(_Part):
     paper: dict[str, int | Literal["all"]]
 
 
+class MoreTraining(_Part):
+    """Settings of training that a domain needs other than its scale's."""
+
+    small: dict[str, Any] = {}
+    gpu: dict[str, Any] = {}
+    paper: dict[str, Any] = {}
+
+
 class Domain(_Part):
     """A domain model trained, fitted, evaluated: one column of the paper's Table 1."""
 
     kind: Literal["domain"]
     title: str
     rows: PerScale
+    training: MoreTraining = MoreTraining()
     utility: PerScale
     methods: tuple[str, ...]
     reported: dict[str, dict[str, float]] = {}

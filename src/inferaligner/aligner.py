@@ -70,7 +70,7 @@ class Aligner:
         positions: Positions | None = None,
         paper: bool = False,
         system: str | None = None,
-        carry: Carry = "answers",
+        carry: Carry | None = None,
         match_layers: LayerMatch = "best",
         map_kind: MapKind | None = None,
         accept_poor_map: bool = False,
@@ -100,8 +100,9 @@ class Aligner:
             gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
             paper: the paper's own choices for whatever is not fixed.
             system: the system prompt that the model is served with, if any.
-            carry: how an aligned model of another shape guides: by vectors that are learned from its answers,
-                or by its own vectors through a linear map.
+            carry: how an aligned model of another shape guides: "answers", by vectors that are learned from
+                them (the default), or "map", by its own vectors through a linear map. A sibling of the
+                target's shape guides by its own vectors as they are, unless "answers" is asked for.
             match_layers, map_kind, accept_poor_map: how that map is made, and whether one that explains too
                 little is used all the same.
             monitor: fit an answer monitor too, which `apply` then uses (docs/monitor.md). The target answers

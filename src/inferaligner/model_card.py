@@ -46,9 +46,9 @@ guard.decisions
 | Aligned model | `{{ aligned }}` |
 {% if calibration.get("transfer") -%}
 | Map from its space | {{ percent(calibration.transfer.explained) }} of held-out variance explained |
-{% if 'answers' in calibration.transfer -%}
-| Steered vectors | learned from its answers to {{ calibration.transfer.answers.prompts }} prompts |
 {% endif -%}
+{% if calibration.get("answers") -%}
+| Steered vectors | learned from its answers to {{ calibration.answers.prompts }} prompts |
 {% endif -%}
 | Gate | {{ gate }} |
 | Operating point | {{ operating_point }} |

@@ -212,9 +212,9 @@ def test_an_aligned_model_of_another_width_guides_through_its_answers(
     # What a random model babbles need not be learnable; that it is told, and in the end used, is tested here.
     outcome = run(*start, "--accept-poor-map", "--json")
     assert outcome.code == 0, outcome.err
-    told = outcome.json()["transfer"]["answers"]
+    told = outcome.json()["answers"]
     assert told["layers"] == [1] and told["prompts"] >= 8
-    assert told["cross_entropy"]["learned"] <= told["cross_entropy"]["mapped"]
+    assert told["cross_entropy"]["learned"] <= told["cross_entropy"]["start"]
     assert "held-out cross-entropy of the aligned model's answers" in outcome.err
     saved = Aligner.from_pretrained(output).artifact
     assert saved.steering.layers == (1,)
@@ -226,6 +226,28 @@ def test_an_aligned_model_of_another_width_guides_through_its_answers(
     assert torch.allclose(saved.ssv[1], other.ssv[1]) == (told["steps"] == 0)
     shown = run("inspect", output)
     assert "learned from the aligned model's answers" in shown.out
+
+
+def test_a_sibling_guides_through_its_answers_if_asked(
+    run: Run,
+    target: Path,
+    sibling: Path,
+    prompts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1, "--accept-poor-map")
+    through = run(*start, "-o", tmp_path / "a", "--carry", "answers", "--json")
+    assert through.code == 0, through.err
+    told = through.json()
+    assert told["answers"]["layers"] == [1] and told["transfer"] == {}
+    own = run(*start, "-o", tmp_path / "b", "--carry", "map", "--steer-layers", 1)
+    assert own.code == 0 and "its vectors need no map" in own.err, own.err
+    learned, given = (Aligner.from_pretrained(tmp_path / name).artifact for name in "ab")
+    assert torch.allclose(learned.ssv[0], given.ssv[0])
+    assert torch.allclose(learned.ssv[1], given.ssv[1]) == (told["answers"]["steps"] == 0)
+    assert not given.calibration["answers"]
 
 
 def test_a_chat_template_is_for_one_family(

@@ -82,15 +82,23 @@ def fit_artifact(
     # The vectors first: whether another family's can be carried over is known soon, and may end it here.
     srv, ssv, transfer = _vectors(target, aligned, samples, options, tell)
     gate, found, scores = _fit_gate(target, samples, benign, options, tell)
-    steering, search = NO_STEERING, dict[str, Any]()
+    steering, search, learned = NO_STEERING, dict[str, Any](), dict[str, Any]()
     if aligned is not None:
         # Refusals take up the search; those that vectors are learned from are others.
-        if transfer and options.carry == "answers" and not options.paper:
+        carry = options.carry or ("answers" if transfer else None)
+        if carry == "map" and not transfer:
+            tell.note("the aligned model has the target's width and depth: its vectors need no map")
+        if carry == "answers" and not options.paper:
             ssv, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell)
             options = replace(options, steer_layers=tuple(learned["layers"]))
-            transfer["answers"] = learned
         steering, search = _steering(target, aligned, samples, gate, scores, ssv, options, outcome, tell)
-    calibration = {"paper": options.paper, **found, "search": search, "transfer": transfer}
+    calibration = {
+        "paper": options.paper,
+        **found,
+        "search": search,
+        "transfer": transfer,
+        "answers": learned,
+    }
     monitor = None
     if options.monitor:
         monitor, calibration["monitor"] = fit_monitor(

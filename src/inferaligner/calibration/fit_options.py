@@ -21,7 +21,8 @@ them, 2 % or less of each kind of public benign prompts open. Chosen on the publ
 
 
 Carry = Literal["answers", "map"]
-"""How a guide of another width or depth reaches the target: through what it says, or through its vectors."""
+"""How a guide reaches the target: through what it says, or through a map of its vectors. A sibling of the
+target's own width and depth needs neither."""
 
 MONITOR_TOKENS = 64
 """How much of each answer the monitor is fitted and calibrated on."""
@@ -59,7 +60,7 @@ class FitOptions:
     positions: Positions | None = None
     paper: bool = False
     system: str | None = None
-    carry: Carry = "answers"
+    carry: Carry | None = None
     match_layers: LayerMatch = "best"
     map_kind: MapKind | None = None
     accept_poor_map: bool = False

@@ -1,6 +1,7 @@
 """Vectors learned from the aligned model's answers: which prompts it is asked, which layers learn.
 
-Used where the aligned model is of another family, so that its activations do not fit the target's.
+Used where the aligned model is of another family, so that its activations do not fit the target's, and for a
+sibling where that is asked for.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ def learn_guide(
     aligned: Side,
     samples: Samples,
     gate: GuidanceGate,
-    mapped: Tensor,
+    start: Tensor,
     options: FitOptions,
     outcome: Outcome,
     tell: Stages,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The mapped SSV with the steered layers' vectors learned from the aligned model's answers."""
+    """`start`, an SSV or what a map made of one, with the steered layers' vectors learned from answers."""
     # Above the gate the decision is known in time; the earlier, the more of the target can read it.
     layers = options.steer_layers or (gate.last_layer,)
     # What the search generates on is not learned from, nor what it scores, if there are enough others.
@@ -51,24 +52,24 @@ def learn_guide(
             target.tokenizer,
             [prompt for prompt, _ in declined],
             [answer for _, answer in declined],
-            start={layer: mapped[layer] for layer in layers},
+            start={layer: start[layer] for layer in layers},
             system=options.system,
             advance=advance,
         )
     if not options.accept_poor_map:
         learned.check(target.spec, aligned.spec)
-    ssv = mapped.clone()
+    ssv = start.clone()
     for layer, vector in learned.vectors.items():
         ssv[layer] = vector
     table = {
         "layers": list(layers),
         "prompts": len(declined),
         "steps": learned.steps,
-        "cross_entropy": {"bare": learned.bare, "mapped": learned.start, "learned": learned.end},
-        "cosine_mapped": float(cosine(ssv, mapped)[list(layers)].mean()),
+        "cross_entropy": {"bare": learned.bare, "start": learned.start, "learned": learned.end},
+        "cosine_start": float(cosine(ssv, start)[list(layers)].mean()),
     }
     tell.note(
         f"held-out cross-entropy of the aligned model's answers: {learned.bare:.2f} nats per token of the "
-        f"bare target, {learned.start:.2f} with the mapped vectors, {learned.end:.2f} with those learned"
+        f"bare target, {learned.start:.2f} with the vectors it gave, {learned.end:.2f} with those learned"
     )
     return ssv, table

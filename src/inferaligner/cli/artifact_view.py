@@ -39,6 +39,7 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
         "aligned": None if provenance.aligned is None else provenance.aligned.model_dump(mode="json"),
         "gate_only": artifact.gate_only,
         "transfer": calibration.get("transfer") or {},
+        "answers": calibration.get("answers") or {},
         "gate": {
             "kind": gate.kind,
             "reads": [{"layer": read.layer, "offset": read.offset} for read in gate.reads],
@@ -84,8 +85,8 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
         shown.append(_finalists(calibration["search"]))
     if calibration.get("transfer"):
         shown.append(map_table(calibration["transfer"]))
-        if calibration["transfer"].get("answers"):
-            shown.append(answers_table(calibration["transfer"]["answers"]))
+    if calibration.get("answers"):
+        shown.append(answers_table(calibration["answers"]))
     return shown + monitor_tables(artifact)
 
 
@@ -117,7 +118,7 @@ def answers_table(answers: Mapping[str, Any]) -> Table:
     table.add_column("nats per token of a held-out answer", justify="right")
     found = answers["cross_entropy"]
     table.add_row("bare", f"{found['bare']:.2f}")
-    table.add_row("with the mapped vectors", f"{found['mapped']:.2f}")
+    table.add_row("with the vectors it gave", f"{found['start']:.2f}")
     table.add_row("with those learned", f"{found['learned']:.2f}")
     return table
 

@@ -206,13 +206,15 @@ def fit(
         ),
     ] = False,
     carry: Annotated[
-        Way,
+        Way | None,
         typer.Option(
-            help="How it guides: by vectors for TARGET that are learned from its answers, or by its own "
-            "vectors through a linear map.",
+            help="How it guides: by vectors for TARGET that are learned from its answers (default), or by "
+            "its own vectors through a linear map. A sibling guides by its own vectors as they are, unless "
+            "answers are asked for.",
             rich_help_panel=_MAP,
+            show_default=False,
         ),
-    ] = Way.answers,
+    ] = None,
     map_kind: Annotated[
         Linear | None,
         typer.Option(
@@ -280,7 +282,7 @@ def fit(
             ("--steer-layers", layers),
             ("--strength", strength),
             ("--positions", positions),
-            ("--carry", None if carry is Way.answers else carry),
+            ("--carry", carry),
             ("--map", map_kind),
             ("--match-layers", match_layers),
             ("--accept-poor-map", accept_poor_map or None),
@@ -339,7 +341,7 @@ def fit(
             monitor_tokens=MONITOR_TOKENS if monitor_tokens is None else monitor_tokens,
             pictures=pictures.value,
             system=system,
-            carry=carry.value,
+            carry=None if carry is None else carry.value,
             match_layers="best" if match_layers is None else match_layers.value,
             map_kind=None if map_kind is None else map_kind.value,
             accept_poor_map=accept_poor_map,
