@@ -29,7 +29,7 @@ from rich.table import Table
 
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.fit import PAPER_STRENGTH, paper_layers
+from inferaligner.calibration.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.generation import generate_answers

@@ -10,6 +10,7 @@ import torch
 
 from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
+from inferaligner.calibration import steering_choice
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judges import Verdict
@@ -248,6 +249,34 @@ def test_a_sibling_guides_through_its_answers_if_asked(
     assert torch.allclose(learned.ssv[0], given.ssv[0])
     assert torch.allclose(learned.ssv[1], given.ssv[1]) == (told["answers"]["steps"] == 0)
     assert not given.calibration["answers"]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_sibling_whose_vectors_do_too_little_is_asked_for_answers(
+    run: Run,
+    target: Path,
+    sibling: Path,
+    prompts: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    better: bool,
+) -> None:
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    monkeypatch.setattr(steering_choice, "ENOUGH", 1.01)
+    merits = iter([1.0, 0.5] if better else [0.5, 1.0])
+    monkeypatch.setattr(steering_choice, "merit", lambda trial: next(merits))
+    start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1, "--accept-poor-map")
+    outcome = run(*start, "-o", tmp_path / "a", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "100% is little, so vectors are learned" in outcome.err
+    told = outcome.json()["answers"]
+    if better:
+        assert told["layers"] == [1] and told["own_vectors"]["refusal"] == 1.0
+    else:
+        assert told == {} and "own vectors are kept: those learned do no better" in outcome.err
+    # Whoever fixes a setting wants to see what it does.
+    fixed = run(*start, "-o", tmp_path / "b", "--steer-layers", 1, "--json")
+    assert fixed.code == 0 and "is little" not in fixed.err, fixed.err
 
 
 def test_a_chat_template_is_for_one_family(

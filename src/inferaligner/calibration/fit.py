@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -33,15 +31,13 @@ from inferaligner.calibration.gate_choice import (
     paper_gate,
 )
 from inferaligner.calibration.held_out import held_out_figures, held_out_groups
-from inferaligner.calibration.learned_guide import learn_guide
 from inferaligner.calibration.monitor import fit_monitor
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Silent, Stages
-from inferaligner.calibration.strength import search_strength
+from inferaligner.calibration.steering_choice import Steering, choose_steering
 from inferaligner.calibration.traffic import settle, stored, unseen
 from inferaligner.calibration.transfer import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
-from inferaligner.calibration.trial import Search
-from inferaligner.calibration.validation import Outcome, validation
+from inferaligner.calibration.validation import Outcome
 from inferaligner.errors import InputError
 from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import dissect
@@ -52,7 +48,6 @@ from inferaligner.prompts.images import Prompt
 from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 
-PAPER_STRENGTH = 4.0
 NO_STEERING = SteeringSettings(layers=(), strength=0.0)
 """Of a gate alone."""
 
@@ -82,27 +77,16 @@ def fit_artifact(
     # The vectors first: whether another family's can be carried over is known soon, and may end it here.
     srv, ssv, transfer = _vectors(target, aligned, samples, options, tell)
     gate, found, scores = _fit_gate(target, samples, benign, options, tell)
-    steering, search, learned = NO_STEERING, dict[str, Any](), dict[str, Any]()
+    chosen = Steering(ssv, NO_STEERING)
     if aligned is not None:
-        # Refusals take up the search; those that vectors are learned from are others.
-        carry = options.carry or ("answers" if transfer else None)
-        if carry == "map" and not transfer:
-            tell.note("the aligned model has the target's width and depth: its vectors need no map")
-        if carry == "answers" and not options.paper:
-            ssv, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell)
-            options = replace(options, steer_layers=tuple(learned["layers"]))
-        steering, search = _steering(target, aligned, samples, gate, scores, ssv, options, outcome, tell)
-    calibration = {
-        "paper": options.paper,
-        **found,
-        "search": search,
-        "transfer": transfer,
-        "answers": learned,
-    }
+        chosen = choose_steering(
+            target, aligned, samples, gate, scores, ssv, options, outcome, tell, own=not transfer
+        )
+    calibration = {"paper": options.paper, **found, "transfer": transfer, **chosen.found()}
     monitor = None
     if options.monitor:
         monitor, calibration["monitor"] = fit_monitor(
-            target, samples, gate, steering.layers, benign, options, tell
+            target, samples, gate, chosen.settings.layers, benign, options, tell
         )
     provenance = Provenance(
         target=records[0],
@@ -118,7 +102,7 @@ def fit_artifact(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         system_prompt=options.system,
     )
-    return AlignerArtifact(gate, steering, srv, ssv, provenance, calibration, monitor)
+    return AlignerArtifact(gate, chosen.settings, srv, chosen.ssv, provenance, calibration, monitor)
 
 
 # -- 1. the gate ---------------------------------------------------------------------------------------
@@ -236,89 +220,6 @@ def _vectors(
         + (", so expect little more of it than of those" if mapped and alike > TOO_MUCH_ALIKE else "")
     )
     return srv, carried.ssv, {**carried.table(), "cosine_srv": alike}
-
-
-# -- 3. layers and strength ----------------------------------------------------------------------------
-
-
-def _steering(
-    target: Side,
-    aligned: Side,
-    samples: Samples,
-    gate: GuidanceGate,
-    scores: Sequence[float],
-    ssv: Tensor,
-    options: FitOptions,
-    outcome: Outcome,
-    tell: Stages,
-) -> tuple[SteeringSettings, dict[str, Any]]:
-    if options.paper:
-        settings = SteeringSettings(
-            layers=options.steer_layers or paper_layers(gate, len(ssv)),
-            strength=options.strength or PAPER_STRENGTH,
-            norm="unit",
-            positions=options.positions or "all",
-        )
-        return settings, {}
-    began = time.perf_counter()
-    positions = options.positions or "from_gate"
-    on = validation(target, aligned, samples, scores, options, outcome, tell)
-    with tell.stage("layers and strength") as advance:
-
-        def tried(what: str) -> None:
-            advance(1)
-
-        search = search_strength(
-            target.model,
-            target.tokenizer,
-            ssv,
-            gate,
-            on=on,
-            outcome=outcome,
-            positions=positions,
-            layers=options.steer_layers,
-            strength=options.strength,
-            system=options.system,
-            advance=tried,
-        )
-    chosen = search.chosen
-    tell.note(
-        f"steering {chosen.words()}: {chosen.refusal or 0:.0%} fluent refusals of {search.generated}; "
-        f"found in {time.perf_counter() - began:.0f} s"
-    )
-    settings = SteeringSettings(
-        layers=chosen.layers,
-        strength=chosen.strength * search.margin,
-        norm="difference",
-        positions=positions,
-        profile=chosen.profile,
-    )
-    return settings, _search_table(search, time.perf_counter() - began)
-
-
-def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
-    """The layers that are steered with the paper's constants."""
-    # The paper names no numbers; it steers the layers where intent is told well, which are those from
-    # the gate's upward, up to three quarters of the depth.
-    return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
-
-
-def _search_table(search: Search, seconds: float) -> dict[str, Any]:
-    return {
-        "unsteered_cross_entropy": search.unsteered,
-        "chosen": asdict(search.chosen),
-        "trials": [asdict(trial) for trial in search.trials],
-        "prompts": search.prompts,
-        "generated": search.generated,
-        "harmless": search.harmless,
-        "harmless_unsteered": search.harmless_unsteered,
-        "gate_layer": search.gate_layer,
-        "below_gate": [asdict(trial) for trial in search.below],
-        "most": search.most,
-        "tolerance": search.tolerance,
-        "margin": search.margin,
-        "seconds": round(seconds, 1),
-    }
 
 
 def _tell_of_formats(target: Side, aligned: Side, tell: Stages) -> None:

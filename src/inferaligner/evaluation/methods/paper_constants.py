@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.fit import PAPER_STRENGTH, paper_layers
 from inferaligner.calibration.gate_choice import paper_gate
 from inferaligner.calibration.samples import Sample, samples_from_contrast
+from inferaligner.calibration.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.evaluation.methods.gated import GatedSteering
 from inferaligner.evaluation.methods.method import Bench, Method, Needs
 from inferaligner.prompts.chat import context_length, encode_chats

@@ -1,0 +1,173 @@
+"""Which vectors are added, at which layers, how strongly.
+
+A sibling's own vectors come first. Where the best of their settings makes the target decline too few of the
+prompts that the sibling declines, its answers are asked instead (`learned_guide.py`), and the better of both
+is kept. Another family guides through its answers, or through the map that `carry` asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from inferaligner.artifact import SteeringSettings
+from inferaligner.calibration.fit_options import FitOptions, Side
+from inferaligner.calibration.learned_guide import learn_guide
+from inferaligner.calibration.samples import Samples
+from inferaligner.calibration.stages import Stages
+from inferaligner.calibration.strength import merit, search_strength
+from inferaligner.calibration.trial import Search
+from inferaligner.calibration.validation import Outcome, validation
+from inferaligner.errors import CalibrationError
+from inferaligner.gate import GuidanceGate
+
+PAPER_STRENGTH = 4.0
+
+ENOUGH = 0.75
+"""Fluent refusals from which on a sibling's own vectors are left as they are: learning takes minutes."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The SSV `[layers, width]`, its settings, the search for them and what was learned from answers."""
+
+    ssv: Tensor
+    settings: SteeringSettings
+    search: Search | None = None
+    seconds: float = 0.0
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    def found(self) -> dict[str, Any]:
+        """For the artifact's record of its calibration."""
+        table = {} if self.search is None else _search_table(self.search, self.seconds)
+        return {"search": table, "answers": self.answers}
+
+
+def choose_steering(
+    target: Side,
+    aligned: Side,
+    samples: Samples,
+    gate: GuidanceGate,
+    scores: Sequence[float],
+    ssv: Tensor,
+    options: FitOptions,
+    outcome: Outcome,
+    tell: Stages,
+    *,
+    own: bool,
+) -> Steering:
+    """`own` says that `ssv` is a sibling's, taken as it is; `scores` are held out, of `samples.fitting`."""
+
+    def steering(vectors: Tensor, options: FitOptions) -> Steering:
+        return _searched(target, aligned, samples, gate, scores, vectors, options, outcome, tell)
+
+    def through_answers() -> Steering:
+        # Refusals take up the search; those that vectors are learned from are others.
+        vectors, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell)
+        there = replace(options, steer_layers=tuple(learned["layers"]))
+        return replace(steering(vectors, there), answers=learned)
+
+    if options.carry == "map" and own:
+        tell.note("the aligned model has the target's width and depth: its vectors need no map")
+    if not options.paper and (options.carry == "answers" or (options.carry is None and not own)):
+        return through_answers()
+    found = steering(ssv, options)
+    declined = None if found.search is None else found.search.chosen.refusal
+    fixed = options.steers or options.carry is not None
+    if not own or fixed or declined is None or declined >= ENOUGH:
+        return found
+    tell.note(f"{declined:.0%} is little, so vectors are learned from the aligned model's answers, too")
+    try:
+        learned = through_answers()
+    except CalibrationError as error:
+        tell.note(f"its own vectors are kept: {error}")
+        return found
+    assert found.search is not None and learned.search is not None
+    if merit(learned.search.chosen) <= merit(found.search.chosen):
+        tell.note("the aligned model's own vectors are kept: those learned do no better")
+        return found
+    return replace(learned, answers={**learned.answers, "own_vectors": asdict(found.search.chosen)})
+
+
+def _searched(
+    target: Side,
+    aligned: Side,
+    samples: Samples,
+    gate: GuidanceGate,
+    scores: Sequence[float],
+    ssv: Tensor,
+    options: FitOptions,
+    outcome: Outcome,
+    tell: Stages,
+) -> Steering:
+    if options.paper:
+        settings = SteeringSettings(
+            layers=options.steer_layers or paper_layers(gate, len(ssv)),
+            strength=options.strength or PAPER_STRENGTH,
+            norm="unit",
+            positions=options.positions or "all",
+        )
+        return Steering(ssv, settings)
+    began = time.perf_counter()
+    positions = options.positions or "from_gate"
+    on = validation(target, aligned, samples, scores, options, outcome, tell)
+    with tell.stage("layers and strength") as advance:
+
+        def tried(what: str) -> None:
+            advance(1)
+
+        search = search_strength(
+            target.model,
+            target.tokenizer,
+            ssv,
+            gate,
+            on=on,
+            outcome=outcome,
+            positions=positions,
+            layers=options.steer_layers,
+            strength=options.strength,
+            system=options.system,
+            advance=tried,
+        )
+    chosen = search.chosen
+    tell.note(
+        f"steering {chosen.words()}: {chosen.refusal or 0:.0%} fluent refusals of {search.generated}; "
+        f"found in {time.perf_counter() - began:.0f} s"
+    )
+    settings = SteeringSettings(
+        layers=chosen.layers,
+        strength=chosen.strength * search.margin,
+        norm="difference",
+        positions=positions,
+        profile=chosen.profile,
+    )
+    return Steering(ssv, settings, search, time.perf_counter() - began)
+
+
+def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
+    """The layers that are steered with the paper's constants."""
+    # The paper names no numbers; it steers the layers where intent is told well, which are those from
+    # the gate's upward, up to three quarters of the depth.
+    return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
+
+
+def _search_table(search: Search, seconds: float) -> dict[str, Any]:
+    return {
+        "unsteered_cross_entropy": search.unsteered,
+        "chosen": asdict(search.chosen),
+        "trials": [asdict(trial) for trial in search.trials],
+        "prompts": search.prompts,
+        "generated": search.generated,
+        "harmless": search.harmless,
+        "harmless_unsteered": search.harmless_unsteered,
+        "gate_layer": search.gate_layer,
+        "below_gate": [asdict(trial) for trial in search.below],
+        "most": search.most,
+        "tolerance": search.tolerance,
+        "margin": search.margin,
+        "seconds": round(seconds, 1),
+    }
