@@ -1,7 +1,7 @@
 """What the files in `experiments/` and `scales/` say, checked as they are read.
 
-An experiment is the same at every scale: it names data, suites and methods. A scale names models, training
-settings and how much is measured. Whoever has other models or more machines changes one scale file.
+An experiment names data, suites and methods, and what of its training is its own. A scale names models,
+training settings and how much is measured. Whoever has other models or more machines changes one scale file.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ class Aligner:
         Args:
             target: the fine-tuned model, exactly as it will be served.
             aligned: a sibling that declines harmful requests. Without one the result is a gate alone, to be
-                used with `apply(on_open="refuse")`. A model of another width or depth guides through a map
-                that is fitted on the way (docs/transfer.md); it needs its `aligned_tokenizer`.
+                used with `apply(on_open="refuse")`. A model of another width or depth guides through its
+                answers or a map (`carry`, docs/transfer.md); it needs its `aligned_tokenizer`.
             tokenizer: the target's; of a vision-language model its processor, to read prompts with pictures.
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
             pictures: "some" shows a target that sees some of these prompts in pictures too (docs/vision.md).

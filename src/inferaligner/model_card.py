@@ -57,7 +57,8 @@ guard.decisions
 {% else -%}
 | Steered layers | {{ steering.layers | join(", ") }} |
 | Strength | {{ strength_words(steering.strength, steering.profile) }} × \
-{{ "SSV of length one" if steering.norm == "unit" else "SSV as extracted" }} |
+{{ "SSV of length one" if steering.norm == "unit" else "the vectors learned" if calibration.get("answers") \
+else "SSV as extracted" }} |
 | Positions | {{ steering.positions }} |
 {% endif -%}
 | Prompts | {{ prompts.source | default("-") | cell }}: {{ prompts.harmful | default("-") }} harmful, \

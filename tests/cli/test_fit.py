@@ -251,32 +251,31 @@ def test_a_sibling_guides_through_its_answers_if_asked(
     assert not given.calibration["answers"]
 
 
-@pytest.mark.parametrize("better", [True, False])
-def test_a_sibling_whose_vectors_do_too_little_is_asked_for_answers(
+def test_a_sibling_whose_vectors_do_too_little_is_told_of(
     run: Run,
     target: Path,
     sibling: Path,
     prompts: list[object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    better: bool,
 ) -> None:
     monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1)
+    enough = run(*start, "-o", tmp_path / "a")
+    assert enough.code == 0 and "is little" not in enough.err, enough.err
     monkeypatch.setattr(steering_choice, "ENOUGH", 1.01)
-    merits = iter([1.0, 0.5] if better else [0.5, 1.0])
-    monkeypatch.setattr(steering_choice, "merit", lambda trial: next(merits))
-    start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1, "--accept-poor-map")
-    outcome = run(*start, "-o", tmp_path / "a", "--json")
-    assert outcome.code == 0, outcome.err
-    assert "100% is little, so vectors are learned" in outcome.err
-    told = outcome.json()["answers"]
-    if better:
-        assert told["layers"] == [1] and told["own_vectors"]["refusal"] == 1.0
-    else:
-        assert told == {} and "own vectors are kept: those learned do no better" in outcome.err
+    little = run(*start, "-o", tmp_path / "b")
+    assert little.code == 0 and "100% is little" in little.err and "--carry answers" in little.err
     # Whoever fixes a setting wants to see what it does.
-    fixed = run(*start, "-o", tmp_path / "b", "--steer-layers", 1, "--json")
+    fixed = run(*start, "-o", tmp_path / "c", "--steer-layers", 1)
     assert fixed.code == 0 and "is little" not in fixed.err, fixed.err
+
+
+def test_the_paper_has_no_vectors_learned_from_answers(
+    run: Run, target: Path, sibling: Path, prompts: list[object], tmp_path: Path
+) -> None:
+    start = ("fit", target, "--aligned", sibling, *prompts, "-o", tmp_path / "a")
+    refused(run(*start, "--paper", "--carry", "answers"), "--carry answers was given with --paper")
 
 
 def test_a_chat_template_is_for_one_family(
@@ -376,6 +375,7 @@ def test_options(run: Run, target: Path, tmp_path: Path, option: tuple[str, str]
         ("--strength", 1),
         ("--steer-layers", "1"),
         ("--positions", "all"),
+        ("--carry", "answers"),
         ("--map", "ridge"),
         ("--match-layers", "depth"),
         ("--accept-poor-map",),

@@ -79,7 +79,11 @@ def test_single_step_problems_are_not_those_of_the_suite() -> None:
 
 @pytest.mark.skipif(not _SHARED.is_dir(), reason="public sets are not at hand")
 @pytest.mark.parametrize(
-    "name", ["alpaca", "chatdoctor", "fiqa", "fpb", "gsm8k", "headline", "medqa", "pubmedqa"]
+    "name",
+    [
+        *("alpaca", "chatdoctor", "fiqa", "fpb", "gsm8k", "headline", "medqa", "pubmedqa"),
+        "pubmedqa-reasoning-free",
+    ],
 )
 def test_public_sets_are_read(name: str) -> None:
     rows = named(name).rows(_SHARED)

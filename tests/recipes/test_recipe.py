@@ -56,9 +56,12 @@ def test_whatever_a_recipe_names_exists(book: Book) -> None:
     assert set(book.scale.safety_suites) <= set(suites())
 
 
-def test_families_train_with_settings_that_are_settings(book: Book) -> None:
+def test_families_and_domains_train_with_settings_that_are_settings(book: Book) -> None:
+    domains = [e.training for e in book.experiments.values() if isinstance(e, Domain)]
     for family in book.scale.families.values():
-        Training.model_validate(book.scale.training.model_dump() | family.training)
+        for domain in domains:
+            more = getattr(domain, book.scale.takes)
+            Training.model_validate(book.scale.training.model_dump() | family.training | more)
         assert family.template is None or Path(family.template).is_file()
     if book.scale.launcher is not None:
         assert (HERE / "accelerate" / book.scale.launcher).is_file()

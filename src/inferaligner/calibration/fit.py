@@ -262,6 +262,11 @@ def _check(
             "projection of the extraction prompts, which leaves no ordinary prompts to keep below a limit. "
             "Give your own with --benign FILE, or leave --max-false-open out."
         )
+    if options.paper and options.carry == "answers":
+        raise InputError(
+            "--carry answers was given with --paper, and the paper adds the aligned model's own vectors. "
+            "Leave one of the two out."
+        )
     if aligned is None and options.steers:
         raise InputError(
             "Steered layers, strength or positions were given without an aligned model to take vectors "

@@ -22,7 +22,7 @@ them, 2 % or less of each kind of public benign prompts open. Chosen on the publ
 
 Carry = Literal["answers", "map"]
 """How a guide reaches the target: through what it says, or through a map of its vectors. A sibling of the
-target's own width and depth needs neither."""
+target's own width and depth needs neither, and may guide through what it says."""
 
 MONITOR_TOKENS = 64
 """How much of each answer the monitor is fitted and calibrated on."""

@@ -15,6 +15,7 @@ from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.validation import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
+from inferaligner.errors import CalibrationError
 from inferaligner.gate import GuidanceGate
 from inferaligner.vectors import cosine
 
@@ -33,8 +34,13 @@ def learn_guide(
     options: FitOptions,
     outcome: Outcome,
     tell: Stages,
+    *,
+    own: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`start`, an SSV or what a map made of one, with the steered layers' vectors learned from answers."""
+    """`start`, with the steered layers' vectors learned from answers: a sibling's SSV (`own`), or a map's.
+
+    Raises `CalibrationError` where nothing was learned that `start` did not do already.
+    """
     # Above the gate the decision is known in time; the earlier, the more of the target can read it.
     layers = options.steer_layers or (gate.last_layer,)
     # What the search generates on is not learned from, nor what it scores, if there are enough others.
@@ -58,6 +64,11 @@ def learn_guide(
         )
     if not options.accept_poor_map:
         learned.check(target.spec, aligned.spec)
+        if own and not learned.end < learned.start:
+            raise CalibrationError(
+                f"The answers of {aligned.spec} teach nothing that its own vectors do not do already: "
+                f"held-out cross-entropy {learned.start:.2f} nats per token. Leave --carry answers out."
+            )
     ssv = start.clone()
     for layer, vector in learned.vectors.items():
         ssv[layer] = vector

@@ -1,8 +1,7 @@
 """Which vectors are added, at which layers, how strongly.
 
-A sibling's own vectors come first. Where the best of their settings makes the target decline too few of the
-prompts that the sibling declines, its answers are asked instead (`learned_guide.py`), and the better of both
-is kept. Another family guides through its answers, or through the map that `carry` asks for.
+A sibling's own vectors, or what is learned from the aligned model's answers (`learned_guide.py`), or what a
+map makes of another family's vectors.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.learned_guide import learn_guide
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
-from inferaligner.calibration.strength import merit, search_strength
+from inferaligner.calibration.strength import search_strength
 from inferaligner.calibration.trial import Search
 from inferaligner.calibration.validation import Outcome, validation
-from inferaligner.errors import CalibrationError
 from inferaligner.gate import GuidanceGate
 
 PAPER_STRENGTH = 4.0
 
 ENOUGH = 0.75
-"""Fluent refusals from which on a sibling's own vectors are left as they are: learning takes minutes."""
+"""Share of the search's prompts declined, below which `fit` says that answers may guide better."""
 
 
 @dataclass(frozen=True)
@@ -62,35 +60,22 @@ def choose_steering(
 ) -> Steering:
     """`own` says that `ssv` is a sibling's, taken as it is; `scores` are held out, of `samples.fitting`."""
 
-    def steering(vectors: Tensor, options: FitOptions) -> Steering:
-        return _searched(target, aligned, samples, gate, scores, vectors, options, outcome, tell)
-
-    def through_answers() -> Steering:
+    if options.carry == "answers" or (options.carry is None and not own and not options.paper):
         # Refusals take up the search; those that vectors are learned from are others.
-        vectors, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell)
-        there = replace(options, steer_layers=tuple(learned["layers"]))
-        return replace(steering(vectors, there), answers=learned)
-
+        vectors, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
+        options = replace(options, steer_layers=tuple(learned["layers"]))
+        found = _searched(target, aligned, samples, gate, scores, vectors, options, outcome, tell)
+        return replace(found, answers=learned)
     if options.carry == "map" and own:
         tell.note("the aligned model has the target's width and depth: its vectors need no map")
-    if not options.paper and (options.carry == "answers" or (options.carry is None and not own)):
-        return through_answers()
-    found = steering(ssv, options)
+    found = _searched(target, aligned, samples, gate, scores, ssv, options, outcome, tell)
     declined = None if found.search is None else found.search.chosen.refusal
-    fixed = options.steers or options.carry is not None
-    if not own or fixed or declined is None or declined >= ENOUGH:
-        return found
-    tell.note(f"{declined:.0%} is little, so vectors are learned from the aligned model's answers, too")
-    try:
-        learned = through_answers()
-    except CalibrationError as error:
-        tell.note(f"its own vectors are kept: {error}")
-        return found
-    assert found.search is not None and learned.search is not None
-    if merit(learned.search.chosen) <= merit(found.search.chosen):
-        tell.note("the aligned model's own vectors are kept: those learned do no better")
-        return found
-    return replace(learned, answers={**learned.answers, "own_vectors": asdict(found.search.chosen)})
+    if own and not options.steers and declined is not None and declined < ENOUGH:
+        tell.note(
+            f"{declined:.0%} is little: vectors learned from the aligned model's answers may do better "
+            "(--carry answers; docs/strength.md says at what cost)"
+        )
+    return found
 
 
 def _searched(

@@ -82,7 +82,7 @@ def fit(
         typer.Option(
             metavar="MODEL",
             help="A model that declines harmful requests: best a sibling of TARGET, else any other "
-            "(see --map). Without one the aligner is a gate alone, for --on-open refuse.",
+            "(see --carry). Without one the aligner is a gate alone, for --on-open refuse.",
             show_default=False,
         ),
     ] = None,
