@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 from inferaligner.models.anatomy import backbone
 
-_PIECE = 512  # positions whose logits are held at a time: half a gigabyte with gemma's vocabulary
 _PIECE = 512  # positions whose logits are held at a time: 0.5 GB with gemma's vocabulary
     "final_logit_softcapping",
     "logit_scale",

@@ -25,7 +25,7 @@ from inferaligner.gate import GuidanceGate
 
 PAPER_STRENGTH = 4.0
 
-ENOUGH = 0.75
+ENOUGH = 0.9
 """Share of the search's prompts declined, below which `fit` says that answers may guide better."""
 
 
