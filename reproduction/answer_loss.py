@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from inferaligner.models.anatomy import backbone
 
 _PIECE = 512  # positions whose logits are held at a time: 0.5 GB with gemma's vocabulary
+_RESHAPED = (
     "final_logit_softcapping",
     "logit_scale",
     "logits_scaling",
