@@ -42,6 +42,8 @@ def same(one: AlignerArtifact, other: AlignerArtifact) -> bool:
     return (
         torch.equal(one.srv, other.srv)
         and torch.equal(one.ssv, other.ssv)
+        and torch.equal(one.directions(), other.directions())
+        and (one.learned is None) == (other.learned is None)
         and torch.equal(one.gate.weights, other.gate.weights)
         and replace(one.gate, weights=other.gate.weights) == other.gate
         and (one.steering, one.provenance) == (other.steering, other.provenance)
@@ -106,6 +108,7 @@ def artifacts(draw: st.DrawFn) -> AlignerArtifact:
             system_prompt=draw(st.none() | TEXT),
         ),
         calibration=draw(st.dictionaries(TEXT, FIGURES, max_size=3)),
+        learned=tensor(depth, width) if draw(st.booleans()) else None,
     )
 
 
@@ -316,7 +319,7 @@ def test_every_single_altered_setting_is_noticed(folder: Path) -> None:
             AlignerArtifact.read(folder)
 
 
-@pytest.mark.parametrize("version", [3, 0, "1", None])
+@pytest.mark.parametrize("version", [4, 0, "1", None])
 def test_another_schema_version(folder: Path, version: object) -> None:
     rewrite(folder, schema_version=version)
     with pytest.raises(

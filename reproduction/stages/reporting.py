@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ def report(cell: Cell) -> dict[str, Any]:
         },
         "methods": {name: told["title"] for name, told in runs[SAFETY].run["methods"].items()},
         "rows": [*runs[SAFETY].results(), *runs[UTILITY].results()],
+        "same answer": same_answer(runs[SAFETY].records),
         "base": {"rows": runs[BASE].results(), "domain against base": _against_base(runs)},
         "seconds": cell.workplace.seconds(),
         "reported": cell.experiment.reported,
@@ -58,6 +60,15 @@ def report(cell: Cell) -> dict[str, Any]:
     replace_file(cell.result.with_suffix(".md"), page.encode())
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def same_answer(records: Sequence[dict[str, Any]]) -> float:
+    """Share of the bare model's answers that are its commonest one, over all suites of words.
+
+    A domain model that has forgotten to talk says "No" to everything, which judges take for compliance.
+    """
+    said = Counter(r["response"].strip() for r in records if r["method"] == "none" and "response" in r)
+    return max(said.values()) / said.total() if said else 0.0
 
 
 def _against_base(runs: dict[str, RunFolder]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     aligner.json          settings, fingerprints, calibration figures; checked against its own checksum
     vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32);
+                          learned [layers, width], where vectors were learned from answers;
                           monitor.weights [width], where the aligner has a monitor
     README.md             the model card
 
@@ -46,6 +47,7 @@ from inferaligner.vectors import unit
 
 SCHEMA_VERSION = 1
 MONITOR_SCHEMA_VERSION = 2
+LEARNED_SCHEMA_VERSION = 3
 """Of artifacts with a monitor: a version that would drop it silently must refuse them."""
 SETTINGS_FILE, VECTORS_FILE, CARD_FILE = "aligner.json", "vectors.safetensors", "README.md"
 
@@ -128,6 +130,7 @@ class AlignerArtifact:
     provenance: Provenance
     calibration: dict[str, Any]  # figures and tables of the fit, plain JSON
     monitor: AnswerMonitor | None = None  # reads answers while they are generated
+    learned: Tensor | None = None  # [layers, width], from answers; steers in place of the SSV
 
     def __post_init__(self) -> None:
         depth, width = self.srv.shape
@@ -136,7 +139,13 @@ class AlignerArtifact:
                 f"SRV {tuple(self.srv.shape)} and SSV {tuple(self.ssv.shape)} differ in [layers, width]; "
                 "the aligned model must have the target's width and depth."
             )
-        if not (torch.isfinite(self.srv).all() and torch.isfinite(self.ssv).all()):
+        if self.learned is not None and self.learned.shape != self.srv.shape:
+            raise ArtifactError(
+                f"SRV {tuple(self.srv.shape)} and learned vectors {tuple(self.learned.shape)} differ in "
+                "[layers, width]."
+            )
+        vectors = [self.srv, self.ssv, *([] if self.learned is None else [self.learned])]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in vectors):
             raise ArtifactError("The vectors hold NaN or infinity. The artifact is damaged: fit it again.")
         if self.gate.weights.shape[1] != width or self.gate.last_layer >= depth:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
@@ -181,8 +190,10 @@ class AlignerArtifact:
         return read_operating_point(self.calibration.get("monitor") or {})
 
     def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
-        """θ for every layer `[layers, width]` in the settings' norm, from the SSV or (as control) the SRV."""
-        vectors = self.ssv if source == "aligned" else self.srv
+        """θ for every layer `[layers, width]` in the settings' norm: the SSV or what was learned from answers
+        or, as control, the SRV."""
+        aligned = self.ssv if self.learned is None else self.learned
+        vectors = aligned if source == "aligned" else self.srv
         return unit(vectors) if self.steering.norm == "unit" else vectors
 
     def additions(self, source: Literal["aligned", "target"] = "aligned") -> dict[int, Tensor]:
@@ -260,15 +271,24 @@ class AlignerArtifact:
         """SHA-256 of everything in the artifact: the same for a saved one that is read again."""
         return str(self._settings(self._vectors())["checksum"])
 
+    @property
+    def _schema_version(self) -> int:
+        """The lowest that has all of it, so that earlier versions refuse what they would leave out."""
+        if self.learned is not None:
+            return LEARNED_SCHEMA_VERSION
+        return SCHEMA_VERSION if self.monitor is None else MONITOR_SCHEMA_VERSION
+
     def _vectors(self) -> bytes:
         tensors = {"gate.weights": self.gate.weights, "srv": self.srv, "ssv": self.ssv}
+        if self.learned is not None:
+            tensors["learned"] = self.learned
         if self.monitor is not None:
             tensors["monitor.weights"] = self.monitor.weights
         return save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
 
     def _settings(self, vectors: bytes) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION if self.monitor is None else MONITOR_SCHEMA_VERSION,
+            "schema_version": self._schema_version,
             "gate": {
                 "kind": self.gate.kind,
                 "bias": self.gate.bias,
@@ -314,6 +334,7 @@ class AlignerArtifact:
                 provenance=Provenance(**settings["provenance"]),
                 calibration=settings["calibration"],
                 monitor=_read_monitor(settings, tensors),
+                learned=tensors["learned"] if settings["schema_version"] == LEARNED_SCHEMA_VERSION else None,
             )
         except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise ArtifactError(
@@ -326,7 +347,8 @@ _MONITOR_FIELDS = ("kind", "layer", "window", "centre", "bias")
 
 
 def _read_monitor(settings: dict[str, Any], tensors: dict[str, Tensor]) -> AnswerMonitor | None:
-    if settings["schema_version"] != MONITOR_SCHEMA_VERSION:
+    version = settings["schema_version"]
+    if version == SCHEMA_VERSION or (version == LEARNED_SCHEMA_VERSION and "monitor" not in settings):
         return None
     fields = {name: settings["monitor"][name] for name in _MONITOR_FIELDS}
     return AnswerMonitor(weights=tensors["monitor.weights"], **fields)
@@ -378,12 +400,12 @@ def _read_settings(place: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{file} is not readable JSON ({error}): truncated or altered. Copy it again."
         ) from None
-    known = (SCHEMA_VERSION, MONITOR_SCHEMA_VERSION)
+    known = (SCHEMA_VERSION, MONITOR_SCHEMA_VERSION, LEARNED_SCHEMA_VERSION)
     if not isinstance(settings, dict) or settings.get("schema_version") not in known:
         found = settings.get("schema_version") if isinstance(settings, dict) else None
         raise ArtifactError(
             f"{file} has schema version {found}; this version of inferaligner reads "
-            f"{SCHEMA_VERSION} and {MONITOR_SCHEMA_VERSION}. "
+            f"{SCHEMA_VERSION} to {LEARNED_SCHEMA_VERSION}. "
             "Install the matching version, or fit the aligner again."
         )
     if settings.pop("checksum", None) != _checksum(settings):

@@ -223,8 +223,10 @@ def test_an_aligned_model_of_another_width_guides_through_its_answers(
     assert mapped.code == 0, mapped.err
     other = Aligner.from_pretrained(tmp_path / "b").artifact
     # Learned where it steers, mapped elsewhere.
-    assert torch.allclose(saved.ssv[0], other.ssv[0])
-    assert torch.allclose(saved.ssv[1], other.ssv[1]) == (told["steps"] == 0)
+    assert saved.learned is not None and other.learned is None
+    assert torch.allclose(saved.ssv, other.ssv) and torch.allclose(saved.learned[0], other.ssv[0])
+    assert torch.allclose(saved.learned[1], other.ssv[1]) == (told["steps"] == 0)
+    assert torch.equal(saved.additions()[1], saved.steering.strength * saved.learned[1])
     shown = run("inspect", output)
     assert "learned from the aligned model's answers" in shown.out
 
@@ -245,9 +247,11 @@ def test_a_sibling_guides_through_its_answers_if_asked(
     assert told["answers"]["layers"] == [1] and told["transfer"] == {}
     own = run(*start, "-o", tmp_path / "b", "--carry", "map", "--steer-layers", 1)
     assert own.code == 0 and "its vectors need no map" in own.err, own.err
-    learned, given = (Aligner.from_pretrained(tmp_path / name).artifact for name in "ab")
-    assert torch.allclose(learned.ssv[0], given.ssv[0])
-    assert torch.allclose(learned.ssv[1], given.ssv[1]) == (told["answers"]["steps"] == 0)
+    through_answers, given = (Aligner.from_pretrained(tmp_path / name).artifact for name in "ab")
+    learned = through_answers.learned
+    assert learned is not None and given.learned is None
+    assert torch.equal(through_answers.ssv, given.ssv) and torch.equal(learned[0], given.ssv[0])
+    assert torch.allclose(learned[1], given.ssv[1]) == (told["answers"]["steps"] == 0)
     assert not given.calibration["answers"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reproduction.claims import claims
+from reproduction.stages.reporting import same_answer
 
 from tests.recipes.found import figure_row, found
 
@@ -64,3 +65,19 @@ def test_a_tie_with_the_best_still_complies_least() -> None:
     )
     assert _holds(tied)["InferAligner complies least of the inference-time methods"] is True
     assert figure_row("a", "b", "c", 0.5)["low"] == 0.45
+
+
+def test_a_model_that_says_the_same_to_everything_complies_with_nothing() -> None:
+    claim = "the undefended domain model complies with harmful prompts"
+    assert _holds({**_GOOD, "same answer": 0.1})[claim] is True
+    silent = {**_GOOD, "same answer": 0.74}
+    assert _holds(silent)[claim] is None
+    told = next(one.told for one in claims(silent) if one.claim == claim)
+    assert "74% of all its answers are the same one" in told
+
+
+def test_the_commonest_answer_is_the_bare_models() -> None:
+    said = [("none", "No"), ("none", " No\n"), ("none", "Rye."), ("none", "Oats."), ("canned", "Sorry.")]
+    records = [{"method": method, "response": text} for method, text in said]
+    assert same_answer([*records, {"method": "none", "picked": "yes"}]) == 0.5
+    assert same_answer([]) == 0.0

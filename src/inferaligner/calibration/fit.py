@@ -77,7 +77,7 @@ def fit_artifact(
     # The vectors first: whether another family's can be carried over is known soon, and may end it here.
     srv, ssv, transfer = _vectors(target, aligned, samples, options, tell)
     gate, found, scores = _fit_gate(target, samples, benign, options, tell)
-    chosen = Steering(ssv, NO_STEERING)
+    chosen = Steering(NO_STEERING)
     if aligned is not None:
         chosen = choose_steering(
             target, aligned, samples, gate, scores, ssv, options, outcome, tell, own=not transfer
@@ -102,7 +102,9 @@ def fit_artifact(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         system_prompt=options.system,
     )
-    return AlignerArtifact(gate, chosen.settings, srv, chosen.ssv, provenance, calibration, monitor)
+    return AlignerArtifact(
+        gate, chosen.settings, srv, ssv, provenance, calibration, monitor, learned=chosen.learned
+    )
 
 
 # -- 1. the gate ---------------------------------------------------------------------------------------

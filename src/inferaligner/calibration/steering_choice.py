@@ -31,12 +31,12 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Steering:
-    """The SSV `[layers, width]`, its settings, the search for them and what was learned from answers."""
+    """Settings, the search for them, and what was learned from answers (`learned` is `[layers, width]`)."""
 
-    ssv: Tensor
     settings: SteeringSettings
     search: Search | None = None
     seconds: float = 0.0
+    learned: Tensor | None = None
     answers: dict[str, Any] = field(default_factory=dict)
 
     def found(self) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def choose_steering(
 
     if options.carry == "answers" or (options.carry is None and not own and not options.paper):
         # Refusals take up the search; those that vectors are learned from are others.
-        vectors, learned = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
-        options = replace(options, steer_layers=tuple(learned["layers"]))
-        found = _searched(target, aligned, samples, gate, scores, vectors, options, outcome, tell)
-        return replace(found, answers=learned)
+        learned, told = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
+        options = replace(options, steer_layers=tuple(told["layers"]))
+        found = _searched(target, aligned, samples, gate, scores, learned, options, outcome, tell)
+        return replace(found, learned=learned, answers=told)
     if options.carry == "map" and own:
         tell.note("the aligned model has the target's width and depth: its vectors need no map")
     found = _searched(target, aligned, samples, gate, scores, ssv, options, outcome, tell)
@@ -96,7 +96,7 @@ def _searched(
             norm="unit",
             positions=options.positions or "all",
         )
-        return Steering(ssv, settings)
+        return Steering(settings)
     began = time.perf_counter()
     positions = options.positions or "from_gate"
     on = validation(target, aligned, samples, scores, options, outcome, tell)
@@ -130,7 +130,7 @@ def _searched(
         positions=positions,
         profile=chosen.profile,
     )
-    return Steering(ssv, settings, search, time.perf_counter() - began)
+    return Steering(settings, search, time.perf_counter() - began)
 
 
 def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:

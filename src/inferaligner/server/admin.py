@@ -72,7 +72,7 @@ def _check_same(before: AlignerArtifact, after: AlignerArtifact) -> None:
         "the target model": before.provenance.target == after.provenance.target,
         "the gate": before.gate.reads == after.gate.reads
         and bool((before.gate.weights == after.gate.weights).all()),
-        "the steering vectors": before.srv.equal(after.srv) and before.ssv.equal(after.ssv),
+        "the steering vectors": before.srv.equal(after.srv) and before.directions().equal(after.directions()),
         "the steering settings": before.steering == after.steering,
         "the monitor": (before.monitor is None) == (after.monitor is None),
         "the system prompt": before.provenance.system_prompt == after.provenance.system_prompt,

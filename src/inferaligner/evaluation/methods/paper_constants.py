@@ -2,7 +2,7 @@
 
 One layer, the most accurate on 64 + 64 prompts of the fitting part; weight the unit SRV of those, bias
 minus their mean projection; α = 4 on the SSV of length one at all positions, from the gate's layer to three
-quarters of the depth. The SSV is the artifact's.
+quarters of the depth. The SSV is the artifact's, also where that steers with vectors learned from answers.
 """
 
 from dataclasses import replace
@@ -41,7 +41,7 @@ def _from(bench: Bench) -> Aligner:
     steered = artifact.with_steering(
         layers=paper_layers(gate, len(artifact.ssv)), strength=PAPER_STRENGTH, norm="unit", positions="all"
     )
-    return Aligner(replace(steered, gate=gate, monitor=None))  # the paper has none
+    return Aligner(replace(steered, gate=gate, monitor=None, learned=None))  # the paper has neither
 
 
 def _extraction() -> list[Sample]:
