@@ -18,7 +18,6 @@ from inferaligner.artifact import (
     AlignerArtifact,
     ModelRecord,
     Provenance,
-    SteeringSettings,
     check_output_folder,
 )
 from inferaligner.errors import ArtifactError, InputError

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -25,11 +24,7 @@ import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
-    model_validator,
 )
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -43,12 +38,13 @@ from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerpri
 from inferaligner.monitor import AnswerMonitor
 from inferaligner.plain_json import dump, plain
 from inferaligner.promise import OperatingPoint, read_operating_point
+from inferaligner.steering_settings import SteeringSettings
 from inferaligner.vectors import unit
 
 SCHEMA_VERSION = 1
 MONITOR_SCHEMA_VERSION = 2
 LEARNED_SCHEMA_VERSION = 3
-"""Of artifacts with a monitor: a version that would drop it silently must refuse them."""
+"""Of artifacts with a monitor, and with learned vectors: a version that would drop them must refuse."""
 SETTINGS_FILE, VECTORS_FILE, CARD_FILE = "aligner.json", "vectors.safetensors", "README.md"
 
 
@@ -66,41 +62,6 @@ class ModelRecord(_Record):
     model: ModelFingerprint
     tokenizer: TokenizerFingerprint
     weights: str | None = None
-
-
-class SteeringSettings(_Record):
-    """x_l = x'_l + α·p_l·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one.
-
-    `profile` has a factor p_l for each of `layers` in their order, None for 1 everywhere: it shares out what
-    `strength` α scales. Without layers nothing is steered: the artifact is a gate alone, fitted without an
-    aligned model.
-    """
-
-    layers: tuple[int, ...]
-    strength: float = Field(allow_inf_nan=False)
-    norm: Literal["difference", "unit"] = "difference"
-    positions: Literal["from_gate", "all"] = "from_gate"
-    profile: tuple[float, ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_factor_per_layer(self) -> SteeringSettings:
-        if self.profile is not None and (
-            len(self.profile) != len(self.layers) or not all(map(math.isfinite, self.profile))
-        ):
-            raise ValueError(f"expected a profile of {len(self.layers)} finite factors, one per layer")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_an_empty_profile(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Versions that know of no profile read artifacts without one, and refuse the others.
-        told: dict[str, Any] = handler(self)
-        return told if self.profile is not None else {n: v for n, v in told.items() if n != "profile"}
-
-    @property
-    def strengths(self) -> dict[int, float]:
-        """α·p_l for each steered layer, ascending."""
-        factors = self.profile or (1.0,) * len(self.layers)
-        return {layer: self.strength * p for layer, p in sorted(zip(self.layers, factors, strict=True))}
 
 
 class Provenance(_Record):

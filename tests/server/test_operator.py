@@ -72,7 +72,7 @@ def test_refusals_replace_the_answer(serve: Serve) -> None:
 
 
 def test_a_gate_alone_refuses(serve: Serve) -> None:
-    from inferaligner.artifact import SteeringSettings
+    from inferaligner.steering_settings import SteeringSettings
 
     model, tokenizer = tiny_model(), tiny_tokenizer()
     whole = tiny_aligner(model, tokenizer).artifact

@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 
 from inferaligner.activations import Activations, record_activations
-from inferaligner.artifact import AlignerArtifact, Provenance, SteeringSettings
+from inferaligner.artifact import AlignerArtifact, Provenance
 from inferaligner.calibration.contrast_rule import contrast_traffic
 from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.gate_choice import (
@@ -45,6 +45,7 @@ from inferaligner.models.number_format import format_words, number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
 from inferaligner.prompts.encoding import has_pictures
 from inferaligner.prompts.images import Prompt
+from inferaligner.steering_settings import SteeringSettings
 from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from inferaligner.artifact import SteeringSettings
 from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.learned_guide import learn_guide
 from inferaligner.calibration.samples import Samples
@@ -22,6 +21,7 @@ from inferaligner.calibration.strength import search_strength
 from inferaligner.calibration.trial import Search
 from inferaligner.calibration.validation import Outcome, validation
 from inferaligner.gate import GuidanceGate
+from inferaligner.steering_settings import SteeringSettings
 
 PAPER_STRENGTH = 4.0
 
