@@ -23,6 +23,7 @@ from inferaligner.artifact import (
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.steering_settings import SteeringSettings
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
 
