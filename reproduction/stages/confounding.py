@@ -64,7 +64,7 @@ def confound(name: str, experiment: Confound, cell: Cell, workplace: Workplace) 
         settings = {"options": [str(option) for option in options]}
         workplace.stage(output.name, settings, work, [output / "results.json"])
         rows = json.loads((output / "results.json").read_text("utf-8"))
-        found["rows"][gate] = [row for row in rows if row["method"] == "inferaligner"]
+        found["rows"][gate] = [row for row in rows if row["method"] == "fitted"]
     place = cell.results_of(name)
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place.with_suffix(".json"), (dump(found, indent=1) + "\n").encode())
