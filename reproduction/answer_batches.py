@@ -49,6 +49,12 @@ def collate(rows: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
     }
 
 
+def answer_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """`[rows, tokens]` bool: every answer token."""
+    columns = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
+    return (columns >= batch["prompt_tokens"][:, None]) & batch["attention_mask"].bool()
+
+
 def deciding_tokens(batch: dict[str, Tensor]) -> Tensor:
     """`[rows, tokens]` bool: the last prompt token and every answer token."""
     columns = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)

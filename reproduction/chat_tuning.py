@@ -24,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.loading import load_model
-from reproduction.answer_batches import Example, collate, tokenize
+from reproduction.answer_batches import Example, answer_tokens, collate, tokenize
 from reproduction.answer_loss import answer_loss
 
 
@@ -117,9 +117,7 @@ class AnswerTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         inner = self.accelerator.unwrap_model(model).get_base_model()
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        said = mask.bool() & (columns >= inputs["prompt_tokens"][:, None])
-        return answer_loss(inner, ids, mask, said, bf16=True)
+        return answer_loss(inner, ids, mask, answer_tokens(inputs), bf16=True)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,10 @@ def train(job: Job) -> bool:
         disable_tqdm=not sys.stderr.isatty(),
     )
     limit = _watch(job.minutes)
-    trainer = (on_answers_alone(SFTTrainer) if cpu and not several and head_says_all(model) else SFTTrainer)(
+    trainer_class: Any = SFTTrainer
+    if cpu and not several and head_says_all(loaded.model):
+        trainer_class = on_answers_alone(SFTTrainer)
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(rows),

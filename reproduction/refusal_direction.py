@@ -16,7 +16,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from inferaligner.models.anatomy import backbone, dissect, residual, with_residual
-from reproduction.answer_batches import collate, deciding_tokens
+from reproduction.answer_batches import answer_tokens, collate, deciding_tokens
+from reproduction.answer_loss import answer_loss
 
 console = Console()
 
@@ -59,12 +60,7 @@ def refusal_direction(
             batch = _on(model, collate(drawn, padding))
             steered["tokens"] = deciding_tokens(batch)
             ids, mask = batch["input_ids"], batch["attention_mask"]
-            hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[
-                :, :-1
-            ]
-            said = deciding_tokens(batch)[:, :-1] & mask[:, 1:].bool()  # each predicts the next token
-            logits = model.get_output_embeddings()(hidden[said]).float()
-            loss = nn.functional.cross_entropy(logits, ids[:, 1:][said])
+            loss = answer_loss(model, ids, mask, answer_tokens(batch), bf16=False)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

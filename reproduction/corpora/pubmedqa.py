@@ -1,31 +1,38 @@
 """PubMedQA: a question on an abstract; yes, no or maybe. In the form in which the suite asks."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from reproduction.corpora.corpus import Corpus, Hub, Published, Row
 
 
-def _read(rows: Sequence[Published]) -> list[Row]:
-    return [_row(row) for row in rows]
+def asked(rows: Sequence[Published], text: Callable[[Published], str]) -> list[Row]:
+    """The question behind a text of its article, as the suites ask it."""
+    return [_row(row, text(row)) for row in rows]
 
 
-def _row(row: Published) -> Row:
+def _row(row: Published, text: str) -> Row:
     # The hub has other names for the same columns than the publisher.
-    contexts: Any = row["CONTEXTS"] if "CONTEXTS" in row else row["context"]["contexts"]
     question: str = row["QUESTION"] if "QUESTION" in row else row["question"]
-    prompt = f"{' '.join(contexts)}\n\nQuestion: {question} Answer yes, no or maybe."
+    prompt = f"{text}\n\nQuestion: {question} Answer yes, no or maybe."
     return Row(prompt, row["final_decision"], prompt)
 
+
+def _abstract(row: Published) -> str:
+    return " ".join(row["CONTEXTS"] if "CONTEXTS" in row else row["context"]["contexts"])
+
+
+FILES = ("pubmedqa/ori_pqal.json",)
+HUB = Hub("qiaojin/PubMedQA", config="pqa_labeled")
+GET = "https://github.com/pubmedqa/pubmedqa (data/ori_pqal.json)"
 
 CORPUS = Corpus(
     "pubmedqa",
     "PubMedQA, labelled by experts",
     "MIT",
-    _read,
-    files=("pubmedqa/ori_pqal.json",),
-    hub=Hub("qiaojin/PubMedQA", config="pqa_labeled"),
-    get="https://github.com/pubmedqa/pubmedqa (data/ori_pqal.json)",
+    lambda rows: asked(rows, _abstract),
+    files=FILES,
+    hub=HUB,
+    get=GET,
     example=(
         {
             "CONTEXTS": ["Forty adults walked daily.", "Their resting pulse fell by six beats."],

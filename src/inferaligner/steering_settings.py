@@ -18,6 +18,8 @@ from pydantic import (
 class SteeringSettings(BaseModel):
     """x_l = x'_l + α·p_l·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one.
 
+    Where vectors were learned from answers, θ_l is those instead.
+
     `profile` has a factor p_l for each of `layers` in their order, None for 1 everywhere: it shares out what
     `strength` α scales. Without layers nothing is steered: the artifact is a gate alone, fitted without an
     aligned model.

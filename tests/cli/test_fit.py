@@ -48,6 +48,12 @@ def prompts(prompt_file: PromptFile) -> list[object]:
     ]
 
 
+@pytest.fixture
+def refusals_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models decline nothing; a judge that sees refusals everywhere lets the search run."""
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+
+
 @pytest.fixture(scope="module")
 def sibling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another model of the target's shape."""
@@ -80,16 +86,14 @@ def test_the_papers_settings(
     assert len(scored.rows()) == 2
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_a_fit_from_data_shows_what_was_compared_and_chosen(
     run: Run,
     target: Path,
     sibling: Path,
     prompts: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Random models decline nothing; a judge that sees refusals everywhere lets the search run.
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     output = tmp_path / "aligner"
     outcome = run("fit", target, "--aligned", sibling, "-o", output, *prompts, "--system", "Be brief.")
     assert outcome.code == 0, outcome.err
@@ -103,15 +107,14 @@ def test_a_fit_from_data_shows_what_was_compared_and_chosen(
     assert shown.code == 0 and "Gates compared" in shown.out
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_fixed_choices_are_kept(
     run: Run,
     target: Path,
     sibling: Path,
     prompts: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     outcome = run(
         "fit", target, "--aligned", sibling, "-o", tmp_path / "a", *prompts, "--gate-layer", 1,
         "--steer-layers", "2-3", "--strength", 0.25, "--positions", "all", "--max-false-open", 0.2, "--json",
@@ -124,6 +127,7 @@ def test_fixed_choices_are_kept(
     assert told["operating_point"]["max_false_open"] == 0.2
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_traffic_is_bounded_by_name_and_too_few_prompts_are_told(
     run: Run,
     target: Path,
@@ -131,9 +135,7 @@ def test_traffic_is_bounded_by_name_and_too_few_prompts_are_told(
     prompts: list[object],
     prompt_file: PromptFile,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     many = prompt_file(*(f"How do I book seat {n}?" for n in range(60)), HARMLESS[0], name="seats.txt")
     few = prompt_file("Which flour?", name="few.txt")
     output = tmp_path / "aligner"
@@ -171,15 +173,14 @@ def test_an_aligned_model_that_declines_nothing(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_an_aligned_model_of_another_width_guides_through_a_map_that_is_told(
     run: Run,
     target: Path,
     other_width: Path,
     prompts: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     output = tmp_path / "a"
     start = ("fit", target, "--aligned", other_width, "-o", output, *prompts, "--gate-layer", 1)
     start = (*start, "--carry", "map")
@@ -199,15 +200,14 @@ def test_an_aligned_model_of_another_width_guides_through_a_map_that_is_told(
     assert "Map from the aligned model" in shown.out and "procrustes" in shown.out
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_an_aligned_model_of_another_width_guides_through_its_answers(
     run: Run,
     target: Path,
     other_width: Path,
     prompts: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     output = tmp_path / "a"
     start = ("fit", target, "--aligned", other_width, "-o", output, *prompts, "--gate-layer", 1)
     # What a random model babbles need not be learnable; that it is told, and in the end used, is tested here.
@@ -231,15 +231,14 @@ def test_an_aligned_model_of_another_width_guides_through_its_answers(
     assert "learned from the aligned model's answers" in shown.out
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_a_sibling_guides_through_its_answers_if_asked(
     run: Run,
     target: Path,
     sibling: Path,
     prompts: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1, "--accept-poor-map")
     through = run(*start, "-o", tmp_path / "a", "--carry", "answers", "--json")
     assert through.code == 0, through.err
@@ -255,6 +254,7 @@ def test_a_sibling_guides_through_its_answers_if_asked(
     assert not given.calibration["answers"]
 
 
+@pytest.mark.usefixtures("refusals_everywhere")
 def test_a_sibling_whose_vectors_do_too_little_is_told_of(
     run: Run,
     target: Path,
@@ -263,7 +263,6 @@ def test_a_sibling_whose_vectors_do_too_little_is_told_of(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
     start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1)
     enough = run(*start, "-o", tmp_path / "a")
     assert enough.code == 0 and "is little" not in enough.err, enough.err

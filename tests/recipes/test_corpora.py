@@ -81,7 +81,14 @@ def test_single_step_problems_are_not_those_of_the_suite() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("alpaca", "chatdoctor", "fiqa", "fpb", "gsm8k", "headline", "medqa", "pubmedqa"),
+        "alpaca",
+        "chatdoctor",
+        "fiqa",
+        "fpb",
+        "gsm8k",
+        "headline",
+        "medqa",
+        "pubmedqa",
         "pubmedqa-reasoning-free",
     ],
 )

@@ -19,11 +19,14 @@ from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.strength import search_strength
 from inferaligner.calibration.trial import Search
-from inferaligner.calibration.validation import Outcome, validation
+from inferaligner.calibration.validation import Outcome, Validation, validation
 from inferaligner.gate import GuidanceGate
+from inferaligner.steering.plan import Positions
 from inferaligner.steering_settings import SteeringSettings
 
 PAPER_STRENGTH = 4.0
+POSITIONS: Positions = "from_gate"
+"""Steered unless it is said otherwise; the paper steers the whole prompt."""
 
 ENOUGH = 0.9
 """Share of the search's prompts declined, below which `fit` says that answers may guide better."""
@@ -59,78 +62,75 @@ def choose_steering(
     own: bool,
 ) -> Steering:
     """`own` says that `ssv` is a sibling's, taken as it is; `scores` are held out, of `samples.fitting`."""
-
-    if options.carry == "answers" or (options.carry is None and not own and not options.paper):
-        # Refusals take up the search; those that vectors are learned from are others.
-        learned, told = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
-        options = replace(options, steer_layers=tuple(told["layers"]))
-        found = _searched(target, aligned, samples, gate, scores, learned, options, outcome, tell)
-        return replace(found, learned=learned, answers=told)
     if options.carry == "map" and own:
         tell.note("the aligned model has the target's width and depth: its vectors need no map")
-    found = _searched(target, aligned, samples, gate, scores, ssv, options, outcome, tell)
-    declined = None if found.search is None else found.search.chosen.refusal
-    if own and not options.steers and declined is not None and declined < ENOUGH:
+    if options.paper:
+        return Steering(_paper_settings(gate, len(ssv), options))
+    learned, answers = None, dict[str, Any]()
+    if options.carry == "answers" or (options.carry is None and not own):
+        # Refusals take up the search; those that vectors are learned from are others.
+        learned, answers = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
+        options = replace(options, steer_layers=tuple(answers["layers"]))
+    began = time.perf_counter()
+    on = validation(target, aligned, samples, scores, options, outcome, tell)
+    search = _search(target, gate, ssv if learned is None else learned, on, options, outcome, tell)
+    chosen, seconds = search.chosen, time.perf_counter() - began
+    declined = chosen.refusal or 0.0
+    tell.note(
+        f"steering {chosen.words()}: {declined:.0%} fluent refusals of {search.generated}; "
+        f"found in {seconds:.0f} s"
+    )
+    if learned is None and own and not options.steers and declined < ENOUGH:
         tell.note(
             f"{declined:.0%} is little: vectors learned from the aligned model's answers may do better "
             "(--carry answers; docs/strength.md says at what cost)"
         )
-    return found
+    settings = SteeringSettings(
+        layers=chosen.layers,
+        strength=chosen.strength * search.margin,
+        norm="difference",
+        positions=options.positions or POSITIONS,
+        profile=chosen.profile,
+    )
+    return Steering(settings, search, seconds, learned, answers)
 
 
-def _searched(
+def _search(
     target: Side,
-    aligned: Side,
-    samples: Samples,
     gate: GuidanceGate,
-    scores: Sequence[float],
-    ssv: Tensor,
+    vectors: Tensor,
+    on: Validation,
     options: FitOptions,
     outcome: Outcome,
     tell: Stages,
-) -> Steering:
-    if options.paper:
-        settings = SteeringSettings(
-            layers=options.steer_layers or paper_layers(gate, len(ssv)),
-            strength=options.strength or PAPER_STRENGTH,
-            norm="unit",
-            positions=options.positions or "all",
-        )
-        return Steering(settings)
-    began = time.perf_counter()
-    positions = options.positions or "from_gate"
-    on = validation(target, aligned, samples, scores, options, outcome, tell)
+) -> Search:
     with tell.stage("layers and strength") as advance:
 
         def tried(what: str) -> None:
             advance(1)
 
-        search = search_strength(
+        return search_strength(
             target.model,
             target.tokenizer,
-            ssv,
+            vectors,
             gate,
             on=on,
             outcome=outcome,
-            positions=positions,
+            positions=options.positions or POSITIONS,
             layers=options.steer_layers,
             strength=options.strength,
             system=options.system,
             advance=tried,
         )
-    chosen = search.chosen
-    tell.note(
-        f"steering {chosen.words()}: {chosen.refusal or 0:.0%} fluent refusals of {search.generated}; "
-        f"found in {time.perf_counter() - began:.0f} s"
+
+
+def _paper_settings(gate: GuidanceGate, depth: int, options: FitOptions) -> SteeringSettings:
+    return SteeringSettings(
+        layers=options.steer_layers or paper_layers(gate, depth),
+        strength=options.strength or PAPER_STRENGTH,
+        norm="unit",
+        positions=options.positions or "all",
     )
-    settings = SteeringSettings(
-        layers=chosen.layers,
-        strength=chosen.strength * search.margin,
-        norm="difference",
-        positions=positions,
-        profile=chosen.profile,
-    )
-    return Steering(settings, search, time.perf_counter() - began)
 
 
 def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:

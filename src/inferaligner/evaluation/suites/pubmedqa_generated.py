@@ -1,31 +1,13 @@
 """PubMedQA, by generating."""
 
-from collections.abc import Sequence
-
-from inferaligner.evaluation.suites.published import Published, Row
-from inferaligner.evaluation.suites.suite import Item, Suite
-
-
-def _read(rows: Sequence[Row]) -> list[Item]:
-    return [
-        Item(
-            f"{' '.join(row['CONTEXTS'])}\n\nQuestion: {row['QUESTION']} Answer yes, no or maybe.",
-            choices=("yes", "no", "maybe"),
-            answer=row["final_decision"],
-        )
-        for row in rows
-    ]
-
+from inferaligner.evaluation.suites.pubmedqa_rows import abstract, pubmedqa
+from inferaligner.evaluation.suites.suite import Suite
 
 SUITE = Suite(
     "pubmedqa-generated",
     "PubMedQA, by generating",
     "utility",
-    Published(
-        ("pubmedqa/ori_pqal.json",),
-        _read,
-        "https://github.com/pubmedqa/pubmedqa (data/ori_pqal.json)",
-    ),
+    pubmedqa(abstract),
     "name",
     citation="Jin et al. 2019, arXiv 1909.06146",
     licence="MIT",
