@@ -31,6 +31,7 @@ from inferaligner.evaluation.judges.rules import judge
 from inferaligner.gate import Decision
 from inferaligner.model_card import model_card
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
+from inferaligner.places import expanded
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.encoding import Reader, tokenizer_of
@@ -285,7 +286,7 @@ class Aligner:
     @classmethod
     def from_pretrained(cls, place: str | Path) -> Aligner:
         """Loads and verifies an artifact from a folder, or from the hub (`owner/name`)."""
-        folder = Path(place).expanduser()
+        folder = expanded(place)
         if not os.path.exists(folder) and _looks_like_hub_id(str(place)):
             folder = _download(str(place))
         return cls(AlignerArtifact.read(folder))

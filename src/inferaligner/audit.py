@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inferaligner.errors import InputError
+from inferaligner.places import expanded
 
 
 def prompt_digest(tokens: Sequence[int]) -> str:
@@ -63,7 +64,7 @@ class AuditFile:
 
     def __init__(self, file: str | Path, *, max_bytes: int | None = None, keep: int = 10) -> None:
         """Raises `InputError` if the file cannot be written."""
-        self.place = Path(file).expanduser()
+        self.place = expanded(file)
         self._max_bytes = max_bytes
         self._keep = keep
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inferaligner.errors import ModelLoadError
@@ -75,7 +75,14 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
         parse_spec(file)
 
 
+@pytest.mark.parametrize("text", ["~nobody-of-that-name", "~nobody-of-that-name/model", "~\0"])
+def test_the_home_of_nobody(text: str) -> None:
+    with pytest.raises(ModelLoadError, match="There is no model at"):
+        parse_spec(text)
+
+
 @given(st.text(max_size=40))
+@example("~0")
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         spec = parse_spec(text)

@@ -12,6 +12,7 @@ from inferaligner.cli.model_options import ModelOptions, load_aligner, warn_of_f
 from inferaligner.cli.open_options import WhenOpen, check_open
 from inferaligner.cli.terminal import note, warn
 from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.places import expanded
 
 if TYPE_CHECKING:
     from inferaligner.server.settings import ServerSettings
@@ -85,7 +86,7 @@ def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: M
             if settings.playground:
                 note(f"Playground: http://{shown}:{port}/   Stop with Ctrl-C.")
 
-        folder = str(Path(aligner).expanduser().resolve()) if Path(aligner).expanduser().exists() else None
+        folder = str(expanded(aligner).resolve()) if expanded(aligner).exists() else None
         app = make_app(
             loaded,
             fitted,
@@ -134,7 +135,7 @@ def _settings(target: str, options: EmbeddedOptions, artifact: Any) -> ServerSet
 
 def _name_of(target: str) -> str:
     """What clients call the model: the spec, or the last part of a path."""
-    place = Path(target).expanduser()
+    place = expanded(target)
     return re.sub(r"\.gguf$", "", place.resolve().name) if place.exists() else target
 
 

@@ -26,6 +26,7 @@ import torch
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
 from inferaligner.models.templates import ensure_one_bos, stop_at_turn_ends
+from inferaligner.places import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,12 @@ _SPLIT_NAME = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 def cache_root() -> Path:
     """The folder for everything that InferAligner may recompute."""
     if chosen := os.environ.get("INFERALIGNER_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local) / "inferaligner" / "cache"
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "inferaligner"
-    return Path("~/.cache/inferaligner").expanduser()
+    return expanded("~/.cache/inferaligner")
 
 
 def converted(file: Path) -> Path:

@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from inferaligner.errors import ModelLoadError
+from inferaligner.places import expanded
 
 BUILTIN_PREFIX = "builtin:"
 
@@ -69,7 +70,7 @@ def parse_spec(spec: str | os.PathLike[str]) -> ModelSpec:
     text = os.fspath(spec).strip()
     if text.startswith(BUILTIN_PREFIX):
         return ModelSpec(text, Kind.BUILTIN, text.removeprefix(BUILTIN_PREFIX))
-    path = Path(text).expanduser()
+    path = expanded(text)
     if text and path.is_dir():
         return ModelSpec(text, _kind_of_folder(path), str(path))
     if text and path.is_file():

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from inferaligner.errors import InputError
+from inferaligner.places import expanded
 
 # Tokens with which chat templates end a turn.
 _TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end|>", "<turn|>")
@@ -33,7 +33,7 @@ def read_template(template: str | os.PathLike[str]) -> str:
     if "{{" not in text and "{%" not in text:
         source = text
         try:
-            text = Path(text).expanduser().read_text(encoding="utf-8")
+            text = expanded(text).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise InputError(
                 f"The chat template {source!r} is neither a readable file nor a jinja template ({error}). "

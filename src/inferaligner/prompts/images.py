@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferaligner.errors import InputError
+from inferaligner.places import expanded
 from inferaligner.prompts.typography import require_pillow
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _from_file(source: str | os.PathLike[str], folder: Path | None) -> Picture:
             "file."
         )
     try:
-        path = Path(text).expanduser()
+        path = expanded(text)
         path = path if folder is None or path.is_absolute() else folder / path
         if path.stat().st_size > LARGEST_FILE:
             raise InputError(

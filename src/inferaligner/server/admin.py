@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
+from inferaligner.places import expanded
 from inferaligner.server.engine import Engine
 from inferaligner.server.errors import ApiError
 from inferaligner.server.schema import Text
@@ -47,7 +47,7 @@ class Admin:
             raise ApiError("This server has its aligner from memory; name a folder.", param="aligner")
         async with self._one:
             try:
-                fresh = await run_in_threadpool(AlignerArtifact.read, Path(place).expanduser())
+                fresh = await run_in_threadpool(AlignerArtifact.read, expanded(place))
             except (InferAlignerError, OSError, ValueError) as error:
                 raise ApiError(str(error), param="aligner") from None
             before = self._engine.aligner.artifact

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inferaligner.errors import ArtifactError, InputError
+from inferaligner.places import expanded
 from inferaligner.version import __version__
 from inferaligner.vllm.adapters import AdapterRules
 
@@ -142,11 +143,11 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
             "The vLLM engine reads the aligner in processes of its own, so it needs its folder: "
             "give the path that save_pretrained wrote."
         )
-    folder = Path(aligner).expanduser().resolve()
+    folder = expanded(aligner).resolve()
     if (log := choices.get("audit_log")) is not None:
-        choices["audit_log"] = str(Path(log).expanduser().resolve())
-    if (adapter := choices.get("adapter")) is not None and Path(adapter).expanduser().exists():
-        choices["adapter"] = str(Path(adapter).expanduser().resolve())
+        choices["audit_log"] = str(expanded(log).resolve())
+    if (adapter := choices.get("adapter")) is not None and expanded(adapter).exists():
+        choices["adapter"] = str(expanded(adapter).resolve())
     artifact = AlignerArtifact.read(folder)
     try:
         settings = EngineSettings(aligner=str(folder), sha256=artifact.digest(), **choices)
