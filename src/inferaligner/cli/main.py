@@ -30,7 +30,7 @@ from inferaligner.cli.inspect import inspect
 from inferaligner.cli.judge import judge
 from inferaligner.cli.score import score
 from inferaligner.cli.serve import serve
-from inferaligner.cli.terminal import DEBUG, fail, note, quieten, replace_what_cannot_be_encoded, warn
+from inferaligner.cli.terminal import DEBUG, fail, note, quieten, tolerate_any_encoding, warn
 from inferaligner.errors import InferAlignerError, InferAlignerWarning
 from inferaligner.version import __version__
 
@@ -104,7 +104,7 @@ for _name, _command in (
 
 def main() -> None:
     """The entry point of the command `inferaligner`."""
-    replace_what_cannot_be_encoded()
+    tolerate_any_encoding()
     try:
         app(prog_name="inferaligner")
     except KeyboardInterrupt:  # before a command had begun, or after it had ended
