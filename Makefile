@@ -50,9 +50,10 @@ types: $(VENV)/.ready
 
 check: lint types test
 
+# Options of both scripts; BENCHMARK="--model random-tiny --repeats 2 --warmup 0" takes seconds.
 benchmark: $(VENV)/.ready
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python -m benchmarks.overhead $(BENCHMARK)
+	$(BIN)/python -m benchmarks.extraction $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info

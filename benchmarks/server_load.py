@@ -1,11 +1,11 @@
 """A load test of the embedded server: many concurrent streams, every answer compared with the one computed
 alone.
 
-    python benchmarks/server_load.py --aligner DIR --work OUT alone     # resumes; one prompt at a time
-    python benchmarks/server_load.py --aligner DIR --work OUT load      # server against plain batched
+    python -m benchmarks.server_load --aligner DIR --work OUT alone     # resumes; one prompt at a time
+    python -m benchmarks.server_load --aligner DIR --work OUT load      # server against plain batched
     generate
 
-    python benchmarks/server_load.py --work OUT small                   # random weights, for slow machines
+    python -m benchmarks.server_load --work OUT small                   # random weights, for slow machines
 
 Requests are drawn with a fixed seed from the test part of the shipped contrast set, harmful prompts
 included, so part of the answers is steered. Of answers only a digest is kept. `alone` is the library's guard

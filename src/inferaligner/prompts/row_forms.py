@@ -125,16 +125,16 @@ def whole_prompt(row: Mapping[str, object], column: str, place: str, source: str
     Raises:
         InputError: another column holds a part of the prompt, and no form says how the two are joined.
     """
-    value = row[column]
+    value, joined = row[column], None
     rest = {name: row[name] for name in rest_columns(list(row), column) if not _is_empty(row[name])}
     for form in FORMS:
         name = _named(form.rest, list(rest)) if form.column == column.lower() else None
         if name is not None and isinstance(value, str) and isinstance(rest[name], str):
             if form.rest_first and not value.strip():
                 break  # a context without a question is no prompt
-            value = form.joined(value, str(rest.pop(name)))
+            value, joined = form.joined(value, str(rest[name])), name
             break
-    left_over = [name for name, part in rest.items() if not _stands_in(part, value)]
+    left_over = [name for name in beside(row, column) if name != joined]
     if left_over:
         raise InputError(
             f"{place}: the column {column!r} was chosen, but {listed(left_over)} may be part of the prompt "
@@ -152,7 +152,7 @@ def whole_prompt(row: Mapping[str, object], column: str, place: str, source: str
 def beside(row: Mapping[str, object], column: str) -> list[str]:
     """The columns of a row that may hold part of the prompt beside a column that is read alone."""
     names = rest_columns(list(row), column)
-    return [name for name in names if not _is_empty(row[name]) and not _stands_in(row[name], row[column])]
+    return [name for name in names if not _is_empty(row[name]) and not _stands_in(name, row, column)]
 
 
 def with_column(source: str, column: str) -> str:
@@ -177,9 +177,13 @@ def _is_empty(value: object) -> bool:
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
 
 
-def _stands_in(part: object, whole: object) -> bool:
-    """Whether a text is there already, as in a `prompt` that was put together from the other columns."""
+def _stands_in(name: str, row: Mapping[str, object], column: str) -> bool:
+    """Whether the texts are there already, as in a `prompt` that was put together from the other columns."""
+    part, whole = row[name], row[column]
     if not isinstance(part, str) or not isinstance(whole, str):
         return False
     part, whole = " ".join(part.split()), " ".join(whole.split())
-    return part == whole or (len(part) >= _SURE and part in whole)
+    # Alpaca's `text` is the whole row in a template.
+    return (
+        part == whole or (len(part) >= _SURE and part in whole) or (name.lower() == "text" and whole in part)
+    )
