@@ -292,6 +292,7 @@ def test_every_target_of_the_makefile(target: str, monkeypatch: pytest.MonkeyPat
             assert not [word for word in words[2:] if word[0] != "-" and not (ROOT / word).exists()], line
 
 
+@pytest.mark.slow
 def test_make_benchmark_runs(tmp_path: Path) -> None:
     """Both scripts, on a tiny model, by the Makefile's own recipe."""
     done = subprocess.run(

@@ -124,9 +124,9 @@ def test_chat_rows_give_the_last_user_message(tmp_path: Path) -> None:
         with pytest.warns(InferAlignerWarning) as caught:
             assert read_prompts(spec) == ["last", "first"]
         assert [str(warning.message) for warning in caught] == [
-            f"{path}: of 2 rows with messages only the last user message is read as the prompt. Left out: "
-            "a system prompt in 2 rows, earlier turns in 1 row. `fit --system TEXT` sets one system prompt for "
-            "all prompts."
+            f"{path}: of 2 rows with messages only the last user message is read as the prompt. "
+            "Left out: a system prompt in 2 rows, earlier turns in 1 row. "
+            "`fit --system TEXT` sets one system prompt for all prompts."
         ]
     path.write_text(json.dumps({"messages": chat[:1]}))
     with pytest.raises(InputError, match="no message of the role 'user'"):
