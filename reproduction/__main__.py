@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from inferaligner.cli.terminal import tolerate_any_encoding
 from inferaligner.errors import InferAlignerError
 from reproduction.workplace import OutOfTime, console
 
@@ -100,7 +99,6 @@ def list_recipes(scale: Scale = "small") -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 2 something to mend, 3 out of time, 130 interrupted."""
-    tolerate_any_encoding()
     try:
         app(prog_name="python -m reproduction")
     except OutOfTime as error:

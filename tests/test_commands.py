@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import os
 import re
 import shlex
 import shutil
@@ -206,6 +207,17 @@ def test_inferaligner(command: Command) -> None:
     if not words or words[0] == "X":
         return  # the name of the program alone, or one that a message fills in
     parse_click(typer.main.get_command(app), words, whole=command.whole)
+
+
+@pytest.mark.parametrize(
+    "module", ["reproduction.operating_point", "reproduction", "benchmarks.vllm_operations"]
+)
+def test_scripts_run_on_terminals_that_are_not_utf8(module: str) -> None:
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    arguments = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.decode("ascii").lower()
 
 
 class _ParsedError(Exception):
