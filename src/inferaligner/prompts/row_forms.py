@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferaligner.errors import InputError
-from inferaligner.prompts.message_lists import CHAT_COLUMNS
+from inferaligner.prompts.message_lists import CHAT_COLUMNS, says_no_more
 
 DEFAULT_COLUMNS = ("prompt", "instruction", "question", "goal")
 
@@ -96,9 +96,9 @@ def rest_columns(names: Sequence[str], column: str) -> list[str]:
     if chosen in CHAT_COLUMNS:
         parts = {*_SYSTEM, "tools", "functions"}
     elif chosen in ("prompt", "goal"):
-        parts = _PARTS - {chosen, "goal", "text"}
+        parts = {*_PARTS, *CHAT_COLUMNS} - {chosen, "goal", "text"}
     else:
-        parts = _PARTS - {chosen, "goal"}
+        parts = {*_PARTS, *CHAT_COLUMNS} - {chosen, "goal"}
     lower = {name.lower() for name in names}
     lettered = {"a", "b"} <= lower and chosen not in CHAT_COLUMNS
     return [
@@ -180,6 +180,8 @@ def _is_empty(value: object) -> bool:
 def _stands_in(name: str, row: Mapping[str, object], column: str) -> bool:
     """Whether the texts are there already, as in a `prompt` that was put together from the other columns."""
     part, whole = row[name], row[column]
+    if name.lower() in CHAT_COLUMNS:
+        return says_no_more(part, whole)
     if not isinstance(part, str) or not isinstance(whole, str):
         return False
     part, whole = " ".join(part.split()), " ".join(whole.split())
