@@ -118,6 +118,8 @@ class BudgetedRun:
         self.steps[step.name] = record.entry
         self.say(f"{step.name}: begins, at most {limit:.0f} s")
         self.write()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         begin = time.monotonic()
         status = PASSED
         try:

@@ -255,6 +255,9 @@ def hooks_go_after_an_error(subject: Subject) -> str:
 def decoding_adds_no_wait(subject: Subject) -> str:
     """The host waits for the device as often for a token as it does for the bare model's."""
     case = subject.case()
+    with count_waits(subject.device) as counted:
+        torch.ones(1, device=subject.device).item()
+    expect(len(counted) == 1, f"the count of waits is wrong: {len(counted)} for one value that was read")
     per_token = {}
     for name, guarded in (("bare", False), ("guarded", True)):
         with case.guard() if guarded else nullcontext():
@@ -433,6 +436,10 @@ def _scores_by_hand(case: Case) -> Tensor:
     return total
 
 
+# What CUDA's debug mode says of each such call. (Switching the mode on has a warning of its own.)
+_SYNCHRONISED = "called a synchronizing CUDA operation"
+
+
 class _HostReads(TorchDispatchMode):
     """Notes operations whose result the host reads, which on an accelerator makes it wait."""
 
@@ -462,4 +469,4 @@ def count_waits(device: torch.device) -> Iterator[list[str]]:
             yield noted
         finally:
             torch.cuda.set_sync_debug_mode(before)
-            noted.extend(str(one.message) for one in caught if "synchronizing" in str(one.message))
+            noted.extend(str(one.message) for one in caught if _SYNCHRONISED in str(one.message))
