@@ -58,7 +58,7 @@ class Subject:
     @cached_property
     def rounding(self) -> float:
         """By which share the bare model's logits move with the shape of the batch, and without a cache."""
-        case = self.case()
+        case = self._case()
         bare = case.logits()
         apart = [_answers_apart(case.logits(rows=[row]), bare[row : row + 1]) for row in range(4)]
         return max(*apart, _answers_apart(case.logits(use_cache=False), bare))
@@ -77,6 +77,10 @@ class Subject:
 
     def case(self, **plan: Any) -> Case:
         """Four prompts, of which the gate opens for the first and the third unless `plan` says otherwise."""
+        assert self.tolerance  # measured now, while no guard is on the model
+        return self._case(**plan)
+
+    def _case(self, **plan: Any) -> Case:
         if self.layers is not None:
             plan = {"reads": ((0, 0),), "steered": tuple(range(self.layers)), **plan}
         return make_case(model=self.model, device=self.device, **plan)
