@@ -77,7 +77,7 @@ LIMITS = {
     "overhead": 60.0,
     "overhead 64": 90.0,
     "extraction": 45.0,
-    "overhead compiled": 120.0,
+    "overhead compiled": 240.0,
 }
 FULL = Sizes(
     families=("llama", "mistral", "qwen3", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2", "qwen3_moe"),
@@ -99,7 +99,7 @@ FULL = Sizes(
         "overhead": 20.0,
         "overhead 64": 35.0,
         "extraction": 10.0,
-        "overhead compiled": 45.0,
+        "overhead compiled": 60.0,
     },
 )
 TINY = replace(

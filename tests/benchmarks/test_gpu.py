@@ -16,6 +16,8 @@ import torch
 import transformers
 from benchmarks.gpu import FULL, LIMITS, TINY, Workbench
 
+from tests.steering import golden
+
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = ("pydantic", "pytest", "hypothesis", "peft", "gguf", "accelerate", "datasets")
 COMMAND = f"""
@@ -76,7 +78,7 @@ def test_the_whole_command(tmp_path: Path) -> None:
         for metric, arms in entry.get("ratios", {}).items():
             assert set(arms) == set(entry["seconds_by_round"][metric])
             assert all(spread["median"] > 0 for spread in arms.values())
-    assert len(report["steps"]["golden bfloat16"]["checks"]) >= 9
+    assert len(report["steps"]["golden bfloat16"]["checks"]) == len(golden.CHECKS)
     assert set(report["steps"]["overhead batch 2"]["ratios"]["decode"]) == {
         "bare",
         "gate closed",

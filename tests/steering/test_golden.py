@@ -91,6 +91,15 @@ def leaves_a_hook_behind(patch: Patch) -> None:
     patch.setattr(Guard, "__exit__", left)
 
 
+def sums_in_another_order(patch: Patch) -> None:
+    call = GateHook.__call__
+
+    def rounded(self: GateHook, module: Any, inputs: Any, output: Any) -> None:
+        call(self, module, inputs, output.bfloat16().float() if len(output) > 1 else output)
+
+    patch.setattr(GateHook, "__call__", rounded)
+
+
 def waits_for_every_token(patch: Patch) -> None:
     call = GateHook.__call__
 
@@ -110,6 +119,7 @@ FAULTS: list[tuple[golden.Check, Callable[[Patch], None], str]] = [
     (golden.cached_is_uncached, decodes_without_steering, "use_cache"),
     (golden.every_batch_is_gated_afresh, keeps_the_first_decision, "after an open one"),
     (golden.hooks_go_after_an_error, leaves_a_hook_behind, "left on the model"),
+    (golden.a_score_does_not_depend_on_its_batch, sums_in_another_order, "alone and in a batch"),
     (golden.decoding_adds_no_wait, waits_for_every_token, "waits a token"),
     (golden.numpy_agrees, decodes_without_steering, "numpy"),
 ]
