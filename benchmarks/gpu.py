@@ -177,7 +177,7 @@ class Workbench:
             options["compile_config"] = CompileConfig(mode="reduce-overhead")
         else:
             tracing = CompileConfig(backend="eager", mode=None)  # type: ignore[arg-type]
-            tracing._compile_all_devices = True
+            tracing._compile_all_devices = True  # type: ignore[assignment]
             options["compile_config"] = tracing
         return options
 

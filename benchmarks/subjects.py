@@ -75,5 +75,6 @@ def load_subject(options: argparse.Namespace) -> tuple[Any, Any]:
     torch.manual_seed(0)
     # Made on the device and in its precision: on the way there is no second copy of the weights.
     with device:
-        model: Any = LlamaForCausalLM._from_config(LlamaConfig(**shape), dtype=dtype)
+        make: Any = LlamaForCausalLM._from_config
+        model: Any = make(LlamaConfig(**shape), dtype=dtype)
     return model.eval(), None

@@ -474,11 +474,11 @@ def _scores_by_hand(case: Case) -> Tensor:
 _SYNCHRONISED = "called a synchronizing CUDA operation"
 
 
-class _HostReads(TorchDispatchMode):
+class _HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations whose result the host reads, which on an accelerator makes it wait."""
 
     def __init__(self, noted: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._noted = noted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

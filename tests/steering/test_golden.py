@@ -154,7 +154,7 @@ def test_compiled_decoding(monkeypatch: Patch) -> None:
     from transformers import CompileConfig
 
     config = CompileConfig(backend="eager", mode=None)  # type: ignore[arg-type]
-    config._compile_all_devices = True
+    config._compile_all_devices = True  # type: ignore[assignment]
     options = {"cache_implementation": "static", "compile_config": config}
     small = replace(subject(), layers=2)
     assert "of eager ones" in golden.compiled_decoding_is_eager_decoding(small, options)
