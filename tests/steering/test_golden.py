@@ -151,6 +151,7 @@ def test_a_model_that_does_not_repeat_itself(monkeypatch: Patch) -> None:
 
 
 def test_compiled_decoding(monkeypatch: Patch) -> None:
+    from torch._dynamo.utils import counters
     from transformers import CompileConfig
 
     config = CompileConfig(backend="eager", mode=None)  # type: ignore[arg-type]
@@ -160,6 +161,16 @@ def test_compiled_decoding(monkeypatch: Patch) -> None:
     assert "of eager ones" in golden.compiled_decoding_is_eager_decoding(small, options)
     with pytest.raises(golden.GoldenError, match="compiled nothing"):
         golden.compiled_decoding_is_eager_decoding(small, {"cache_implementation": "static"})
+    with monkeypatch.context() as patch:
+        before = Guard._before
+
+        def gives_up(self: Guard, *arguments: Any) -> None:
+            counters["inductor"]["cudagraph_skips"] += 1
+            before(self, *arguments)
+
+        patch.setattr(Guard, "_before", gives_up)
+        with pytest.raises(golden.GoldenError, match="given up"):
+            golden.compiled_decoding_is_eager_decoding(small, options)
     # Code from before the hooks goes on being used, and nobody looks whether they ran.
     monkeypatch.setattr(guard_module, "forget_compiled", lambda model: None)
     monkeypatch.setattr(Guard, "_verify_hooks_ran", lambda self, now: None)
