@@ -85,24 +85,31 @@ class Step:
 class BudgetedRun:
     """Runs steps and keeps the file. `begun` (of `time.monotonic`) is when the budget began."""
 
-    def __init__(self, file: Path, facts: Mapping[str, Any], seconds: float, begun: float) -> None:
+    def __init__(
+        self,
+        file: Path,
+        facts: Mapping[str, Any],
+        seconds: float,
+        begun: float,
+        earlier: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`earlier` are the entries of an earlier run; those of steps that passed are kept."""
         self._file = file
         self._facts = dict(facts)
         self._seconds = seconds
         self._begun = begun
-        self.steps: dict[str, dict[str, Any]] = {}
+        kept = (earlier or {}).items()
+        self.steps: dict[str, Any] = {name: entry for name, entry in kept if entry["status"] == PASSED}
 
     @property
     def left(self) -> float:
         """Seconds of the budget."""
         return self._begun + self._seconds - time.monotonic()
 
-    def run(self, steps: Sequence[Step], earlier: Mapping[str, Any] | None = None) -> None:
-        """All steps in order; those that passed in an `earlier` run (its entries) are taken from there."""
+    def run(self, steps: Sequence[Step]) -> None:
+        """All steps in order, but for those that passed in the earlier run."""
         for step in steps:
-            before = (earlier or {}).get(step.name)
-            if before is not None and before["status"] == PASSED:
-                self.steps[step.name] = before
+            if step.name in self.steps:
                 self.say(f"{step.name}: passed in the earlier run")
             elif self.left < step.needs:
                 note = f"{self.left:.0f} s were left; it needs {step.needs:.0f} s"

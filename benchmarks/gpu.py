@@ -343,15 +343,25 @@ def main() -> int:
         "schema": SCHEMA, "inferaligner": __version__, "tiny": tiny, "machine": machine(),
         "seconds": options.seconds,
     }  # fmt: skip
-    run = BudgetedRun(file, facts, options.seconds, begun)
+    earlier = _earlier(file, facts) if options.resume else None
+    run = BudgetedRun(file, facts, options.seconds, begun, earlier)
+    try:
+        run.write()
+    except OSError as error:
+        raise SystemExit(f"--json {file}: cannot write the results there ({error}).") from None
     run.say(f"{gpu}, torch {torch.__version__}{', TINY SIZES' if tiny else ''}; results in {file}")
     if cuda:
         torch.ones(1, device=device).sum().item()  # the device starts here, and not in the first check
     bench = Workbench(TINY if tiny else FULL, device)
     steps = bench.steps(options.seconds / BUDGET)
     if options.only:
+        names = ", ".join(step.name for step in steps)
         steps = [step for step in steps if any(part in step.name for part in options.only)]
-    run.run(steps, _earlier(file, facts) if options.resume else None)
+        if not steps:
+            raise SystemExit(
+                f"--only {' '.join(options.only)}: no step has this in its name. Steps: {names}."
+            )
+    run.run(steps)
     print_report(run.steps, tiny, gpu)
     for name, entry in run.steps.items():
         faults = [f"FAILED {one['name']}: {one['note']}" for one in entry["checks"] if not one["passed"]]

@@ -85,7 +85,7 @@ def test_the_file_is_written_while_a_step_runs(tmp_path: Path) -> None:
 
 def test_resuming_keeps_what_passed(tmp_path: Path) -> None:
     earlier = {"a": {"status": "passed", "checks": [], "mark": 1}, "b": {"status": "error", "checks": []}}
-    run = budgeted(tmp_path / "results.json")
-    run.run([Step("a", 1, 10, breaks), Step("b", 1, 10, passes)], earlier)
+    run = BudgetedRun(tmp_path / "results.json", {}, 60, time.monotonic(), earlier)
+    run.run([Step("a", 1, 10, breaks), Step("b", 1, 10, passes)])
     assert run.steps["a"]["mark"] == 1
     assert run.steps["b"]["status"] == "passed"

@@ -135,6 +135,17 @@ def test_a_step_without_memory_leaves_the_others_theirs(tmp_path: Path) -> None:
     assert steps["extraction"]["status"] == "passed"
 
 
+def test_bad_input(tmp_path: Path) -> None:
+    given = {
+        ("--only", "golden float64"): "Steps: golden float32, golden bfloat16",
+        ("--json", str(tmp_path)): "cannot write the results there",
+    }
+    runs = [(begin(tmp_path / "gpu.json", *arguments), message) for arguments, message in given.items()]
+    for run, message in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode not in (0, 3) and message in output and "Traceback" not in output
+
+
 def test_the_limits_fit_the_budget() -> None:
     """No step can take the time of a more important one, up to the extraction."""
     names = [step.name for step in Workbench(FULL, torch.device("cpu")).steps(1.0)]
