@@ -71,7 +71,7 @@ class Command:
 
 
 def commands_of_lines(text: str, file: str, *, whole: bool) -> Iterator[Command]:
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+    for line in re.split(r"\n|\s{2,}or\s{2,}", re.sub(r"\\\n\s*", " ", text)):
         line = line.strip().removeprefix("$ ")
         if _START.match(line):
             elided = "…" in line or "..." in line or " | " in line
@@ -296,9 +296,9 @@ def test_every_target_of_the_makefile(target: str, monkeypatch: pytest.MonkeyPat
             words = words[1:]
         if words[:1] == ["inferaligner"]:
             parse_click(typer.main.get_command(app), words[1:], whole=True)
-        elif words[:2] == ["python", "-m"]:
+        elif words[:2] in (["python", "-m"], ["python3", "-m"]):
             assert importlib.util.find_spec(words[2]) is not None, line
-        elif words[:1] == ["python"]:
+        elif words[:1] in (["python"], ["python3"]) and words[1:2] != ["-m"] and "venv" not in words:
             pytest.fail(f"{line}: run it as a module")
         elif words[:1] == ["ruff"]:
             assert not [word for word in words[2:] if word[0] != "-" and not (ROOT / word).exists()], line
