@@ -124,6 +124,27 @@ def test_aborts_and_refusals(deployment: Deployment, scheduling: dict[str, Any])
     assert actions == {"refused", "none"}
 
 
+def test_the_warm_up_of_gpus(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before vLLM serves on a GPU (from 0.33 on, on a CPU too), it runs requests of its own through the
+    worker, which no scheduler ordered."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu.warmup import warmup_kernels
+
+    before, warmed = CPUWorker.compile_or_warm_up_model, []
+
+    def as_on_gpus(worker: Any) -> Any:
+        times = before(worker)
+        seen = worker.gate_rows.counts.clone()
+        warmup_kernels(worker.model_runner, worker.execute_model, worker.sample_tokens)
+        warmed.append(bool((worker.gate_rows.counts == seen).all()))
+        return times
+
+    monkeypatch.setattr(CPUWorker, "compile_or_warm_up_model", as_on_gpus)
+    with engine(deployment, max_num_seqs=2) as llm:
+        assert warmed == [True]
+        assert_alone(deployment, generate(llm, deployment.tokens()[:5], LENGTH))
+
+
 def test_a_second_turn_after_a_steered_first_one(tmp_path: Path) -> None:
     """Under async scheduling blocks are cached before the step's output is back."""
     deployment = deploy(tmp_path, reads=DEEP_READS, max_position_embeddings=512)

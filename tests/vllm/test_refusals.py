@@ -123,7 +123,7 @@ def test_another_version_of_the_package_does_not_start(deployment: Deployment) -
 
 
 def test_an_untested_vllm_does_not_start(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferaligner.vllm.support.TESTED_VERSIONS", ("0.1",))
+    monkeypatch.setattr("inferaligner.vllm.compatibility.TESTED_VERSIONS", ("0.1",))
     refused(deployment, "inferaligner was tested with 0.1")
     with engine(deployment, gate={"untested_vllm": True}) as llm:
         assert generate(llm, deployment.tokens()[:1])
@@ -269,8 +269,8 @@ def test_engine_args_name_both_classes(deployment: Deployment) -> None:
     with pytest.raises(InferAlignerError, match="folder"):
         engine_args(deployment.aligner)
     with pytest.raises(MismatchError, match="the model here is another one"):
+        from inferaligner.vllm.compatibility import check_model
         from inferaligner.vllm.settings import settings_for
-        from inferaligner.vllm.support import check_model
 
         config: Any = type("Config", (), {})()
         config.hf_config = config.hf_text_config = deployment.model.config
