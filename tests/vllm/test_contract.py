@@ -185,6 +185,12 @@ def test_every_override_is_listed_as_it_is() -> None:
     assert set(listed) == defined, "the contract lists overrides that the plugin does not have"
 
 
+def test_a_wrapped_output_hands_every_method_on() -> None:
+    """Those of the newest version too: a class that lacks an abstract one cannot be made."""
+    (known,) = (each for each in REVIEWED if each.owner == "AsyncModelRunnerOutput")
+    assert set(known.names.split()) <= set(methods(classes()["_OutputWithVerdicts"]))
+
+
 def test_everything_that_subclasses_take_from_vllm_is_listed() -> None:
     missing = []
     for ours, bases in SUBCLASSES.items():
