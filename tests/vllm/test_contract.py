@@ -28,7 +28,8 @@ from inferaligner.vllm.contract import (
     main,
     misses,
 )
-from inferaligner.vllm.source_check import (
+from inferaligner.vllm.sources import Sources
+from inferaligner.vllm.statements import (
     Attributes,
     Call,
     Carrier,
@@ -38,7 +39,6 @@ from inferaligner.vllm.source_check import (
     OneOf,
     Override,
     Reviewed,
-    Sources,
     Statement,
 )
 

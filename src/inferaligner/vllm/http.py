@@ -133,7 +133,7 @@ class _EventStream:
         if "choices" in value:
             self._last = {key: value[key] for key in ("id", "object", "created", "model") if key in value}
             if _carries_report(value):
-                # From vLLM 0.33 on it comes with the last chunk of a stream as well; it has a place of its own.
+                # From vLLM 0.33 on it comes with the last chunk of a stream as well, but has its own place.
                 bare = _moved(value)
                 del bare[KEY]
                 return name + found + _dump(bare)
