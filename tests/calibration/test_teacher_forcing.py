@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.models.anatomy import dissect, residual, with_residual
+from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.chat import encode_chats
 from tests.models.tiny import FAMILIES, tiny_tokenizer
 
@@ -181,13 +183,15 @@ def test_a_cache_that_gives_other_results_is_not_used(
     model = sharp_model()
     forward = type(model).forward
 
-    def forgetful(self: Any, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-        if past_key_values is not None:
-            for layer in past_key_values.layers:
+    @functools.wraps(forward)
+    def forgetful(self: Any, *args: Any, **kwargs: Any) -> Any:
+        cache = cache_in(kwargs)
+        if cache is not None:
+            for layer in cache.layers:
                 if getattr(layer, "keys", None) is not None and layer.keys.numel():
                     layer.keys = torch.zeros_like(layer.keys)
                     layer.values = torch.zeros_like(layer.values)
-        return forward(self, *args, past_key_values=past_key_values, **kwargs)
+        return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", forgetful)
     forcing = TeacherForcing(model, tokenizer, PROMPTS, ANSWERS)

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from inferaligner.models import grouped_attention as module
-from inferaligner.models.grouped_attention import NAME, grouped_attention
+from inferaligner.models.grouped_attention import COPIES, NAME, grouped_attention
 
 
 def model(heads: int = 6, groups: int = 2, dtype: torch.dtype = torch.float32) -> Any:
@@ -40,6 +40,25 @@ def answers(one: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return found.sequences, torch.stack(found.logits).float()
 
 
+def test_one_new_token_reads_keys_and_values_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every version of transformers: no key is there once for each query head."""
+    one, heads = model(heads=6, groups=2), []
+    own = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: torch.Tensor, key: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        heads.append((query.shape[2], key.shape[1]))
+        return own(query, key, *args, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(module, "scaled_dot_product_attention", watched)
+    with grouped_attention(one) as able:
+        assert able == COPIES
+        answers(one)
+    assert {groups for tokens, groups in heads if tokens < 9} == {2}
+    assert len(heads) == 3 * 6
+
+
+@pytest.mark.skipif(not COPIES, reason="this transformers attends without copies by itself")
 def test_float32_has_the_same_bits_and_the_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     one = model()
     tokens, scores = answers(one)

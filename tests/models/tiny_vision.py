@@ -11,10 +11,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 
 from inferaligner.models.loading import LoadedModel
@@ -339,4 +342,7 @@ _FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "smolvlm": functools.partial(_idefics, "SmolVLM"),
     "internvl": _internvl,
 }
-VISION_FAMILIES = tuple(_FAMILIES)
+# Before 5.18, transformers reads images of these with torchvision alone.
+_NEED_TORCHVISION = ("idefics3", "smolvlm")
+_ALL = find_spec("torchvision") is not None or Version(transformers.__version__).release >= (5, 18)
+VISION_FAMILIES = tuple(family for family in _FAMILIES if _ALL or family not in _NEED_TORCHVISION)

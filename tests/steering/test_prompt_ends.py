@@ -1,15 +1,12 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering.prompt_ends import (
     PromptSpans,
-    cache_in,
     cached_tokens,
     generate_setting,
     refuse_packed,
@@ -88,18 +85,6 @@ def test_lengths() -> None:
 def test_repeated_in_place() -> None:
     spans = PromptSpans(torch.tensor([0, 1]), torch.tensor([5, 6])).repeated(3)
     assert told(spans) == ([0, 0, 0, 1, 1, 1], [5, 5, 5, 6, 6, 6])
-
-
-def test_caches_are_found() -> None:
-    cache = DynamicCache()
-    logits = torch.zeros(1)
-    assert cache_in({"input_ids": IDS, "past_key_values": cache}) is cache
-    assert cache_in({"past_key_values": None, "cache_params": cache}) is cache
-    assert cache_in(CausalLMOutputWithPast(logits=logits, past_key_values=cache)) is cache
-    assert cache_in((logits, cache)) is cache
-    assert cache_in(SimpleNamespace(past_key_values=cache)) is cache
-    for without in ({}, {"past_key_values": None}, CausalLMOutputWithPast(logits=logits), (logits,), logits):
-        assert cache_in(without) is None
 
 
 def test_cached_tokens() -> None:

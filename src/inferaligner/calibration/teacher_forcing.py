@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from inferaligner.models.anatomy import dissect, input_device, residual, with_residual
+from inferaligner.models.kv_cache import cache_argument, cache_in
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 
@@ -115,7 +116,7 @@ class TeacherForcing:
         """`[answer tokens]` float32."""
         inputs = dict(batch.inputs)
         if batch.prompts is not None:
-            inputs["past_key_values"] = _untouched(batch.prompts)
+            inputs[cache_argument(self._model)] = _untouched(batch.prompts)
         logits = self._model(**inputs).logits
         chosen = logits[batch.predicts.to(logits.device)].float()
         labels = batch.labels[batch.predicts].to(logits.device)
@@ -211,7 +212,7 @@ def _after_kept_prompts(
         inputs["position_ids"] = positions.to(device)
     try:
         cache = DynamicCache(config=model.config)
-        made = getattr(model(**inputs, past_key_values=cache, use_cache=True), "past_key_values", None)
+        made = cache_in(model(**inputs, **{cache_argument(model): cache}, use_cache=True))
     except (TypeError, ValueError, AttributeError, NotImplementedError):
         return None  # a model with a cache of its own kind, or with none
     plain = made is cache and all(isinstance(layer, DynamicLayer) for layer in cache.layers)

@@ -56,7 +56,7 @@ def examine() -> list[Finding]:
 
 
 def supported_transformers() -> str | None:
-    """The range of transformers versions that this installation declares, such as ">=5.16.1,<5.20"."""
+    """The range of transformers versions that this installation declares, such as ">=5.16.1,<6"."""
     from packaging.requirements import Requirement
 
     try:

@@ -163,14 +163,18 @@ def _read_metadata(file: Path) -> dict[str, Any]:
 def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
     import transformers
 
+    # Plain tensors, not blocks that need a kernel: the copy in the cache is an ordinary model. Before 5.17,
+    # which brought this setting, transformers made nothing else.
+    plain: dict[str, Any] = {}
+    if hasattr(transformers, "GgufConfig"):
+        plain["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             dtype=torch.bfloat16,
-            # Plain tensors, not blocks that need a kernel: the copy in the cache is an ordinary model.
-            quantization_config=transformers.GgufConfig(dequantize=True),
+            **plain,
         )
     except Exception as error:
         raise ModelLoadError(

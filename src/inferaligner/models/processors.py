@@ -36,8 +36,9 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any, *, keep_
         try:
             reads: Any = AutoProcessor
             processor = reads.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
-        except (ImportError, ValueError) as error:
-            if "torchvision" not in str(error).lower():
+        except (ImportError, ValueError, AttributeError) as error:
+            # transformers 5.16 runs into an AttributeError where the part for videos is missing.
+            if "torchvision" not in str(error).lower() and find_spec("torchvision") is not None:
                 raise
             without = without_videos(PROCESSOR_MAPPING[type(config)])
             processor = without.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
@@ -78,12 +79,12 @@ def without_videos(processor_class: Any) -> Any:
         def _get_arguments_from_pretrained(
             cls, place: Any, processor_dict: Any = None, **options: Any
         ) -> Any:
-            import transformers
+            from transformers import AutoTokenizer
 
-            parts: dict[str, Any] = {
-                "image_processor": transformers.AutoImageProcessor,
-                "tokenizer": transformers.AutoTokenizer,
-            }
+            # From its module: transformers 5.16 puts a class in its place that asks for torchvision.
+            from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+            parts: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
             return [
                 parts[name].from_pretrained(place, **options) if name in parts else None
                 for name in cls.get_attributes()

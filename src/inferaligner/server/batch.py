@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from inferaligner.gate_report import GateReport
 from inferaligner.models.anatomy import input_device
+from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import own_positions, seen_inputs
 from inferaligner.server.cache import RunningCache
 from inferaligner.server.jobs import Job
@@ -91,6 +92,7 @@ class RunningBatch:
         names = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in names
         self._takes_keep = "logits_to_keep" in names
+        self._cache_argument = cache_argument(model)
         self._device = input_device(model)
         self._own_positions = own_positions(model.config)
 
@@ -281,7 +283,7 @@ class RunningBatch:
         return {
             "input_ids": ids.to(self._device),
             "attention_mask": mask.to(self._device),
-            "past_key_values": cache,
+            self._cache_argument: cache,
             "use_cache": True,
         }
 

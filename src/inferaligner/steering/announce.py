@@ -25,14 +25,15 @@ class GenerateAnnouncer:
         self._below = model.__dict__.get("generate")
         original = model.generate
         signature = inspect.signature(original)
+        rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
             if not self.active:
                 return original(*args, **kwargs)
             bound = signature.bind(*args, **kwargs).arguments
-            named = {name: value for name, value in bound.items() if name != "kwargs"}
-            arguments = {**named, **bound.get("kwargs", {})}
+            named = {name: value for name, value in bound.items() if name != rest}
+            arguments = {**named, **bound.get(rest, {})}
             with around(arguments) as instead:
                 return original(*args, **kwargs) if not instead else original(**{**arguments, **instead})
 

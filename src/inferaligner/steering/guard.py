@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
 from inferaligner.models.anatomy import dissect, module_device, unwrap
+from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.encoding import image_tokens
 from inferaligner.steering.announce import GenerateAnnouncer
 from inferaligner.steering.answer_watch import AnswerWatch
@@ -41,7 +42,6 @@ from inferaligner.steering.monitor import MonitorHook, refuse_several_tokens, re
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.prompt_ends import (
     PromptSpans,
-    cache_in,
     cached_tokens,
     generate_end_tokens,
     generate_setting,
@@ -259,8 +259,8 @@ class Guard:
             assert scope is not None
             self.now = scope.replay_pass(self._replaying, length, cached_tokens(cache))
         elif scope is not None and scope.decoding is not None and self._decodes(scope, cache, length):
-            # The decoding step: nothing here may wait for the device. The cache's own count is not asked
-            # for; what matters is only that these tokens come after the prompt.
+            # The decoding step: nothing here may wait for the device. A static cache keeps its count there,
+            # so it is not asked for; what matters is only that these tokens come after the prompt.
             scope.check_rows(rows)
             self.now = scope.decoding
         else:
@@ -283,9 +283,13 @@ class Guard:
         self._monitor_hook.ran = False
 
     def _decodes(self, scope: PromptScope, cache: Any, length: int) -> bool:
-        if self._generating is not None:
-            return cache is not None and self._pending is None
-        return length == 1 and scope.follows(cache) and cached_tokens(cache) > 0
+        """Whether a pass comes after the prompts of `scope`: its cache is the very object that holds them."""
+        if self._generating is None:
+            return length == 1 and scope.follows(cache) and cached_tokens(cache) > 0
+        if self._pending is not None:
+            return False
+        # Older model code makes its cache anew in every pass, from tensors in a tuple: nothing to recognise.
+        return scope.follows(cache) or isinstance(cache, (tuple, list))
 
     def _begin_prompt(self, tokens: Tensor, arguments: dict[str, Any], cache: Any) -> Pass:
         refuse_packed(arguments)

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from inferaligner.errors import SteeringError
 
-# The names under which the models of transformers take and return their cache.
-_CACHE_NAMES = ("past_key_values", "cache_params", "state")
-
 
 @dataclass(frozen=True)
 class PromptSpans:
@@ -81,14 +78,6 @@ def spans_from_lengths(
             "tokens; expected 1 or more, and no more than the row has."
         )
     return PromptSpans(whole.begins, ends, whole.ends if bool((ends < whole.ends).any()) else None)
-
-
-def cache_in(arguments: Any) -> Any:
-    """The KV cache among a forward call's arguments or in its output (named, or in a tuple); None without."""
-    if isinstance(arguments, tuple):
-        return next((item for item in arguments if hasattr(item, "get_seq_length")), None)
-    named = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
-    return next((cache for name in _CACHE_NAMES if (cache := named.get(name)) is not None), None)
 
 
 def cached_tokens(cache: Any) -> int:

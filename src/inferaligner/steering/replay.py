@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from inferaligner.errors import SteeringError
-from inferaligner.steering.prompt_ends import cache_in
+from inferaligner.models.kv_cache import cache_in
 
 Run = Callable[[dict[str, Any], Tensor], Any]
 
@@ -82,8 +82,9 @@ def _separable(prefill: list[dict[str, Any]], cache: Any) -> bool:
 
 
 def _cache_name(arguments: Mapping[str, Any]) -> str:
+    """The argument that holds the cache; any name at all where there is none."""
     cache = cache_in(arguments)
-    return next((name for name, value in arguments.items() if value is cache), "past_key_values")
+    return next((name for name, value in arguments.items() if value is cache), "cache")
 
 
 def _pick(name: str, value: Any, rows: Tensor, batch: int) -> Any:

@@ -268,8 +268,8 @@ class PromptScope:
 
     def belongs_to(self, cache: Any) -> None:
         """Remembers which KV cache holds this batch, without keeping it alive."""
-        # Tuples, which old remote code keeps its cache in, are made anew in every pass: nothing to recognise.
-        if cache is not None and not isinstance(cache, tuple):
+        # Tuples and lists, which older model code keeps its cache in, are made anew in every pass.
+        if cache is not None and not isinstance(cache, (tuple, list)):
             self._cache = weakref.ref(cache)
 
     def follows(self, cache: Any) -> bool:
