@@ -84,7 +84,11 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
                     content.append({"type": "image"})
                 else:
                     content.append({"type": "text", "text": part.text})
-        turns.append({"role": role, "content": content})
+        turn = {"role": role, "content": content}
+        # Under either name: templates of models that reason read one of them, others none.
+        if (reasoning := message.reasoning_content or message.reasoning) is not None:
+            turn.update(reasoning_content=reasoning, reasoning=reasoning)
+        turns.append(turn)
     return turns, pictures
 
 
