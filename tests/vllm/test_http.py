@@ -117,16 +117,25 @@ def test_no_header_without_a_decision() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_a_stream_gets_a_chunk_before_its_end(reports: Reports, size: int) -> None:
+@pytest.mark.parametrize("usage", [False, True])
+@pytest.mark.parametrize("answers", [1, 2])
+def test_the_last_chunk_with_a_choice_has_the_report(
+    reports: Reports, size: int, usage: bool, answers: int
+) -> None:
     reports.note("internal", "chatcmpl-1", REPORT)
     common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "m"}
     chunks = [{**common, "choices": [{"delta": {"content": word}}]} for word in ("a", "bä", "")]
+    chunks += [
+        {**common, "choices": [{"index": at, "delta": {}, "finish_reason": "stop"}]} for at in range(answers)
+    ]
+    chunks += [{**common, "choices": [], "usage": {"total_tokens": 3}}] * usage
     whole = events(*chunks) + b"data: [DONE]\n\n"
     parts = [whole[at : at + size] for at in range(0, len(whole), size)]
     _, found = ask(parts, "text/event-stream; charset=utf-8")
     *told, done, rest = b"".join(found).split(b"\n\n")
     values = [json.loads(event.removeprefix(b"data: ")) for event in told]
-    assert values == [*chunks, {**common, "choices": [], KEY: REPORT}]
+    chunks[-1 - usage] = {**chunks[-1 - usage], KEY: REPORT}
+    assert values == chunks
     assert done == b"data: [DONE]" and rest == b""
 
 
@@ -135,6 +144,29 @@ def test_a_stream_is_not_held_back(reports: Reports) -> None:
     chunks = [events({"id": "1", "choices": [number]}) for number in range(3)]
     _, found = ask([*chunks, b"data: [DONE]\n\n"], "text/event-stream")
     assert found == [*chunks, b"data: [DONE]\n\n"]  # unknown request: nothing is added
+
+
+def test_a_stream_that_breaks_off_loses_nothing(reports: Reports) -> None:
+    """The chunk that waits for the next one leaves with the end of the stream, or before an error."""
+    reports.note("internal", "1", REPORT)
+    ending = {"id": "1", "choices": [{"finish_reason": "length"}]}
+    _, found = ask([events(ending)], "text/event-stream")
+    assert json.loads(b"".join(found).removeprefix(b"data: ")) == {**ending, KEY: REPORT}
+    error = {"error": {"message": "broken"}}
+    _, found = ask([events(ending, error) + b"data: [DONE]\n\n"], "text/event-stream")
+    assert b"".join(found) == events(ending, error) + b"data: [DONE]\n\n"
+
+
+def test_the_messages_api_tells_it_with_the_reason(reports: Reports) -> None:
+    reports.note("internal", "chatcmpl-1", REPORT)
+    start = {"type": "message_start", "message": {"id": "chatcmpl-1"}}
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    stream = b"event: message_start\n" + events(start) + b"event: message_delta\n" + events(delta)
+    headers, found = ask([stream], "text/event-stream", path="/v1/messages")
+    *_, last = b"".join(found).strip().split(b"\n\n")
+    assert last.startswith(b"event: message_delta\n")
+    assert json.loads(last.rpartition(b"data: ")[2]) == {**delta, KEY: REPORT}
+    assert headers[HEADER] == b"true"
 
 
 def test_the_last_event_of_the_responses_api() -> None:

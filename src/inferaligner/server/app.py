@@ -299,12 +299,15 @@ def _in_plain_words(problem: Mapping[str, Any]) -> str:
     limits = problem.get("ctx") or {}
     if problem["type"] == "missing":
         return "This field is required."
-    if problem["type"] == "too_short":
-        return f"The list has {limits['actual_length']} entries; expected at least {limits['min_length']}."
-    if problem["type"] == "too_long":
-        return f"There are more than {limits['max_length']} entries, which is the most that is taken."
-    if problem["type"] == "string_too_short":
-        return f"The text is too short; expected at least {limits['min_length']} character."
+    kind = problem["type"].removeprefix("string_")
+    if kind in ("too_short", "too_long"):
+        thing, unit = ("text", "characters") if isinstance(problem["input"], str) else ("list", "entries")
+        found = "is empty" if not problem["input"] else f"has {len(problem['input'])} {unit}"
+        least = kind == "too_short"
+        return (
+            f"The {thing} {found}; expected at {'least' if least else 'most'} "
+            f"{limits['min_length' if least else 'max_length']}."
+        )
     if problem["type"] == "not_served":
         return f"This value cannot be used: {problem['msg']}. Leave the field out."
     return str(problem["msg"]).encode("utf-8", "replace").decode() + "."

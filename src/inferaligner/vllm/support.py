@@ -118,8 +118,8 @@ def check_generation(model_config: Any) -> None:
         settings,
         _HEEDED,
         "vLLM",
-        "Serve with --engine transformers, which does; or, if answers shall be without it, take it out of the "
-        "file or start vLLM with -- --generation-config vllm.",
+        "Serve with --engine transformers, which does; or, if answers shall be without it, take it out of "
+        "the file or start vLLM with -- --generation-config vllm.",
     )
 
 
