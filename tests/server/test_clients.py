@@ -218,6 +218,7 @@ def test_values_that_would_change_something(server: Running, field: str, value: 
         {"reasoning": None, "reasoning_content": None},
         {"reasoning_content": "Let me think."},
         {"name": "assistant"},
+        {"parsed": None, "provider_specific_fields": None, "inferaligner": {"open": False}},
         {"content": [{"type": "text", "text": "Hi."}]},
     ],
     ids=str,

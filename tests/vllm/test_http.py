@@ -29,21 +29,39 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
 
 
 def ask(
-    parts: Sequence[bytes], kind: str, *, method: str = "POST", path: str = "/v1/chat/completions"
+    parts: Sequence[bytes],
+    kind: str,
+    *,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    status: int = 200,
+    body: bytes = b"",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    asked: list[Any] | None = None,
 ) -> Any:
-    """Status, headers and body parts that a client gets from an application that sends `parts`."""
+    """Headers and body parts that a client gets from an application that sends `parts` with `headers`.
+
+    `asked` gets what the application is asked: method, path and body.
+    """
     sent: list[Any] = []
+    more_headers = headers
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if method == "POST":
+            message = await receive()
+            if asked is not None:
+                asked.append((scope["method"], scope["path"], message["body"]))
+        elif asked is not None:
+            asked.append((scope["method"], scope["path"], b""))
         length = str(sum(map(len, parts))).encode()
-        headers = [(b"content-type", kind.encode()), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = [(b"content-type", kind.encode()), (b"content-length", length), *more_headers]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         for number, part in enumerate(parts):
             more = number + 1 < len(parts)
             await send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -176,6 +194,76 @@ def test_the_last_event_of_the_responses_api() -> None:
     name, _, payload = b"".join(found).strip().rpartition(b"data: ")
     assert name == b"event: response.completed\n"
     assert json.loads(payload)["response"] == {"id": "resp_1", "kv_transfer_params": None, KEY: REPORT}
+
+
+def test_requests_arrive_without_what_says_nothing() -> None:
+    asked: list[Any] = []
+    body = {"messages": [{"role": "user", "content": "Hello"}], "tools": [], "n": None}
+    ask(
+        [b"{}"], "application/json", path="/v1/chat/completions/", body=json.dumps(body).encode(), asked=asked
+    )
+    ask([b"{}"], "application/json", path="/v1/embeddings", body=b'{"n": null}', asked=asked)
+    assert asked[0][:2] == ("POST", "/v1/chat/completions")
+    assert json.loads(asked[0][2]) == {"messages": body["messages"]}
+    assert asked[1] == ("POST", "/v1/embeddings", b'{"n": null}')
+
+
+def test_errors_name_the_field_as_it_was_written() -> None:
+    """As vLLM 0.32 reports a message whose content is a number: of every kind of message, all branches."""
+    place = "body.messages.0.ChatCompletion{}MessageParam"
+    problems = [
+        {"type": kind, "loc": place.format(role) + field, "msg": message, "input": "5"}
+        for role in ("Developer", "System", "User")
+        for kind, field, message in (
+            ("string_type", ".content", "Input should be a valid string"),
+            ("iterable_type", ".content", "Input should be iterable"),
+            ("literal_error", ".role", f"Input should be '{role.lower()}'"),
+        )
+        if not (role == "User" and field == ".role")
+    ]
+    message = "8 validation errors:\n" + "\n".join(f"  {problem}" for problem in problems)
+    error = {"message": message, "type": "Bad Request", "param": place.format("Developer"), "code": 400}
+    answer = json.dumps({"error": error}).encode()
+    body = b'{"messages": [{"role": "user", "content": 5}]}'
+    headers, (found,) = ask([answer], "application/json", status=400, body=body)
+    told = json.loads(found)["error"]
+    assert told["param"] == "messages.0.content" and told["type"] == "Bad Request"
+    assert (
+        told["message"] == "messages.0.content: Input should be a valid string; or Input should be iterable"
+    )
+    assert int(headers[b"content-length"]) == len(found)
+    missing = {
+        "type": "missing",
+        "loc": "body.messages",
+        "msg": "Field required",
+        "input": "<dict of 0 items>",
+    }
+    error = {"message": f"1 validation error:\n  {missing}", "param": "body.messages"}
+    _, (found,) = ask([json.dumps({"error": error}).encode()], "application/json", status=400, body=b"{}")
+    assert json.loads(found)["error"] == {"message": "messages: Field required", "param": "messages"}
+
+
+@pytest.mark.parametrize(
+    "message", ["The model `x` does not exist.", "3 validation errors:\n  of another form"]
+)
+def test_errors_that_are_not_understood_stay(message: str) -> None:
+    answer = json.dumps({"error": {"message": message}}).encode()
+    _, (found,) = ask([answer], "application/json", status=400, body=b"{}")
+    assert found == answer
+
+
+def test_head_and_browsers(reports: Reports) -> None:
+    asked: list[Any] = []
+    headers, found = ask([b"{}", b""], "application/json", method="HEAD", path="/v1/models/", asked=asked)
+    assert asked == [("GET", "/v1/models", b"")] and b"".join(found) == b""
+    assert headers[b"content-length"] == b"2"
+    reports.note("internal", "1", REPORT)
+    answer = json.dumps({"id": "1", "kv_transfer_params": {KEY: REPORT}}).encode()
+    allowed = [(b"access-control-allow-origin", b"http://localhost:3000")]
+    headers, _ = ask([answer], "application/json", headers=allowed)
+    assert headers[b"access-control-expose-headers"] == HEADER
+    headers, _ = ask([answer], "application/json")
+    assert b"access-control-expose-headers" not in headers
 
 
 def test_the_info_route_without_an_aligner() -> None:

@@ -222,7 +222,11 @@ class Message(_Request):
     reasoning: Text | None = None
     reasoning_content: Text | None = None
     annotations: list[Any] | None = Field(None, description="Changes nothing: the model is not shown them.")
-    cache_control: dict[str, Any] | None = Field(None, description="Changes nothing.")
+    # What clients' libraries add to an answer, and what this server says beside it; they change nothing.
+    cache_control: dict[str, Any] | None = None
+    parsed: Any = None
+    provider_specific_fields: Any = None
+    inferaligner: Any = None
     tool_calls: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
     tool_call_id: Annotated[Any, Neutral(_NO_TOOLS)] = None
     function_call: Annotated[Any, Neutral(_NO_TOOLS)] = None

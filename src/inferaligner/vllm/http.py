@@ -8,6 +8,7 @@
 - `GET /inferaligner` tells the artifact, the operating point and the counts of this process.
 - `/metrics` gets `inferaligner_requests_total` and `inferaligner_gate_score`.
 - Fields of a request that say nothing (null, `"tools": []`) are left out, where vLLM would refuse them.
+- Errors name the field as the client wrote it.
 - HEAD is answered where GET is, and a slash at the end of a path is no other path.
 - Where vLLM lets a web page read an answer (`--allow-origin`), the page may read that header too.
 """
@@ -22,6 +23,7 @@ from inferaligner import gate_report
 from inferaligner.asgi import App, Message, Receive, Send, TolerantPaths
 from inferaligner.vllm.front import REPORTS, install
 from inferaligner.vllm.request_body import ROUTES, plain_body
+from inferaligner.vllm.request_errors import plain_error
 from inferaligner.vllm.settings import KEY, EngineSettings
 
 INFO_ROUTE = "/inferaligner"
@@ -49,9 +51,8 @@ class GateMiddleware:
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
-            if scope["path"] in ROUTES:
-                receive = _PlainBody(receive)
-            await self._app(scope, receive, _Rewriter(send))
+            request = _PlainBody(receive) if scope["path"] in ROUTES else None
+            await self._app(scope, request or receive, _Rewriter(send, request))
 
 
 class _PlainBody:
@@ -59,10 +60,10 @@ class _PlainBody:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._given = False
+        self.body: bytes | None = None  # as the client sent it, once it is there
 
     async def __call__(self) -> Message:
-        if self._given:
+        if self.body is not None:
             return await self._receive()
         body, more = bytearray(), True
         while more:
@@ -71,15 +72,16 @@ class _PlainBody:
                 return message  # the client is gone
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        self._given = True
-        return {"type": "http.request", "body": plain_body(bytes(body)), "more_body": False}
+        self.body = bytes(body)
+        return {"type": "http.request", "body": plain_body(self.body), "more_body": False}
 
 
 class _Rewriter:
     """Stands in for `send`: rewrites JSON answers and event streams, and passes on everything else."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, request: _PlainBody | None) -> None:
         self._send = send
+        self._request = request
         self._start: Message | None = None  # of an answer whose headers are not known yet
         self._body = b""
         self._stream: _EventStream | None = None
@@ -110,7 +112,10 @@ class _Rewriter:
         await self._send(message)
 
     async def _finish(self) -> None:
+        assert self._start is not None
         body, told = with_report(self._body)
+        if self._start["status"] == 400 and self._request is not None:
+            body = plain_error(body, self._request.body or b"")
         await self._begin([(b"content-length", str(len(body)).encode())], told)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
