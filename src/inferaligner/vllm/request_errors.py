@@ -1,8 +1,8 @@
 """vLLM's complaints about a request, in the words of whoever sent it.
 
-For a field of several types vLLM reports every branch of each, with the names of its own classes; of a message
-it begins with the kinds of message that it is not. This names the field as the client wrote it, and what is wrong
-with it there. A report that is not understood is passed on as it is.
+For a field of several types vLLM reports every branch of each, with the names of its own classes; of a
+message it begins with the kinds of message that it is not. This names the field as the client wrote it, and
+what is wrong with it there. A report that is not understood is passed on as it is.
 """
 
 from __future__ import annotations
