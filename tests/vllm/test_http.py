@@ -252,6 +252,48 @@ def test_errors_that_are_not_understood_stay(message: str) -> None:
     assert found == answer
 
 
+def test_errors_name_the_part_of_a_message() -> None:
+    def told(part: dict[str, Any], *problems: tuple[str, str]) -> Any:
+        lines = [
+            f"0.ChatCompletionContentPart{place}\n  {reason} [type=some, input_value=5]\n    For more"
+            for place, reason in problems
+        ]
+        message = f"{len(problems)} validation errors for ValidatorIterator\n" + "\n".join(lines)
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [part]}]
+        answer = json.dumps({"error": {"message": message, "param": None}}).encode()
+        body = json.dumps({"messages": messages}).encode()
+        _, (found,) = ask([answer], "application/json", status=400, body=body)
+        return json.loads(found)["error"]
+
+    no_image = ("ImageParam.type", "Input should be 'image_url'")
+    assert told(
+        {"type": "text", "text": 5}, ("TextParam.text", "Input should be a valid string"), no_image
+    ) == {
+        "message": "messages.1.content.0.text: Input should be a valid string",
+        "param": "messages.1.content.0.text",
+    }
+    unknown = told({"type": "txt", "text": "a"}, ("TextParam.type", "Input should be 'text'"), no_image)
+    assert unknown["param"] == "messages.1.content.0" and "no part of a type" in unknown["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "word"),
+    [
+        ("/v1/models/org/model:8b", 200, '"id":"org/model:8b"'),
+        ("/v1/models/other", 404, "There is no model 'other'; this server has 'org/model:8b'."),
+    ],
+)
+def test_one_model(path: str, status: int, word: str) -> None:
+    listed = b'{"object": "list", "data": [{"id": "org/model:8b"}]}'
+    asked: list[Any] = []
+    headers, (found,) = ask(
+        [listed[:9], listed[9:]], "application/json", method="GET", path=path, asked=asked
+    )
+    assert asked == [("GET", "/v1/models", b"")]
+    assert word in found.decode() and int(headers[b"content-length"]) == len(found)
+    assert ('"error"' in found.decode()) == (status == 404)
+
+
 def test_head_and_browsers(reports: Reports) -> None:
     asked: list[Any] = []
     headers, found = ask([b"{}", b""], "application/json", method="HEAD", path="/v1/models/", asked=asked)

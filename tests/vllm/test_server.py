@@ -195,7 +195,9 @@ def test_tools_are_refused_with_the_reason(server: Server) -> None:
 def test_errors_name_the_field_as_it_was_written(server: Server) -> None:
     from openai import BadRequestError
 
+    part = [{"role": "user", "content": [{"type": "text", "text": 5}]}]
     for fields, param in (
+        ({"messages": part}, "messages.0.content.0.text"),
         ({"stop": 5}, "stop"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
     ):
@@ -214,6 +216,8 @@ def test_probes_and_browsers(server: Server) -> None:
             head = client.head(path)
             assert head.status_code == 200 and head.content == b""
         assert client.get("/v1/models/").json()["data"][0]["id"] == "tiny"
+        assert client.get("/v1/models/tiny").json()["id"] == "tiny"
+        assert client.get("/v1/models/other").status_code == 404
         assert (
             "access-control-allow-origin"
             not in client.options("/v1/chat/completions", headers=origin).headers

@@ -8,6 +8,7 @@
 - `GET /inferaligner` tells the artifact, the operating point and the counts of this process.
 - `/metrics` gets `inferaligner_requests_total` and `inferaligner_gate_score`.
 - Fields of a request that say nothing (null, `"tools": []`) are left out, where vLLM would refuse them.
+- `GET /v1/models/NAME`, which OpenAI's clients call and vLLM does not have.
 - Errors name the field as the client wrote it.
 - HEAD is answered where GET is, and a slash at the end of a path is no other path.
 - Where vLLM lets a web page read an answer (`--allow-origin`), the page may read that header too.
@@ -28,6 +29,7 @@ from inferaligner.vllm.settings import KEY, EngineSettings
 
 INFO_ROUTE = "/inferaligner"
 OPEN_HEADER = gate_report.OPEN_HEADER.lower().encode()
+_MODELS = "/v1/models"
 _CORS = b"access-control-allow-origin"
 _DONE = b"data: [DONE]"
 
@@ -48,11 +50,48 @@ class GateMiddleware:
             await self._app(scope, receive, send)
         elif scope["path"] == INFO_ROUTE:
             await _answer(send, _info(scope))
+        elif scope["method"] == "GET" and scope["path"].startswith(_MODELS + "/"):
+            name = scope["path"].removeprefix(_MODELS + "/")
+            await self._app({**scope, "path": _MODELS}, receive, _OneModel(send, name))
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
             request = _PlainBody(receive) if scope["path"] in ROUTES else None
             await self._app(scope, request or receive, _Rewriter(send, request))
+
+
+class _OneModel:
+    """Stands in for `send`: makes of the list of models one of them, or status 404."""
+
+    def __init__(self, send: Send, name: str) -> None:
+        self._send = send
+        self._name = name
+        self._start: Message = {}
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        if self._start["status"] == 200:
+            models = json.loads(self._body)["data"]
+            found = next((model for model in models if model["id"] == self._name), None)
+            error = {
+                "message": f"There is no model {self._name!r:.100}; this server has "
+                f"{', '.join(repr(model['id']) for model in models)}.",
+                "type": "not_found_error",
+                "param": "model",
+                "code": "model_not_found",
+            }
+            self._body = _dump({"error": error} if found is None else found)
+            headers = [each for each in self._start["headers"] if each[0].lower() != b"content-length"]
+            headers.append((b"content-length", str(len(self._body)).encode()))
+            self._start = {**self._start, "status": 404 if found is None else 200, "headers": headers}
+        await self._send(self._start)
+        await self._send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
 class _PlainBody:

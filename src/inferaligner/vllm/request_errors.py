@@ -14,6 +14,8 @@ from typing import Any
 _REPORT = re.compile(r"\d+ validation errors?:")
 _TEXT = r"""(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")"""
 _PROBLEM = re.compile(rf"'type': '(\w+)', 'loc': '([^']*)', 'msg': {_TEXT}")
+_REPORT_ON_PARTS = re.compile(r"\d+ validation errors? for ValidatorIterator")
+_PROBLEM_OF_PART = re.compile(r"^(\d+)\.(\w+)(?:\.(\S+))?\n  (.+?) \[type=", re.MULTILINE)
 _MOST = 3  # of several reasons for one field
 
 
@@ -25,7 +27,13 @@ def plain_error(answer: bytes, request: bytes) -> bytes:
         return answer
     error = told.get("error") if isinstance(told, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
-    if not isinstance(error, dict) or not isinstance(message, str) or not _REPORT.match(message):
+    if not isinstance(error, dict) or not isinstance(message, str):
+        return answer
+    if _REPORT_ON_PARTS.match(message) and (plain := _of_part(message, asked)) is not None:
+        return json.dumps(
+            {**told, "error": {**error, "message": ": ".join(plain), "param": plain[0]}}
+        ).encode()
+    if not _REPORT.match(message):
         return answer
     problems = [
         (_place(where.split(".")[1:], asked, kind == "missing"), where, single or double)
@@ -39,6 +47,25 @@ def plain_error(answer: bytes, request: bytes) -> bytes:
     field = ".".join(place)
     text = f"{field}: {'; or '.join(reasons)}" if field else "; or ".join(reasons)
     return json.dumps({**told, "error": {**error, "message": text, "param": field or None}}).encode()
+
+
+def _of_part(message: str, asked: Any) -> tuple[str, str] | None:
+    """The field of a message's part, and what is wrong with it. vLLM reads parts after the rest, and does
+    not say of which message they are; None if that is not clear."""
+    problems = _PROBLEM_OF_PART.findall(message)
+    if not problems or not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
+        return None
+    number = int(problems[0][0])
+    contents = [each.get("content") if isinstance(each, dict) else None for each in asked["messages"]]
+    places = [at for at, parts in enumerate(contents) if isinstance(parts, list) and len(parts) > number]
+    if len(places) != 1:
+        return None
+    place = f"messages.{places[0]}.content.{number}"
+    others = {kind for at, kind, field, _ in problems if field == "type" and int(at) == number}
+    for at, kind, field, reason in problems:
+        if int(at) == number and kind not in others and field:
+            return f"{place}.{field}", reason
+    return place, "This is no part of a type that is known"
 
 
 def _place(parts: list[str], asked: Any, missing: bool) -> tuple[str, ...]:
