@@ -250,7 +250,7 @@ def test_an_answer_that_refused_is_read(server: Running) -> None:
     assert empty.status_code == 200
     for role in ("user", "system"):
         error = post(server, messages=[{"role": role, "content": None}]).json()["error"]
-        assert error["message"] == f"messages.0: The {role}'s turn has no content."
+        assert error["message"] == f"messages.0.content: The {role}'s turn has no content."
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
@@ -289,7 +289,7 @@ def test_parts_and_cache_marks(server: Running, role: str) -> None:
         ),
         ({"messages": [{**TURN, "content": [{"type": "text"}]}]}, "messages.0.content.0.text", "required"),
         ({"messages": [{**TURN, "content": ["hi"]}]}, "messages.0.content.0", "Expected a part of type text"),
-        ({"messages": [{"role": "user"}]}, "messages.0", "The user's turn has no content."),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "The user's turn has no content."),
         ({"messages": [{**TURN, "role": "robot"}]}, "messages.0.role", "Input should be"),
         (
             {"messages": [{**TURN, "refusal": "No."}]},

@@ -282,13 +282,18 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     first = problems[0]
     if first["type"] == "json_invalid":
         return "The body is not valid JSON.", None
-    if len(first["loc"]) == 1 and first["type"] != "missing":
-        return "The body is not a JSON object sent as application/json.", None
+    if len(first["loc"]) == 1:
+        missing = first["type"] == "missing"
+        return "The request has no body." if missing else (
+            "The body is not a JSON object sent as application/json."
+        ), None
     # Tags of types stand between the fields; the last part is the field itself, whatever it is called.
     *inner, last = first["loc"][1:]
     place = ".".join(str(part) for part in (*(each for each in inner if each not in TAGS), last))
     if last in TAGS and first["type"] != "extra_forbidden":
         place = place.rpartition(".")[0]
+    if field := (first.get("ctx") or {}).get("field"):
+        place = f"{place}.{field}"
     if first["type"] == "extra_forbidden":
         return f"Unknown field {place!r:.200}; see /openapi.json for those that exist.", place[:200]
     told = _in_plain_words(first)

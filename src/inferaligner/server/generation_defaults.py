@@ -19,6 +19,9 @@ from inferaligner.models.generation_settings import PROCESSORS, SAMPLING, WARPER
 from inferaligner.server.sampling import Sampling
 
 
+_CONFIGURATION: Any = GenerationConfig  # whose initialiser has no types
+
+
 class RowProcessors:
     """The processors of one row: `before` the temperature, and `after` it."""
 
@@ -41,7 +44,8 @@ class RowProcessors:
         if not processors:
             return logits
         ids = torch.tensor([[*self._prompt, *said]], device=logits.device)
-        scores: Tensor = processors(ids, logits[None].float().clone())
+        run: Any = processors  # its annotations name classes of tensors that nobody makes any more
+        scores: Tensor = run(ids, logits[None].float().clone())
         return scores[0]
 
 
@@ -73,7 +77,7 @@ class GenerationDefaults:
         """The processors of a row that answers `prompt` with at most `longest` tokens; None for none."""
         before, after = LogitsProcessorList(), LogitsProcessorList()
         if self._processed or sampling.repetition_penalty != 1:
-            config = copy.deepcopy(self._config)
+            config: Any = copy.deepcopy(self._config)
             config.update(
                 do_sample=False,
                 watermarking_config=None,
@@ -85,7 +89,7 @@ class GenerationDefaults:
         drawn = sampling.temperature > 0
         if self._warped or (drawn and sampling.min_p):
             # A temperature of 1 and no limits: this server draws with those of the request itself.
-            config = GenerationConfig(do_sample=drawn, temperature=1.0, top_k=0, top_p=1.0, **self._warped)
+            config = _CONFIGURATION(do_sample=drawn, temperature=1.0, top_k=0, top_p=1.0, **self._warped)
             config.min_p = sampling.min_p or None
             after = self._made(config, prompt)
         return RowProcessors(prompt, before, after) if before or after else None

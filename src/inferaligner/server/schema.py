@@ -237,14 +237,18 @@ class Message(_Request):
         if self.role == "assistant":
             return self
         if self.content is None:
-            raise PydanticCustomError("no_content", "The {role}'s turn has no content", {"role": self.role})
+            raise PydanticCustomError(
+                "no_content", "The {role}'s turn has no {field}", {"role": self.role, "field": "content"}
+            )
         for field in ("refusal", "reasoning", "reasoning_content"):
             if getattr(self, field) is not None:
                 raise PydanticCustomError(
                     "no_answer", "Only the assistant's turns have {field}", {"field": field}
                 )
         if not isinstance(self.content, str) and any(isinstance(part, RefusalPart) for part in self.content):
-            raise PydanticCustomError("no_answer", "Only the assistant's turns have parts of type refusal")
+            raise PydanticCustomError(
+                "no_answer", "Only the assistant's turns have parts of type refusal", {"field": "content"}
+            )
         return self
 
     @property
