@@ -293,7 +293,7 @@ def test_parts_and_cache_marks(server: Running, role: str) -> None:
         ({"messages": [{**TURN, "role": "robot"}]}, "messages.0.role", "Input should be"),
         (
             {"messages": [{**TURN, "refusal": "No."}]},
-            "messages.0",
+            "messages.0.refusal",
             "Only the assistant's turns have refusal.",
         ),
         (

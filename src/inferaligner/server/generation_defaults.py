@@ -18,7 +18,6 @@ from inferaligner.generation import end_tokens
 from inferaligner.models.generation_settings import PROCESSORS, SAMPLING, WARPERS, check_heeded, in_force
 from inferaligner.server.sampling import Sampling
 
-
 _CONFIGURATION: Any = GenerationConfig  # whose initialiser has no types
 
 
