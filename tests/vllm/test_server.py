@@ -142,7 +142,8 @@ def test_streams_carry_it_in_their_last_chunk(server: Server) -> None:
 
 
 def test_usage_is_the_one_chunk_without_a_choice(server: Server) -> None:
-    chunks = list(ask(server, PROMPTS[0], stream=True, n=2, stream_options={"include_usage": True}))
+    options = {"n": 2, "temperature": 1, "stream_options": {"include_usage": True}}
+    chunks = list(ask(server, PROMPTS[0], stream=True, **options))
     assert [bool(chunk.choices) for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
     ended = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
     assert [hasattr(chunk, "inferaligner") for chunk in ended] == [False, True]
