@@ -32,7 +32,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("vectors", "gate", "monitor", "activations"),
     ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
     ("prompts", "models", "statistics", "distribution", "shared_prefixes"),
-    ("errors", "version", "plain_json", "atomic", "places"),
+    ("errors", "version", "plain_json", "atomic", "places", "asgi"),
 ]
 
 

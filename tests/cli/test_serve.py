@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from inferaligner.aligner import Aligner
+from inferaligner.cli.served_name import served_name
 from inferaligner.steering.plan import GatePlan
 from inferaligner.steering_settings import SteeringSettings
 from inferaligner.vllm.settings import EngineSettings
@@ -41,6 +42,8 @@ def test_the_command_carries_everything(run: Run, target: Path, aligner: Path) -
     assert value_of(command, "--worker-cls") == "inferaligner.vllm.worker.GatedWorker"
     assert value_of(command, "--scheduler-cls") == "inferaligner.vllm.scheduler.GatedScheduler"
     assert value_of(command, "--middleware") == "inferaligner.vllm.http.GateMiddleware"
+    assert value_of(command, "--served-model-name") == target.name
+    assert value_of(command, "--allowed-origins") == "[]"  # vLLM's own default is every web page
     settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
     assert settings["sha256"] == Aligner.from_pretrained(aligner).artifact.digest()
     assert settings["aligner"] == str(aligner.resolve())
@@ -58,6 +61,32 @@ def test_options_and_flags_reach_the_command(run: Run, target: Path, aligner: Pa
     settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
     assert settings["shadow"] and settings["on_open"] == "refuse" and settings["prompts"] == "any"
     assert settings["audit_log"] == str(tmp_path / "log")
+
+
+def test_what_clients_see_is_the_same_option_on_both_engines(run: Run, target: Path, aligner: Path) -> None:
+    origins = ["--allow-origin", "http://localhost:3000", "--allow-origin", "https://chat.example"]
+    command = printed(run, target, "-a", aligner, "--served-model-name", "medicine", *origins)
+    assert value_of(command, "--served-model-name") == "medicine"
+    assert json.loads(value_of(command, "--allowed-origins")) == origins[1::2]
+    for wrong in ("localhost:3000", "http://localhost:3000/", "http://a/b", ""):
+        refused(run("serve", target, "-a", aligner, "--allow-origin", wrong), "--allow-origin")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("builtin:smollm2-135m", "builtin:smollm2-135m"), ("org/name@v2", "org/name@v2")],
+)
+def test_a_model_is_called_what_was_asked_for(target: str, name: str) -> None:
+    assert served_name(target) == name
+
+
+def test_a_model_at_a_path_is_called_as_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "medicine").mkdir()
+    (tmp_path / "finance.gguf").touch()
+    assert served_name(f"{tmp_path}/medicine/") == "medicine"
+    assert served_name(str(tmp_path / "finance.gguf")) == "finance"
+    monkeypatch.chdir(tmp_path / "medicine")
+    assert served_name(".") == "medicine"
 
 
 def test_a_gate_alone_serves_refusals(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:

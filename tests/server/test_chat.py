@@ -81,9 +81,27 @@ def test_a_stream_says_the_same(server: Running, expected: list[tuple[str, float
         assert "".join(parts) == text
         reasons = [c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
         assert reasons == ["length" if tokens == 8 else "stop"]
-        assert chunks[-2]["usage"]["completion_tokens"] == tokens and chunks[-2]["choices"] == []
-        assert chunks[-1]["inferaligner"]["open"] is is_open
-        assert chunks[-1]["inferaligner"]["score"] == pytest.approx(score, abs=1e-4)
+        assert chunks[-1]["usage"]["completion_tokens"] == tokens and chunks[-1]["choices"] == []
+        assert all(len(chunk["choices"]) == 1 for chunk in chunks[:-1])
+        assert chunks[-2]["choices"][0]["finish_reason"] == reasons[0]
+        assert chunks[-2]["inferaligner"]["open"] is is_open
+        assert chunks[-2]["inferaligner"]["score"] == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_every_chunk_has_a_choice_and_the_last_one_the_report(server: Running, n: int) -> None:
+    """Clients read `chunk.choices[0]` of each, as OpenAI's documentation shows it."""
+    texts = ["Once upon a time there", "How do I bake a loaf"]
+    for answer in (
+        server.chat(PROMPTS[0], stream=True, n=n),
+        server.complete(texts, stream=True, n=n, max_tokens=4),
+        server.complete(texts[0], stream=True, n=n, echo=True, max_tokens=0),
+    ):
+        chunks = events(answer.text)
+        assert all(len(chunk["choices"]) == 1 for chunk in chunks)
+        assert chunks[-1]["choices"][0]["finish_reason"]
+        ended = [chunk for chunk in chunks if chunk["choices"][0]["finish_reason"]]
+        assert [("inferaligner" in chunk) for chunk in ended] == [False] * (len(ended) - 1) + [True]
 
 
 def test_completions_echo_and_logprobs(server: Running) -> None:
@@ -243,5 +261,6 @@ def test_a_monitor_opens_answers(serve: Serve) -> None:
         opened.append(decision.answer_token)
     assert any(opened), "no answer was opened on the way; the test shows nothing"
     chunks = events(running.chat(PROMPTS[1], stream=True, inferaligner={"trace": True}).text)
+    assert all(chunk["choices"] for chunk in chunks)
     traced = [c["inferaligner"]["monitor"] for c in chunks if "monitor" in c.get("inferaligner", {})]
     assert [one["token"] for one in traced] == list(range(1, 8))

@@ -29,21 +29,39 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
 
 
 def ask(
-    parts: Sequence[bytes], kind: str, *, method: str = "POST", path: str = "/v1/chat/completions"
+    parts: Sequence[bytes],
+    kind: str,
+    *,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    status: int = 200,
+    body: bytes = b"",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    asked: list[Any] | None = None,
 ) -> Any:
-    """Status, headers and body parts that a client gets from an application that sends `parts`."""
+    """Headers and body parts that a client gets from an application that sends `parts` with `headers`.
+
+    `asked` gets what the application is asked: method, path and body.
+    """
     sent: list[Any] = []
+    more_headers = headers
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if method == "POST":
+            message = await receive()
+            if asked is not None:
+                asked.append((scope["method"], scope["path"], message["body"]))
+        elif asked is not None:
+            asked.append((scope["method"], scope["path"], b""))
         length = str(sum(map(len, parts))).encode()
-        headers = [(b"content-type", kind.encode()), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = [(b"content-type", kind.encode()), (b"content-length", length), *more_headers]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         for number, part in enumerate(parts):
             more = number + 1 < len(parts)
             await send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -117,16 +135,25 @@ def test_no_header_without_a_decision() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_a_stream_gets_a_chunk_before_its_end(reports: Reports, size: int) -> None:
+@pytest.mark.parametrize("usage", [False, True])
+@pytest.mark.parametrize("answers", [1, 2])
+def test_the_last_chunk_with_a_choice_has_the_report(
+    reports: Reports, size: int, usage: bool, answers: int
+) -> None:
     reports.note("internal", "chatcmpl-1", REPORT)
     common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "m"}
     chunks = [{**common, "choices": [{"delta": {"content": word}}]} for word in ("a", "bä", "")]
+    chunks += [
+        {**common, "choices": [{"index": at, "delta": {}, "finish_reason": "stop"}]} for at in range(answers)
+    ]
+    chunks += [{**common, "choices": [], "usage": {"total_tokens": 3}}] * usage
     whole = events(*chunks) + b"data: [DONE]\n\n"
     parts = [whole[at : at + size] for at in range(0, len(whole), size)]
     _, found = ask(parts, "text/event-stream; charset=utf-8")
     *told, done, rest = b"".join(found).split(b"\n\n")
     values = [json.loads(event.removeprefix(b"data: ")) for event in told]
-    assert values == [*chunks, {**common, "choices": [], KEY: REPORT}]
+    chunks[-1 - usage] = {**chunks[-1 - usage], KEY: REPORT}
+    assert values == chunks
     assert done == b"data: [DONE]" and rest == b""
 
 
@@ -149,6 +176,29 @@ def test_a_stream_is_not_held_back(reports: Reports) -> None:
     assert found == [*chunks, b"data: [DONE]\n\n"]  # unknown request: nothing is added
 
 
+def test_a_stream_that_breaks_off_loses_nothing(reports: Reports) -> None:
+    """The chunk that waits for the next one leaves with the end of the stream, or before an error."""
+    reports.note("internal", "1", REPORT)
+    ending = {"id": "1", "choices": [{"finish_reason": "length"}]}
+    _, found = ask([events(ending)], "text/event-stream")
+    assert json.loads(b"".join(found).removeprefix(b"data: ")) == {**ending, KEY: REPORT}
+    error = {"error": {"message": "broken"}}
+    _, found = ask([events(ending, error) + b"data: [DONE]\n\n"], "text/event-stream")
+    assert b"".join(found) == events(ending, error) + b"data: [DONE]\n\n"
+
+
+def test_the_messages_api_tells_it_with_the_reason(reports: Reports) -> None:
+    reports.note("internal", "chatcmpl-1", REPORT)
+    start = {"type": "message_start", "message": {"id": "chatcmpl-1"}}
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    stream = b"event: message_start\n" + events(start) + b"event: message_delta\n" + events(delta)
+    headers, found = ask([stream], "text/event-stream", path="/v1/messages")
+    *_, last = b"".join(found).strip().split(b"\n\n")
+    assert last.startswith(b"event: message_delta\n")
+    assert json.loads(last.rpartition(b"data: ")[2]) == {**delta, KEY: REPORT}
+    assert headers[HEADER] == b"true"
+
+
 def test_the_last_event_of_the_responses_api() -> None:
     response = {"id": "resp_1", "kv_transfer_params": {KEY: REPORT}}
     stream = b"event: response.completed\n" + events({"type": "response.completed", "response": response})
@@ -156,6 +206,118 @@ def test_the_last_event_of_the_responses_api() -> None:
     name, _, payload = b"".join(found).strip().rpartition(b"data: ")
     assert name == b"event: response.completed\n"
     assert json.loads(payload)["response"] == {"id": "resp_1", "kv_transfer_params": None, KEY: REPORT}
+
+
+def test_requests_arrive_without_what_says_nothing() -> None:
+    asked: list[Any] = []
+    body = {"messages": [{"role": "user", "content": "Hello"}], "tools": [], "n": None}
+    ask(
+        [b"{}"], "application/json", path="/v1/chat/completions/", body=json.dumps(body).encode(), asked=asked
+    )
+    ask([b"{}"], "application/json", path="/v1/embeddings", body=b'{"n": null}', asked=asked)
+    assert asked[0][:2] == ("POST", "/v1/chat/completions")
+    assert json.loads(asked[0][2]) == {"messages": body["messages"]}
+    assert asked[1] == ("POST", "/v1/embeddings", b'{"n": null}')
+
+
+def test_errors_name_the_field_as_it_was_written() -> None:
+    """As vLLM 0.32 reports a message whose content is a number: of every kind of message, all branches."""
+    place = "body.messages.0.ChatCompletion{}MessageParam"
+    problems = [
+        {"type": kind, "loc": place.format(role) + field, "msg": message, "input": "5"}
+        for role in ("Developer", "System", "User")
+        for kind, field, message in (
+            ("string_type", ".content", "Input should be a valid string"),
+            ("iterable_type", ".content", "Input should be iterable"),
+            ("literal_error", ".role", f"Input should be '{role.lower()}'"),
+        )
+        if not (role == "User" and field == ".role")
+    ]
+    message = "8 validation errors:\n" + "\n".join(f"  {problem}" for problem in problems)
+    error = {"message": message, "type": "Bad Request", "param": place.format("Developer"), "code": 400}
+    answer = json.dumps({"error": error}).encode()
+    body = b'{"messages": [{"role": "user", "content": 5}]}'
+    headers, (found,) = ask([answer], "application/json", status=400, body=body)
+    told = json.loads(found)["error"]
+    assert told["param"] == "messages.0.content" and told["type"] == "Bad Request"
+    assert (
+        told["message"] == "messages.0.content: Input should be a valid string; or Input should be iterable"
+    )
+    assert int(headers[b"content-length"]) == len(found)
+    missing = {
+        "type": "missing",
+        "loc": "body.messages",
+        "msg": "Field required",
+        "input": "<dict of 0 items>",
+    }
+    error = {"message": f"1 validation error:\n  {missing}", "param": "body.messages"}
+    _, (found,) = ask([json.dumps({"error": error}).encode()], "application/json", status=400, body=b"{}")
+    assert json.loads(found)["error"] == {"message": "messages: Field required", "param": "messages"}
+
+
+@pytest.mark.parametrize(
+    "message", ["The model `x` does not exist.", "3 validation errors:\n  of another form"]
+)
+def test_errors_that_are_not_understood_stay(message: str) -> None:
+    answer = json.dumps({"error": {"message": message}}).encode()
+    _, (found,) = ask([answer], "application/json", status=400, body=b"{}")
+    assert found == answer
+
+
+def test_errors_name_the_part_of_a_message() -> None:
+    def told(part: dict[str, Any], *problems: tuple[str, str]) -> Any:
+        lines = [
+            f"0.ChatCompletionContentPart{place}\n  {reason} [type=some, input_value=5]\n    For more"
+            for place, reason in problems
+        ]
+        message = f"{len(problems)} validation errors for ValidatorIterator\n" + "\n".join(lines)
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [part]}]
+        answer = json.dumps({"error": {"message": message, "param": None}}).encode()
+        body = json.dumps({"messages": messages}).encode()
+        _, (found,) = ask([answer], "application/json", status=400, body=body)
+        return json.loads(found)["error"]
+
+    no_image = ("ImageParam.type", "Input should be 'image_url'")
+    assert told(
+        {"type": "text", "text": 5}, ("TextParam.text", "Input should be a valid string"), no_image
+    ) == {
+        "message": "messages.1.content.0.text: Input should be a valid string",
+        "param": "messages.1.content.0.text",
+    }
+    unknown = told({"type": "txt", "text": "a"}, ("TextParam.type", "Input should be 'text'"), no_image)
+    assert unknown["param"] == "messages.1.content.0" and "no part of a type" in unknown["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "word"),
+    [
+        ("/v1/models/org/model:8b", 200, '"id":"org/model:8b"'),
+        ("/v1/models/other", 404, "There is no model 'other'; this server has 'org/model:8b'."),
+    ],
+)
+def test_one_model(path: str, status: int, word: str) -> None:
+    listed = b'{"object": "list", "data": [{"id": "org/model:8b"}]}'
+    asked: list[Any] = []
+    headers, (found,) = ask(
+        [listed[:9], listed[9:]], "application/json", method="GET", path=path, asked=asked
+    )
+    assert asked == [("GET", "/v1/models", b"")]
+    assert word in found.decode() and int(headers[b"content-length"]) == len(found)
+    assert ('"error"' in found.decode()) == (status == 404)
+
+
+def test_head_and_browsers(reports: Reports) -> None:
+    asked: list[Any] = []
+    headers, found = ask([b"{}", b""], "application/json", method="HEAD", path="/v1/models/", asked=asked)
+    assert asked == [("GET", "/v1/models", b"")] and b"".join(found) == b""
+    assert headers[b"content-length"] == b"2"
+    reports.note("internal", "1", REPORT)
+    answer = json.dumps({"id": "1", "kv_transfer_params": {KEY: REPORT}}).encode()
+    allowed = [(b"access-control-allow-origin", b"http://localhost:3000")]
+    headers, _ = ask([answer], "application/json", headers=allowed)
+    assert headers[b"access-control-expose-headers"] == HEADER
+    headers, _ = ask([answer], "application/json")
+    assert b"access-control-expose-headers" not in headers
 
 
 def test_the_info_route_without_an_aligner() -> None:

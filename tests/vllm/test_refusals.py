@@ -50,6 +50,7 @@ def refused(deployment: Deployment, *words: str, **options: Any) -> None:
             "KV connectors",
         ),
         ({"skip_tokenizer_init": True}, "skip the tokenizer"),
+        ({"override_generation_config": {"no_repeat_ngram_size": 3}}, "no_repeat_ngram_size = 3"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

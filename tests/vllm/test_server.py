@@ -133,11 +133,106 @@ def test_streams_carry_it_in_their_last_chunk(server: Server) -> None:
     for prompt in PROMPTS[:4]:
         chunks = list(ask(server, prompt, stream=True))
         score, is_open, text = decided(server, prompt)
-        assert whole("".join(c.choices[0].delta.content or "" for c in chunks if c.choices)) == text
-        assert chunks[-1].choices == []
+        # As OpenAI's documentation reads a stream.
+        assert whole("".join(chunk.choices[0].delta.content or "" for chunk in chunks)) == text
+        assert chunks[-1].choices[0].finish_reason == "length"
         assert chunks[-1].inferaligner["score"] == pytest.approx(score, abs=1e-4)
         assert chunks[-1].inferaligner["open"] == is_open
         assert not any(hasattr(chunk, "inferaligner") for chunk in chunks[:-1])
+
+
+def test_usage_is_the_one_chunk_without_a_choice(server: Server) -> None:
+    options = {"n": 2, "temperature": 1, "stream_options": {"include_usage": True}}
+    chunks = list(ask(server, PROMPTS[0], stream=True, **options))
+    assert [bool(chunk.choices) for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    ended = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert [hasattr(chunk, "inferaligner") for chunk in ended] == [False, True]
+    (tokens,) = server.deployment.tokens(PROMPTS[:1])
+    raw = server.client().completions.create(model="tiny", prompt=tokens, max_tokens=3, stream=True)
+    assert all(len(chunk.choices) == 1 for chunk in raw)
+
+
+def test_a_conversation_goes_on_with_the_messages_it_got(server: Server) -> None:
+    messages: list[Any] = [{"role": "user", "content": PROMPTS[0]}]
+    client = server.client()
+    for question in PROMPTS[1:3]:
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
+        messages += [answer.choices[0].message, {"role": "user", "content": question}]
+    # What other servers of OpenAI's shape, and the streaming helper of its client, add to a message.
+    others = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": []}
+    others |= {"parsed": None, "reasoning_content": None, "name": None}
+    for content in ("Well.", None):
+        messages[1] = {"role": "assistant", "content": content, **others}
+        answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
+        assert answer.choices
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [], "tool_choice": "auto"},
+        {"tools": None, "tool_choice": "none"},
+        {"functions": [], "function_call": "none"},
+        {"n": None, "stop": None, "min_tokens": None, "stream_options": None, "logprobs": None},
+        {"safety_identifier": "u1", "prompt_cache_key": "k", "metadata": {"a": "b"}, "service_tier": "auto"},
+        {"store": False, "modalities": ["text"], "response_format": {"type": "text"}, "audio": None},
+        {"parallel_tool_calls": True, "prediction": None, "web_search_options": None, "verbosity": None},
+    ],
+    ids=str,
+)
+def test_fields_that_say_nothing(server: Server, fields: dict[str, Any]) -> None:
+    answer = ask(server, PROMPTS[0], extra_body={"ignore_eos": True, **fields})
+    assert whole(answer.choices[0].message.content) == decided(server, PROMPTS[0])[2]
+
+
+def test_tools_are_refused_with_the_reason(server: Server) -> None:
+    from openai import BadRequestError
+
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with pytest.raises(BadRequestError, match="tool"):
+        ask(server, PROMPTS[0], tools=tools)
+
+
+def test_errors_name_the_field_as_it_was_written(server: Server) -> None:
+    from openai import BadRequestError
+
+    part = [{"role": "user", "content": [{"type": "text", "text": 5}]}]
+    for fields, param in (
+        ({"messages": part}, "messages.0.content.0.text"),
+        ({"stop": 5}, "stop"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+    ):
+        with pytest.raises(BadRequestError) as caught:
+            ask(server, PROMPTS[0], extra_body=fields)
+        assert caught.value.param == param
+        assert "Param" not in str(caught.value) and "validation error" not in str(caught.value)
+
+
+def test_probes_and_browsers(server: Server) -> None:
+    import httpx
+
+    origin = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    with httpx.Client(base_url=server.address) as client:
+        for path in ("/health", "/v1/models", "/inferaligner"):
+            head = client.head(path)
+            assert head.status_code == 200 and head.content == b""
+        assert client.get("/v1/models/").json()["data"][0]["id"] == "tiny"
+        assert client.get("/v1/models/tiny").json()["id"] == "tiny"
+        assert client.get("/v1/models/other").status_code == 404
+        assert (
+            "access-control-allow-origin"
+            not in client.options("/v1/chat/completions", headers=origin).headers
+        )
+        assert "access-control-allow-origin" not in client.get("/v1/models", headers=origin).headers
+
+
+def test_the_responses_api_carries_it(server: Server) -> None:
+    answer = server.client().responses.create(model="tiny", input=PROMPTS[0], max_output_tokens=6)
+    assert answer.inferaligner["open"] == decided(server, PROMPTS[0])[1]
+    events = list(
+        server.client().responses.create(model="tiny", input=PROMPTS[0], max_output_tokens=6, stream=True)
+    )
+    assert events[-1].response.inferaligner["open"] == decided(server, PROMPTS[0])[1]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -22,10 +25,12 @@ from inferaligner.cli.model_options import (
 )
 from inferaligner.cli.open_options import Refusal
 from inferaligner.cli.serve_embedded import EmbeddedOptions, serve_embedded
+from inferaligner.cli.served_name import FLAG, served_name
 from inferaligner.cli.terminal import messages, note
 from inferaligner.errors import InputError, MissingExtraError
 
 _PANEL = "What the gate does"
+_CLIENTS = "What clients see"
 _SERVER = "The embedded server (--engine transformers)"
 _VLLM = "vLLM (--engine vllm)"
 _ENGINES = ("transformers", "vllm")
@@ -92,18 +97,33 @@ def serve(
     audit_text: Annotated[
         bool, typer.Option("--audit-text", help="Put the prompts into the log too.", rich_help_panel=_PANEL)
     ] = False,
+    served_model_name: Annotated[
+        str | None,
+        typer.Option(
+            "--served-model-name",
+            "--model-name",
+            metavar="NAME",
+            help="What clients call the model; TARGET as it was given, or the name of its folder.",
+            rich_help_panel=_CLIENTS,
+            show_default=False,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Let web pages of this origin use the server from a browser (CORS), such as "
+            "http://localhost:3000; may be given several times, * is every page.",
+            rich_help_panel=_CLIENTS,
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.", rich_help_panel=_SERVER)
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.", rich_help_panel=_SERVER)] = (
         8000
     ),
-    model_name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="What clients call the model.", rich_help_panel=_SERVER, show_default=False
-        ),
-    ] = None,
     api_keys: Annotated[
         Path | None,
         typer.Option(
@@ -200,13 +220,15 @@ def serve(
     if chosen not in _ENGINES:
         raise InputError(f"--engine {chosen} does not exist; expected {' or '.join(_ENGINES)}.")
     _refuse_options_of_the_other(context, chosen)
+    name = served_model_name or served_name(target)
+    origins = _origins(allow_origin or ())
     if chosen == "transformers":
         if flags:
             raise InputError(f"{flags[0]} stands after --, where flags of vLLM do; give --engine vllm.")
         options = EmbeddedOptions(
             host=host,
             port=port,
-            model_name=model_name,
+            model_name=name,
             shadow=shadow,
             on_open=on_open,
             refusal=refusal,
@@ -225,6 +247,7 @@ def serve(
             grace=grace,
             playground=playground,
             image_hosts=tuple(image_host or ()),
+            allow_origins=origins,
         )
         model = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
         serve_embedded(target, aligner, options, model)
@@ -247,9 +270,15 @@ def serve(
         adapter=None if served.adapter is None else str(served.adapter),
         adapters=adapters,
     )
-    lora = [] if served.adapter is None else serving_flags(served.adapter)
+    # An adapter is served beside its base model, which keeps a name of its own.
+    named = [FLAG, name] if served.adapter is None else serving_flags(served.adapter, name)
+    # vLLM would let every web page in.
+    clients = [*named, "--allowed-origins", json.dumps(origins)]
     command = serve_command(
-        served.weights, settings, [*served.flags, *lora, *(flags or [])], async_scheduling=async_scheduling
+        served.weights,
+        settings,
+        [*served.flags, *clients, *(flags or [])],  # of a flag that is given twice, the last one counts
+        async_scheduling=async_scheduling,
     )
     if print_command:
         print(as_shell(command))
@@ -265,7 +294,18 @@ def serve(
     os.execv(sys.executable, [sys.executable, "-m", "inferaligner.vllm.launch", *command[1:]])
 
 
-_OF_TRANSFORMERS = ("refusal", "allow_override", "host", "port", "model_name", "api_keys",
+def _origins(given: Sequence[str]) -> tuple[str, ...]:
+    """Origins of web pages, as browsers send them."""
+    for origin in given:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+            raise InputError(
+                f"--allow-origin {origin} is no origin of a web page. Expected a scheme, a host and, if "
+                "need be, a port, without a path or a slash at the end, such as http://localhost:3000; or *."
+            )
+    return tuple(given)
+
+
+_OF_TRANSFORMERS = ("refusal", "allow_override", "host", "port", "api_keys",
                     "audit_max_mb", "audit_keep", "max_rows", "max_queue", "cache_tokens", "answer_tokens",
                     "grace", "playground", "image_host", "dtype", "device", "quantization", "chat_template",
                     "trust_remote_code")  # fmt: skip

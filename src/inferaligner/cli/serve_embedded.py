@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +25,7 @@ class EmbeddedOptions:
 
     host: str
     port: int
-    model_name: str | None
+    model_name: str
     shadow: bool
     on_open: str
     refusal: str | None
@@ -45,6 +44,7 @@ class EmbeddedOptions:
     grace: int
     playground: bool
     image_hosts: tuple[str, ...]
+    allow_origins: tuple[str, ...]
 
 
 def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: ModelOptions) -> None:
@@ -64,7 +64,7 @@ def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: M
     from inferaligner.server.run import listen, serve_until_stopped
 
     fitted = load_aligner(aligner)
-    settings = _settings(target, options, fitted.artifact)
+    settings = _settings(options, fitted.artifact)
     keys = ApiKeys.read(options.api_keys)
     model.check(target)
     listener = listen(options.host, options.port)
@@ -102,7 +102,7 @@ def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: M
         listener.close()
 
 
-def _settings(target: str, options: EmbeddedOptions, artifact: Any) -> ServerSettings:
+def _settings(options: EmbeddedOptions, artifact: Any) -> ServerSettings:
     from inferaligner.server.settings import ServerSettings
 
     if options.on_open not in ("steer", "refuse"):
@@ -117,7 +117,7 @@ def _settings(target: str, options: EmbeddedOptions, artifact: Any) -> ServerSet
         text = check_open(artifact, WhenOpen(options.on_open), options.refusal, monitor=options.monitor)
     given: dict[str, Any] = {} if text is None else {"refusal": text}
     return ServerSettings(
-        model_name=options.model_name or _name_of(target),
+        model_name=options.model_name,
         shadow=options.shadow,
         on_open=cast(Literal["steer", "refuse"], options.on_open),
         monitor=options.monitor,
@@ -129,14 +129,9 @@ def _settings(target: str, options: EmbeddedOptions, artifact: Any) -> ServerSet
         answer_tokens=options.answer_tokens,
         playground=options.playground,
         image_hosts=options.image_hosts,
+        allow_origins=options.allow_origins,
         **given,
     )
-
-
-def _name_of(target: str) -> str:
-    """What clients call the model: the spec, or the last part of a path."""
-    place = expanded(target)
-    return re.sub(r"\.gguf$", "", place.resolve().name) if place.exists() else target
 
 
 def _gate(settings: ServerSettings) -> str:

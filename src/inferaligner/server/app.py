@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -14,15 +14,18 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from inferaligner.aligner import Aligner
+from inferaligner.asgi import TolerantPaths
 from inferaligner.audit import AuditFile
+from inferaligner.gate_report import OPEN_HEADER
 from inferaligner.models.loading import LoadedModel
 from inferaligner.plain_json import plain
 from inferaligner.server.admin import Admin, SwapAnswer, SwapRequest
 from inferaligner.server.engine import Engine
-from inferaligner.server.errors import ApiError
+from inferaligner.server.errors import ApiError, no_such_model
 from inferaligner.server.gatekeeper import Gatekeeper
 from inferaligner.server.generation import Generation
 from inferaligner.server.journal import Journal
@@ -31,6 +34,7 @@ from inferaligner.server.metrics import ServerMetrics
 from inferaligner.server.observation import Observation, aligner_card, operating_point
 from inferaligner.server.prompts import PromptMaker
 from inferaligner.server.schema import (
+    TAGS,
     Answer,
     ChatRequest,
     CompletionRequest,
@@ -136,6 +140,15 @@ def make_app(
 
     card = ModelCard(id=settings.model_name, created=started, max_model_len=prompts.limit)
 
+    @app.post("/v1/responses", include_in_schema=False)
+    async def responses() -> Response:
+        raise ApiError(
+            "This server does not serve the Responses API. Use POST /v1/chat/completions "
+            "(client.chat.completions.create), or start it with --engine vllm, which serves both.",
+            status=404,
+            code="endpoint_not_served",
+        )
+
     @app.get("/v1/models", responses=problems(), tags=["OpenAI"])
     async def models() -> ModelList:
         """The model that is served."""
@@ -145,7 +158,7 @@ def make_app(
     async def model(model: str) -> ModelCard:
         """The same by its name."""
         if model != settings.model_name:
-            raise ApiError("There is no such model.", status=404, param="model", code="model_not_found")
+            raise no_such_model(model, settings.model_name)
         return card
 
     @app.get("/health", responses=problems(503), tags=["operation"])
@@ -214,6 +227,16 @@ def make_app(
         max_body_bytes=settings.max_body_bytes,
         routes=routes,
     )
+    app.add_middleware(TolerantPaths)
+    if settings.allow_origins:
+        # Outermost: a browser asks before it sends the key, and must be able to read that a key was wrong.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=[OPEN_HEADER],
+        )
     return app
 
 
@@ -232,7 +255,17 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        told = ApiError(str(error.detail), status=error.status_code)
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = (
+                f"There is no route {request.method} {request.url.path:.200}. OpenAI's are under /v1, "
+                "such as /v1/chat/completions; /openapi.json lists all."
+            )
+        elif error.status_code == 405:
+            message = (
+                f"{request.url.path:.200} does not take {request.method}; /openapi.json lists what it takes."
+            )
+        told = ApiError(message, status=error.status_code)
         return JSONResponse(told.body(), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
@@ -242,20 +275,47 @@ def _errors(app: FastAPI) -> None:
 
 
 def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
+    """What is wrong with a request, and the field as the client wrote it."""
     problems = error.errors()
-    # Of a choice between types each is reported; the longest place is the one that came closest.
-    first = max(problems, key=lambda problem: len(problem["loc"]), default=None)
-    if first is None:
+    if not problems:
         return "The request cannot be read.", None
+    first = problems[0]
     if first["type"] == "json_invalid":
         return "The body is not valid JSON.", None
-    if len(first["loc"]) == 1 and first["type"] != "missing":
-        return "The body is not a JSON object sent as application/json.", None
-    place = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith("function-"))
-    told = str(first["msg"]).encode("utf-8", "replace").decode()
+    if len(first["loc"]) == 1:
+        missing = first["type"] == "missing"
+        return "The request has no body." if missing else (
+            "The body is not a JSON object sent as application/json."
+        ), None
+    # Tags of types stand between the fields; the last part is the field itself, whatever it is called.
+    *inner, last = first["loc"][1:]
+    place = ".".join(str(part) for part in (*(each for each in inner if each not in TAGS), last))
+    if last in TAGS and first["type"] != "extra_forbidden":
+        place = place.rpartition(".")[0]
+    if field := (first.get("ctx") or {}).get("field"):
+        place = f"{place}.{field}"
     if first["type"] == "extra_forbidden":
         return f"Unknown field {place!r:.200}; see /openapi.json for those that exist.", place[:200]
+    told = _in_plain_words(first)
     return (f"{place}: {told}" if place else told)[:1000], place[:200] or None
+
+
+def _in_plain_words(problem: Mapping[str, Any]) -> str:
+    limits = problem.get("ctx") or {}
+    if problem["type"] == "missing":
+        return "This field is required."
+    kind = problem["type"].removeprefix("string_")
+    if kind in ("too_short", "too_long"):
+        thing, unit = ("text", "characters") if isinstance(problem["input"], str) else ("list", "entries")
+        found = "is empty" if not problem["input"] else f"has {len(problem['input'])} {unit}"
+        least = kind == "too_short"
+        return (
+            f"The {thing} {found}; expected at {'least' if least else 'most'} "
+            f"{limits['min_length' if least else 'max_length']}."
+        )
+    if problem["type"] == "not_served":
+        return f"This value cannot be used: {problem['msg']}. Leave the field out."
+    return str(problem["msg"]).encode("utf-8", "replace").decode() + "."
 
 
 def _plain_object(value: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from inferaligner.models.anatomy import input_device
 from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import own_positions, seen_inputs
 from inferaligner.server.cache import RunningCache
+from inferaligner.server.generation_defaults import RowProcessors
 from inferaligner.server.jobs import Job
 from inferaligner.server.text import TextStream
 from inferaligner.steering.carried import CarriedRows
@@ -46,6 +47,7 @@ class Row:
     text: TextStream
     random: Random
     shift: int = 0  # see `Prefilled`
+    processors: RowProcessors | None = None
     generated: list[int] = field(default_factory=list)
     said: Counter[int] = field(default_factory=Counter)
 

@@ -26,6 +26,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.batch import Prefilled, PrefillPass, Row, RunningBatch
 from inferaligner.server.errors import QueueFullError
+from inferaligner.server.generation_defaults import GenerationDefaults
 from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.settings import ServerSettings
 from inferaligner.server.speaking import Speaker, prompt_logprobs, tell
@@ -86,6 +87,7 @@ class Engine:
         self.aligner = aligner
         self._verdicts = Verdicts(aligner.artifact, settings)
         self.settings = settings
+        self.defaults = GenerationDefaults(loaded.model)
         self._loaded = loaded
         self._observer = observer
         self._tokenizer = loaded.tokenizer
@@ -301,6 +303,7 @@ class Engine:
                 TextStream(self._tokenizer, job.stop, before),
                 job.sampling.generator(choice),
                 prefilled.shift,
+                self.defaults.row(job.prompt.tokens, job.max_tokens, job.sampling),
             )
             for choice in range(job.n)
         ]

@@ -36,6 +36,16 @@ class ApiError(InferAlignerError):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+def no_such_model(asked: str, served: str) -> ApiError:
+    """The answer to a request for another model than the one that is served."""
+    return ApiError(
+        f"There is no model {asked!r:.100}; this server has {served!r}.",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
 class QueueFullError(ApiError):
     """There is no room for more prompts."""
 

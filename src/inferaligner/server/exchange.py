@@ -103,9 +103,14 @@ class Exchange:
         async for _ in self.events():
             pass
 
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has come to its end."""
+        return all(choice.finished is not None for choice in self.choices)
+
     def cancel(self) -> None:
         """Lets go of what is not finished; a second time it does nothing."""
-        if any(choice.finished is None for choice in self.choices):
+        if not self.finished:
             self._engine.cancel(self.jobs)
 
     # -- what became of it -----------------------------------------------------------------------------

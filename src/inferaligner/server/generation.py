@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from inferaligner.gate_report import KEY, OPEN_HEADER
 from inferaligner.plain_json import plain
 from inferaligner.server.engine import Engine
-from inferaligner.server.errors import ApiError
+from inferaligner.server.errors import ApiError, no_such_model
 from inferaligner.server.event_stream import EventStream
 from inferaligner.server.exchange import Choice, Exchange, unless_gone
 from inferaligner.server.jobs import Finished, Job, Listener, Piece, Prompt
@@ -89,12 +89,7 @@ class Generation:
     def _check(self, body: ChatRequest | CompletionRequest) -> None:
         settings = self._engine.settings
         if body.model is not None and body.model != settings.model_name:
-            raise ApiError(
-                f"There is no model {body.model!r:.100}; this server has {settings.model_name!r}.",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
+            raise no_such_model(body.model, settings.model_name)
         if (body.n or 1) > settings.max_rows:
             raise ApiError(
                 f"n is {body.n}; this server makes {settings.max_rows} answers at most.", param="n"
@@ -138,7 +133,8 @@ class Generation:
             )
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         ours = body.inferaligner
-        tokens = min(room, settings.answer_tokens) if longest is None else longest
+        limits = [room, settings.answer_tokens, self._engine.defaults.max_new_tokens]
+        tokens = min(limit for limit in limits if limit is not None) if longest is None else longest
 
         def make(name: str, prompt: Prompt, listener: Listener) -> Job:
             return Job(
@@ -177,10 +173,13 @@ class Generation:
                     param="logit_bias",
                 )
             bias[token] = value
+        own = self._engine.defaults
         return Sampling(
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=max(body.top_k or 0, 0),
+            temperature=own.temperature if body.temperature is None else body.temperature,
+            top_p=own.top_p if body.top_p is None else body.top_p,
+            top_k=own.top_k if body.top_k is None else max(body.top_k, 0),
+            min_p=own.min_p if body.min_p is None else body.min_p,
+            repetition_penalty=body.repetition_penalty or own.repetition_penalty,
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
             logit_bias=bias,
@@ -231,25 +230,28 @@ class _Shape:
         }
 
     async def chunks(self, *, usage: bool) -> Chunks:
-        """The answer piece by piece; the last chunk has the report."""
+        """The answer piece by piece.
+
+        Every chunk has a choice, as OpenAI's clients expect it; `usage` alone adds one without, at the end.
+        The report is in the chunk that ends the last choice: by then a monitor has read all of them.
+        """
         extra: dict[str, Any] = {"usage": None} if usage else {}
         head = {**self._head, "object": self.chunk_object, **extra}
         for first in self.openings():
             yield {**head, "choices": [first], KEY: self.exchange.report()}
         async for at, event in self.exchange.events():
-            choices = list(self.pieces(at, event))
-            trace = isinstance(event, Piece) and event.monitor is not None
-            parts: list[list[dict[str, Any]]] = [[choice] for choice in choices] or ([[]] if trace else [])
-            for number, part in enumerate(parts):
-                chunk = {**head, "choices": part}
-                if trace and number == 0:
-                    assert isinstance(event, Piece)
-                    read = len(self.exchange.choices[at].tokens) - 1
-                    chunk[KEY] = {"monitor": {"token": read, "score": event.monitor}}
+            monitor = event.monitor if isinstance(event, Piece) else None
+            made = list(self.pieces(at, event)) or ([] if monitor is None else [self.nothing(at)])
+            chunks = [{**head, "choices": [choice]} for choice in made]
+            if monitor is not None:
+                read = len(self.exchange.choices[at].tokens) - 1
+                chunks[0][KEY] = {"monitor": {"token": read, "score": monitor}}
+            if isinstance(event, Finished) and self.exchange.finished:
+                chunks[-1][KEY] = self.exchange.report()
+            for chunk in chunks:
                 yield chunk
         if usage:
             yield {**head, "choices": [], "usage": self.exchange.usage()}
-        yield {**head, "choices": [], KEY: self.exchange.report()}
 
     def choice(self, at: int, choice: Choice) -> dict[str, Any]:
         raise NotImplementedError
@@ -258,6 +260,11 @@ class _Shape:
         return ()
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:
+        """What an event adds to a choice; of one that finishes it, something in any case."""
+        raise NotImplementedError
+
+    def nothing(self, at: int) -> dict[str, Any]:
+        """A choice to which nothing is added."""
         raise NotImplementedError
 
 
@@ -284,6 +291,9 @@ class _Chat(_Shape):
             {"index": at, "delta": delta, "logprobs": None, "finish_reason": None}
             for at in range(len(self.exchange.choices))
         ]
+
+    def nothing(self, at: int) -> dict[str, Any]:
+        return {"index": at, "delta": {}, "logprobs": None, "finish_reason": None}
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:
         logprobs = None
@@ -350,6 +360,9 @@ class _Completion(_Shape):
             logprobs = self.tokens.completion(before) if self._body.logprobs is not None else None
             made.append({"index": at, "text": self._prompt(at), "logprobs": logprobs, "finish_reason": None})
         return made
+
+    def nothing(self, at: int) -> dict[str, Any]:
+        return {"index": at, "text": "", "logprobs": None, "finish_reason": None}
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:
         logprobs = None

@@ -25,6 +25,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
@@ -32,7 +34,7 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether logits are taken as they are."""
+        """Whether logits are taken as they are, but for what the row's `RowProcessors` do."""
         return not (self.logit_bias or self.presence_penalty or self.frequency_penalty)
 
     def generator(self, choice: int) -> Random:
@@ -64,8 +66,9 @@ def adjusted(logits: Tensor, sampling: Sampling, said: Counter[int]) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, number: float) -> int:
-    """One token of one row's logits `[vocabulary]`, where `number` in [0, 1) falls in their distribution."""
-    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    """One token of one row's logits `[vocabulary]` (already divided by the temperature): the one where
+    `number` in [0, 1) falls in their distribution."""
+    probabilities = torch.softmax(logits, dim=-1)
     if sampling.top_k:
         kept = probabilities.topk(min(sampling.top_k, probabilities.numel()))
         return _pick(kept.values / kept.values.sum(), kept.indices, sampling.top_p, number)

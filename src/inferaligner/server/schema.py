@@ -1,29 +1,101 @@
 """Requests and answers, field by field; FastAPI makes the OpenAPI description from them.
 
-What is not described here is refused with status 400 and the field's name: a misspelt option that is silently
-ignored would be a bug for whoever sent it. Fields of OpenAI's that this server cannot honour are taken with
-their neutral value alone.
+What is not described here is refused with status 400 and the field's name: a misspelt option that is
+silently ignored would be a bug for whoever sent it. Every field of OpenAI's is described (a test compares
+them with the types of the `openai` package); those that this server cannot honour are taken where their value
+changes nothing (`Neutral`), null included.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("not valid Unicode (half of a surrogate pair)") from None
+        raise PydanticCustomError(
+            "unicode", "The text is not valid Unicode (half of a surrogate pair)"
+        ) from None
     return text
 
+
+class Neutral:
+    """Of a field that this server cannot honour: null and `values` are taken, everything else is refused with
+    `reason`."""
+
+    def __init__(self, reason: str, *values: Any) -> None:
+        self._reason = reason
+        self._values = (None, *values)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": list(self._values), "description": f"Otherwise: {self._reason}."}
+
+    def _check(self, value: Any) -> Any:
+        if not any(type(value) is type(each) and value == each for each in self._values):
+            raise PydanticCustomError("not_served", "{reason}", {"reason": self._reason})
+        return value
+
+
+def _one_of(kind: Callable[[Any], str | None], expected: str) -> Discriminator:
+    """Which of a field's types a value is meant for, so that an error is one of that type alone."""
+    return Discriminator(kind, custom_error_type="kind", custom_error_message=f"Expected {expected}")
+
+
+def _text_or_list(value: Any) -> str | None:
+    return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else None
+
+
+def _kind_of_part(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>" if kind in ("text", "image_url", "refusal") else None
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "<text>" if isinstance(value, str) else None
+    first = value[0] if value else ""
+    if isinstance(first, int) and not isinstance(first, bool):
+        return "<tokens>"
+    return "<texts>" if isinstance(first, str) else "<lists of tokens>" if isinstance(first, list) else None
+
+
+TAGS = frozenset(
+    f"<{kind}>" for kind in ("text", "list", "image_url", "refusal", "tokens", "texts", "lists of tokens")
+)
+"""What pydantic puts into the place of an error for the type that was chosen: no field of the client's."""
+
+_NO_TOOLS = "this server does not serve tools yet"
+_TEXT_ALONE = "this server answers in plain text alone"
 
 Text = Annotated[str, AfterValidator(_whole)]
 Stop = Annotated[Text, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 Token = Annotated[int, Field(ge=0, le=10_000_000)]
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=1_000_000)]
+
+StopTexts = Annotated[
+    Annotated[Stop, Tag("<text>")] | Annotated[list[Stop], Field(max_length=16), Tag("<list>")],
+    _one_of(_text_or_list, "a text, or a list of texts"),
+]
 
 
 class _Request(BaseModel):
@@ -34,7 +106,9 @@ class StreamOptions(_Request):
     """`include_usage`: one more chunk with token counts before the end."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Annotated[
+        Any, Neutral("this server does not obfuscate the sizes of chunks", False)
+    ] = None
 
 
 class GateOptions(_Request):
@@ -55,10 +129,12 @@ class _Generation(_Request):
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=10_000_000, description="-1 or 0: no limit.")
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: StopTexts | None = None
     stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Count | None = None
@@ -68,11 +144,29 @@ class _Generation(_Request):
     inferaligner: GateOptions | None = None
 
 
-class TextPart(_Request):
+class _Part(_Request):
+    # Of a cache that this server does not have: it changes no answer.
+    cache_control: dict[str, Any] | None = None
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+
+
+class TextPart(_Part):
     """A piece of a message."""
 
     type: Literal["text"]
     text: Text
+
+
+class RefusalPart(_Part):
+    """What the assistant said when it refused, in the form of a part."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+    @property
+    def text(self) -> str:
+        """The same as of a text."""
+        return self.refusal
 
 
 class ImageUrl(_Request):
@@ -84,38 +178,87 @@ class ImageUrl(_Request):
     )
 
 
-class ImagePart(_Request):
+class ImagePart(_Part):
     """An image in a message of the user, for a model that sees."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class Message(_Request):
-    """One turn of a conversation."""
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[ImagePart, Tag("<image_url>")]
+    | Annotated[RefusalPart, Tag("<refusal>")],
+    _one_of(_kind_of_part, "a part of type text, image_url, or in the assistant's turns refusal"),
+]
+Content = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[list[Part], Field(min_length=1, max_length=1024), Tag("<list>")],
+    _one_of(_text_or_list, "a text, or a list of parts"),
+]
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Text
-        | Annotated[
-            list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
-            Field(min_length=1, max_length=1024),
-        ]
-    )
+
+def _served_role(role: str) -> str:
+    if role in ("tool", "function"):
+        raise PydanticCustomError(
+            "not_served", "This server does not serve tools yet, so nobody has their results"
+        )
+    return role
+
+
+class Message(_Request):
+    """One turn of a conversation.
+
+    An assistant's may carry all that a server of OpenAI's shape puts into the message of an answer, so that
+    it can be sent back as it came.
+    """
+
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant", "tool", "function"], AfterValidator(_served_role)
+    ]
+    content: Content | None = None
     name: Text | None = None
+    refusal: Text | None = None
+    reasoning: Text | None = None
+    reasoning_content: Text | None = None
+    annotations: list[Any] | None = Field(None, description="Changes nothing: the model is not shown them.")
+    # What clients' libraries add to an answer, and what this server says beside it; they change nothing.
+    cache_control: dict[str, Any] | None = None
+    parsed: Any = None
+    provider_specific_fields: Any = None
+    inferaligner: Any = None
+    tool_calls: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
+    tool_call_id: Annotated[Any, Neutral(_NO_TOOLS)] = None
+    function_call: Annotated[Any, Neutral(_NO_TOOLS)] = None
+    audio: Annotated[Any, Neutral("this server's model does not hear or speak")] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Message:
+        if self.role == "assistant":
+            return self
+        if self.content is None:
+            raise PydanticCustomError(
+                "no_content", "The {role}'s turn has no {field}", {"role": self.role, "field": "content"}
+            )
+        for field in ("refusal", "reasoning", "reasoning_content"):
+            if getattr(self, field) is not None:
+                raise PydanticCustomError(
+                    "no_answer", "Only the assistant's turns have {field}", {"field": field}
+                )
+        if not isinstance(self.content, str) and any(isinstance(part, RefusalPart) for part in self.content):
+            raise PydanticCustomError(
+                "no_answer", "Only the assistant's turns have parts of type refusal", {"field": "content"}
+            )
+        return self
 
     @property
     def text(self) -> str:
-        """Its text in one piece."""
+        """Its text in one piece; of an answer without content, the refusal that came in its place."""
+        if self.content is None:
+            return self.refusal or ""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content if isinstance(part, TextPart))
-
-
-class TextFormat(_Request):
-    """Plain text, the only format there is."""
-
-    type: Literal["text"]
+        return "".join(part.text for part in self.content if not isinstance(part, ImagePart))
 
 
 class ChatRequest(_Generation):
@@ -130,34 +273,47 @@ class ChatRequest(_Generation):
     continue_final_message: bool | None = Field(
         None, description="Go on with the last message, which is the assistant's (a prefill)."
     )
-    # Of OpenAI's, with the one value that changes nothing.
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: TextFormat | None = None
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    store: Literal[False] | None = None
+    # Of OpenAI's. They change no answer here, whatever they say:
     metadata: dict[str, Text] | None = Field(None, max_length=64)
-    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: Text | None = None
+    parallel_tool_calls: bool | None = None
+    # And those that would, were they honoured:
+    tools: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
+    tool_choice: Annotated[Any, Neutral(_NO_TOOLS, "none", "auto")] = None
+    functions: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
+    function_call: Annotated[Any, Neutral(_NO_TOOLS, "none", "auto")] = None
+    response_format: Annotated[Any, Neutral(_TEXT_ALONE, {"type": "text"})] = None
+    modalities: Annotated[Any, Neutral(_TEXT_ALONE, ["text"])] = None
+    audio: Annotated[Any, Neutral(_TEXT_ALONE)] = None
+    prediction: Annotated[Any, Neutral("this server does not use predicted answers")] = None
+    store: Annotated[Any, Neutral("this server does not store answers", False)] = None
+    service_tier: Annotated[Any, Neutral("this server has one tier of service", "auto", "default")] = None
+    moderation: Annotated[Any, Neutral("this server does not call a moderation model")] = None
+    web_search_options: Annotated[Any, Neutral("this server does not search the web")] = None
+    verbosity: Annotated[Any, Neutral("this server's model has no such setting", "medium")] = None
+    reasoning_effort: Annotated[
+        Any, Neutral("this server does not steer how long a model reasons", "none")
+    ] = None
 
 
 class CompletionRequest(_Generation):
     """POST /v1/completions."""
 
-    prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=1024)]
-        | Annotated[list[Token], Field(min_length=1, max_length=1_000_000)]
-        | Annotated[
-            list[Annotated[list[Token], Field(min_length=1, max_length=1_000_000)]],
-            Field(min_length=1, max_length=1024),
-        ]
-    )
+    prompt: Annotated[
+        Annotated[Text, Tag("<text>")]
+        | Annotated[list[Text], Field(min_length=1, max_length=1024), Tag("<texts>")]
+        | Annotated[Tokens, Tag("<tokens>")]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=1024), Tag("<lists of tokens>")],
+        _one_of(_kind_of_prompt, "a text, a list of texts, or token ids"),
+    ]
     max_tokens: int | None = Field(None, ge=0, le=10_000_000)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: Literal[1] | None = None
-    suffix: Literal[""] | None = None
+    best_of: Annotated[Any, Neutral("this server makes the answers that it returns; ask for n", 1)] = None
+    suffix: Annotated[Any, Neutral("this server does not fill in between two texts", "")] = None
 
 
 class GateReportBody(BaseModel):

@@ -71,7 +71,7 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
     for number, message in enumerate(messages):
         content: Any = message.text
         role = "system" if message.role == "developer" else message.role
-        if not isinstance(message.content, str) and any(isinstance(p, ImagePart) for p in message.content):
+        if isinstance(message.content, list) and any(isinstance(p, ImagePart) for p in message.content):
             if role != "user":
                 raise ApiError("Only the user's turns may have images.", param=f"messages.{number}")
             content = []
@@ -84,7 +84,11 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
                     content.append({"type": "image"})
                 else:
                     content.append({"type": "text", "text": part.text})
-        turns.append({"role": role, "content": content})
+        turn = {"role": role, "content": content}
+        # Under either name: templates of models that reason read one of them, others none.
+        if (reasoning := message.reasoning_content or message.reasoning) is not None:
+            turn.update(reasoning_content=reasoning, reasoning=reasoning)
+        turns.append(turn)
     return turns, pictures
 
 

@@ -27,6 +27,7 @@ class ServerSettings(BaseModel):
         prefill_tokens: tokens of new prompts between two steps of the others; a longer prompt goes alone.
         max_body_bytes: of a request.
         playground: whether `/` shows the playground.
+        allow_origins: origins of web pages that browsers let use this server (CORS); `*` is all of them.
         image_hosts: hosts that images may be fetched from, by https; without any, data URLs alone are taken.
     """
 
@@ -46,4 +47,5 @@ class ServerSettings(BaseModel):
     prefill_tokens: int = Field(2_048, ge=1)
     max_body_bytes: int = Field(4_000_000, ge=1)
     playground: bool = True
+    allow_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()

@@ -66,15 +66,21 @@ class Speaker:
     def _choose(self, row: Row, logits: Tensor, greedy: int) -> int:
         sampling = row.job.sampling
         early = len(row.generated) < row.job.min_tokens
-        if sampling.temperature == 0 and sampling.plain and not early:
+        if sampling.temperature == 0 and sampling.plain and not early and row.processors is None:
             return greedy
+        if row.processors is not None:
+            logits = row.processors.before(logits, row.generated)
         logits = adjusted(logits, sampling, row.said)
         if early:
             logits = logits.clone()
             logits[list(self._ends | set(row.job.stop_ids))] = -torch.inf
-        if sampling.temperature == 0:
-            return int(logits.argmax())
-        return draw(logits, sampling, row.random.random())
+        if sampling.temperature > 0:
+            logits = logits.float() / sampling.temperature
+        if row.processors is not None:
+            logits = row.processors.after(logits, row.generated)
+        return (
+            int(logits.argmax()) if sampling.temperature == 0 else draw(logits, sampling, row.random.random())
+        )
 
     def _logprobs(
         self, rows: Sequence[Row], logits: Tensor, tokens: dict[int, int]

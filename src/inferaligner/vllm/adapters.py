@@ -46,9 +46,9 @@ def _place(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 
-def serving_flags(folder: Path) -> list[str]:
-    """Flags of `vllm serve` that load an adapter under the name of its folder. Raises as `rank_flags`."""
-    return [*rank_flags(folder), "--lora-modules", f"{folder.resolve().name}={folder.resolve()}"]
+def serving_flags(folder: Path, name: str) -> list[str]:
+    """Flags of `vllm serve` that load an adapter, which clients call `name`. Raises as `rank_flags`."""
+    return [*rank_flags(folder), "--lora-modules", f"{name}={folder.resolve()}"]
 
 
 def rank_flags(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from inferaligner.errors import MismatchError, MissingExtraError, SteeringError
 from inferaligner.models.fingerprint import differences, fingerprint_config
+from inferaligner.models.generation_settings import SAMPLING, check_heeded
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER, EngineSettings
 
 TESTED_VERSIONS = ("0.32", "0.33")
@@ -102,6 +103,7 @@ def check_deployment(config: Any) -> EngineSettings:
             "follow. Leave speculation out, or the monitor (--no-monitor)."
         )
     check_model(config.model_config, settings)
+    check_generation(config.model_config)
     return settings
 
 
@@ -116,6 +118,27 @@ def check_model(model_config: Any, settings: EngineSettings) -> None:
             f"This aligner was fitted on {expected.spec}, and the model here is another one: "
             f"{'; '.join(found)}. Serve the model it was fitted on, or fit an aligner for this one."
         )
+
+
+# What vLLM takes from generation_config.json, beside the tokens that end an answer.
+_HEEDED = SAMPLING | {"repetition_penalty"}
+
+
+def check_generation(model_config: Any) -> None:
+    """Raises `InputError` for a setting of `generation_config.json` that `generate` heeds and vLLM does not.
+
+    With `--generation-config vllm` the operator has chosen to go without all of them.
+    """
+    if model_config.generation_config == "vllm":
+        return
+    settings = {**model_config.try_get_generation_config(), **model_config.override_generation_config}
+    check_heeded(
+        settings,
+        _HEEDED,
+        "vLLM",
+        "Serve with --engine transformers, which does; or, if answers shall be without it, take it out of "
+        "the file or start vLLM with -- --generation-config vllm.",
+    )
 
 
 def _check_version(settings: EngineSettings) -> None:

@@ -1,31 +1,36 @@
 """What the OpenAI-compatible server adds, as middleware that vLLM loads by name (`--middleware`).
 
 - Answers get an `inferaligner` object: open, score, layer, strength, action, aligner, and opened_at where a
-  monitor opened the answer. In a stream it comes in a chunk of its own, before the end.
+  monitor opened the answer. In a stream it is in the last chunk that has a choice, which tells how the answer
+  ended: clients of OpenAI's expect no chunk without one.
 - `X-InferAligner-Open: true` or `false` in the headers, for proxies that do not read bodies. In a stream too:
   its headers wait for the first event, by when the gate has decided.
 - `GET /inferaligner` tells the artifact, the operating point and the counts of this process.
 - `/metrics` gets `inferaligner_requests_total` and `inferaligner_gate_score`.
+- Fields of a request that say nothing (null, `"tools": []`) are left out, where vLLM would refuse them.
+- `GET /v1/models/NAME`, which OpenAI's clients call and vLLM does not have.
+- Errors name the field as the client wrote it.
+- HEAD is answered where GET is, and a slash at the end of a path is no other path.
+- Where vLLM lets a web page read an answer (`--allow-origin`), the page may read that header too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from inferaligner import gate_report
+from inferaligner.asgi import App, Message, Receive, Send, TolerantPaths
 from inferaligner.vllm.front import REPORTS, install
+from inferaligner.vllm.request_body import ROUTES, plain_body
+from inferaligner.vllm.request_errors import plain_error
 from inferaligner.vllm.settings import KEY, EngineSettings
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 INFO_ROUTE = "/inferaligner"
 OPEN_HEADER = gate_report.OPEN_HEADER.lower().encode()
+_MODELS = "/v1/models"
+_CORS = b"access-control-allow-origin"
 _DONE = b"data: [DONE]"
 
 
@@ -35,23 +40,87 @@ class GateMiddleware:
     def __init__(self, app: App) -> None:
         install(metrics=True)
         self._app = app
+        self._tolerant = TolerantPaths(self._answer)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self._tolerant(scope, receive, send)
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == INFO_ROUTE:
             await _answer(send, _info(scope))
+        elif scope["method"] == "GET" and scope["path"].startswith(_MODELS + "/"):
+            name = scope["path"].removeprefix(_MODELS + "/")
+            await self._app({**scope, "path": _MODELS}, receive, _OneModel(send, name))
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
-            await self._app(scope, receive, _Rewriter(send))
+            request = _PlainBody(receive) if scope["path"] in ROUTES else None
+            await self._app(scope, request or receive, _Rewriter(send, request))
+
+
+class _OneModel:
+    """Stands in for `send`: makes of the list of models one of them, or status 404."""
+
+    def __init__(self, send: Send, name: str) -> None:
+        self._send = send
+        self._name = name
+        self._start: Message = {}
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        if self._start["status"] == 200:
+            models = json.loads(self._body)["data"]
+            found = next((model for model in models if model["id"] == self._name), None)
+            error = {
+                "message": f"There is no model {self._name!r:.100}; this server has "
+                f"{', '.join(repr(model['id']) for model in models)}.",
+                "type": "not_found_error",
+                "param": "model",
+                "code": "model_not_found",
+            }
+            self._body = _dump({"error": error} if found is None else found)
+            headers = [each for each in self._start["headers"] if each[0].lower() != b"content-length"]
+            headers.append((b"content-length", str(len(self._body)).encode()))
+            self._start = {**self._start, "status": 404 if found is None else 200, "headers": headers}
+        await self._send(self._start)
+        await self._send({"type": "http.response.body", "body": self._body, "more_body": False})
+
+
+class _PlainBody:
+    """Stands in for `receive`: gives the body of a request in one piece, as `plain_body` makes it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.body: bytes | None = None  # as the client sent it, once it is there
+
+    async def __call__(self) -> Message:
+        if self.body is not None:
+            return await self._receive()
+        body, more = bytearray(), True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message  # the client is gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.body = bytes(body)
+        return {"type": "http.request", "body": plain_body(self.body), "more_body": False}
 
 
 class _Rewriter:
     """Stands in for `send`: rewrites JSON answers and event streams, and passes on everything else."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, request: _PlainBody | None) -> None:
         self._send = send
+        self._request = request
         self._start: Message | None = None  # of an answer whose headers are not known yet
         self._body = b""
         self._stream: _EventStream | None = None
@@ -72,6 +141,8 @@ class _Rewriter:
                     if more and not self._stream.begun:
                         return  # not one whole event yet
                     await self._begin([], self._stream.told())
+                if more and not message["body"]:
+                    return  # an event that waits for the next one
             elif self._start is not None:
                 self._body += message.get("body", b"")
                 if not more:
@@ -80,7 +151,10 @@ class _Rewriter:
         await self._send(message)
 
     async def _finish(self) -> None:
+        assert self._start is not None
         body, told = with_report(self._body)
+        if self._start["status"] == 400 and self._request is not None:
+            body = plain_error(body, self._request.body or b"")
         await self._begin([(b"content-length", str(len(body)).encode())], told)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -93,57 +167,85 @@ class _Rewriter:
             several = told if isinstance(told, list) else [told]
             is_open = any(each.get("open") for each in several)
             headers = [*headers, (OPEN_HEADER, b"true" if is_open else b"false")]
+            if any(name.lower() == _CORS for name, _ in kept):
+                headers.append((b"access-control-expose-headers", OPEN_HEADER))
         await self._send({**start, "headers": [*kept, *headers]})
 
 
 class _EventStream:
-    """Server-sent events, cut into whole events; the report goes before the end of the stream."""
+    """Server-sent events, cut into whole events; the report goes into the last one that has a choice.
+
+    An event that ends a choice waits for the next one, which shows whether other choices go on; where there
+    is one choice, that follows at once.
+    """
 
     def __init__(self) -> None:
         self.begun = False  # a whole event has come
         self._rest = b""
-        self._last: dict[str, Any] = {}
+        self._id = ""
+        self._ending: tuple[bytes, dict[str, Any]] | None = None  # an event that waits, and what is in it
 
     def told(self) -> Any:
         """The report on the request that this stream answers, as far as it is known."""
-        return REPORTS.of(str(self._last.get("id")))
+        return REPORTS.of(self._id)
 
     def feed(self, data: bytes, *, last: bool) -> bytes:
         """The bytes that can leave by now."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
         self.begun = self.begun or bool(events)
-        out = b"".join(self._event(event) + b"\n\n" for event in events)
+        out = b"".join(self._event(event) for event in events)
         if last:
-            out, self._rest = out + self._rest, b""
+            out, self._rest = out + self._released(report=True) + self._rest, b""
         return out
 
     def _event(self, event: bytes) -> bytes:
-        if event.strip() == _DONE:
-            chunk = self._report()
-            return event if chunk is None else b"data: " + chunk + b"\n\n" + event
-        name, found, payload = event.rpartition(b"data: ")
-        if not found:
-            return event
-        try:
-            value = json.loads(payload)
-        except ValueError:
-            return event
-        if not isinstance(value, dict):
-            return event
-        if "choices" in value:
-            self._last = {key: value[key] for key in ("id", "object", "created", "model") if key in value}
-            if _carries_report(value):
-                # From vLLM 0.33 on it comes with the last chunk of a stream as well, but has its own place.
-                bare = _moved(value)
-                del bare[KEY]
-                return name + found + _dump(bare)
-        elif isinstance(answer := value.get("response"), dict) and _carries_report(answer):
-            return name + found + _dump({**value, "response": _moved(answer)})
+        """What leaves with an event: itself, unless it waits, and the one that has waited for it."""
+        name, value = _parsed(event)
+        choices = value.get("choices")
+        if not isinstance(choices, list):
+            done = event.strip() == _DONE
+            return self._released(report=done) + self._without_choices(event, name, value) + b"\n\n"
+        self._id = str(value.get("id"))
+        if _carries_report(value):
+            # From vLLM 0.33 on it comes with the last chunk of a stream as well, but has its own place.
+            value = _moved(value)
+            del value[KEY]
+            event = name + _dump(value)
+        out = self._released(report=not choices)
+        if any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices):
+            self._ending = (event, value)
+            return out
+        return out + event + b"\n\n"
+
+    def _without_choices(self, event: bytes, name: bytes, value: dict[str, Any]) -> bytes:
+        """An event of the Responses API, whose last one has the whole answer, or of the Messages API, where
+        the reason why an answer ended comes in a `message_delta`."""
+        answer, message = value.get("response"), value.get("message")
+        if isinstance(answer, dict) and _carries_report(answer):
+            return name + _dump({**value, "response": _moved(answer)})
+        if value.get("type") == "message_start" and isinstance(message, dict):
+            self._id = str(message.get("id"))
+        elif value.get("type") == "message_delta" and (told := self.told()) is not None:
+            return name + _dump({**value, KEY: told})
         return event
 
-    def _report(self) -> bytes | None:
-        report = self.told()
-        return None if report is None else _dump({**self._last, "choices": [], KEY: report})
+    def _released(self, *, report: bool) -> bytes:
+        """The event that waits, with the report if no choice comes after it."""
+        if self._ending is None:
+            return b""
+        (event, value), self._ending = self._ending, None
+        told = self.told() if report else None
+        return (event if told is None else b"data: " + _dump({**value, KEY: told})) + b"\n\n"
+
+
+def _parsed(event: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The JSON object of an event, and what stands before it; an empty one where there is none."""
+    name, found, payload = event.rpartition(b"data: ")
+    try:
+        value = json.loads(payload) if found else None
+    except ValueError:
+        value = None
+    return name + found, value if isinstance(value, dict) else {}
 
 
 def with_report(body: bytes) -> tuple[bytes, Any]:
