@@ -165,8 +165,9 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
     Attributes(
         "vllm.config.model",
         "ModelConfig",
-        "dtype enable_prompt_embeds enforce_eager hf_config hf_text_config is_attention_free is_diffusion "
-        "is_encoder_decoder is_hybrid is_multimodal_model multimodal_config runner_type skip_tokenizer_init",
+        "dtype enable_prompt_embeds enforce_eager generation_config hf_config hf_text_config "
+        "is_attention_free is_diffusion is_encoder_decoder is_hybrid is_multimodal_model multimodal_config "
+        "override_generation_config runner_type skip_tokenizer_init try_get_generation_config",
     ),
     Attributes("vllm.config.multimodal", "MultiModalConfig", "enable_mm_embeds mm_encoder_only"),
     Attributes("vllm.config.speculative", "SpeculativeConfig", "method"),
