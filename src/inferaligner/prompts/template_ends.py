@@ -91,6 +91,24 @@ class TemplateEnds:
         return None
 
 
+def end_objection(end: PromptEnd, *, judges_begun: bool) -> str | None:
+    """Why a server that takes chats alone refuses a prompt that ends so, in words for the client; None if it
+    takes it. `judges_begun`: whether its aligner has a gate for begun answers."""
+    if end.kind == "begun" and not judges_begun:
+        return (
+            "The prompt goes on behind the end that the model's chat template writes, with a begun answer, "
+            "and the aligner of this server was fitted without a gate for begun answers. Leave the begun "
+            "answer out; the operator can fit the aligner again, or allow such prompts with --prompts any."
+        )
+    if end.kind == "raw":
+        return (
+            "The prompt does not end as the model's chat template ends it, where the guidance gate reads. "
+            "Use the chat endpoint with the model's own template and add_generation_prompt; the operator can "
+            "allow raw text with --prompts any."
+        )
+    return None
+
+
 def _merged(tokenizer: Any, token: int) -> frozenset[int]:
     """Longer tokens that begin with the text of this one."""
     pieces = _pieces(tokenizer)
