@@ -32,6 +32,9 @@ class PromptEnd:
     turn_end: int | None = None
 
 
+AS_THE_TEMPLATE = PromptEnd("template")
+
+
 @dataclass(frozen=True)
 class TemplateEnds:
     """The token ids around the place where one template hands over.
@@ -67,10 +70,10 @@ class TemplateEnds:
         end = self._turn_end(ids)
         if end is None:
             return PromptEnd("raw")
-        behind = tuple(ids[end:])
-        if not behind:
-            return PromptEnd("template")
-        if ids[end - 1] == self.suffix[-1] and behind in self.closings:
+        behind, whole = tuple(ids[end:]), ids[end - 1] == self.suffix[-1]
+        if whole and not behind:
+            return AS_THE_TEMPLATE
+        if whole and behind in self.closings:
             return PromptEnd("template", end)
         # An answer that closes its turn and begins another one without the template's end: the place behind
         # the last complete turn says nothing about what follows.

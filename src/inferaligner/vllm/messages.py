@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inferaligner.gate import Decision
-from inferaligner.prompts.template_ends import PromptEnd
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 
 _ATTRIBUTE = "inferaligner"
 
@@ -39,7 +39,7 @@ class Order:
     again: bool = False
     heard: tuple[float, ...] = ()
     read: int = 0
-    end: PromptEnd = PromptEnd("template")
+    end: PromptEnd = AS_THE_TEMPLATE
 
 
 @dataclass

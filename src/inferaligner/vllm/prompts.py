@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.errors import InferAlignerError, MismatchError
-from inferaligner.prompts.template_ends import PromptEnd, TemplateEnds, end_objection
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd, TemplateEnds, end_objection
 from inferaligner.vllm.adapters import AdapterRules
 from inferaligner.vllm.settings import EngineSettings
 
@@ -66,7 +66,7 @@ class PromptRules:
 
     def end_of(self, tokens: Sequence[int] | None) -> PromptEnd:
         """How a prompt ends; as the template ends one, where that cannot be known."""
-        return PromptEnd("template") if self.ends is None or tokens is None else self.ends.end_of(tokens)
+        return AS_THE_TEMPLATE if self.ends is None or tokens is None else self.ends.end_of(tokens)
 
     def objection(self, request: Any) -> str | None:
         """Why a request (the front end's or the scheduler's) cannot be gated, in words for the client; None

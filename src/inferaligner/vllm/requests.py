@@ -8,7 +8,7 @@ from typing import Any
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
-from inferaligner.prompts.template_ends import PromptEnd
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.answers import ReadAnswer
 from inferaligner.vllm.messages import Order
@@ -41,7 +41,7 @@ class GatedRequest:
     again: bool = False
     report: dict[str, Any] | None = None
     answer: ReadAnswer = field(default_factory=ReadAnswer)
-    end: PromptEnd = PromptEnd("template")
+    end: PromptEnd = AS_THE_TEMPLATE
 
     @property
     def closed(self) -> bool:

@@ -98,8 +98,8 @@ class RowBuffers:
     ) -> None:
         """A request moves into a slot: undecided ones begin open, so that a lost decision steers.
 
-        `heard` are the monitor's scores of the last of the `tokens` generated tokens that it has read. `kind`:
-        how its prompt ends.
+        `heard` are the monitor's scores of the last of the `tokens` generated tokens that it has read;
+        `kind` is how the prompt ends.
         """
         self.partial[slot] = torch.nan
         if self.ends is not None:
