@@ -222,7 +222,7 @@ def test_without_a_tokenizer_it_is_said_once(world: World) -> None:
 
 
 def test_an_aligner_of_before_reads_both_places_with_its_own_gate(world: World) -> None:
-    """What opened at the last token before still opens, and what opens at the turn can no longer be closed."""
+    """What opened at the last token still opens, and what opens at the turn can no longer be closed."""
     old = Aligner(replace(world.artifact, end_gate=None))
     gate = world.artifact.gate
     by_turn, by_end = world.score(gate, world.turns) > 0, world.score(gate, world.prompts) > 0
