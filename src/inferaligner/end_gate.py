@@ -60,8 +60,10 @@ class EndGate:
 
         Raises `ArtifactError`, `KeyError` or `TypeError` for settings that make no sense.
         """
-        if settings is None or weights is None:
+        if settings is None:
             return None
+        if weights is None:
+            raise ArtifactError("The gate of begun answers has no weights; the artifact is damaged.")
         reads = tuple(GateRead(**read) for read in settings["reads"])
         begun, raw = (float(settings["biases"][kind]) for kind in ("begun", "raw"))
         if not (math.isfinite(begun) and math.isfinite(raw)):

@@ -175,7 +175,7 @@ def test_rows_of_a_batch() -> None:
 
 
 def test_a_begun_answer_is_read_at_both_places() -> None:
-    """By the guidance gate where the template hands over, by the end gate at its end; raw text there alone."""
+    """By the guidance gate where the template hands over, by the end gate at its end; raw text there."""
     gate = GuidanceGate("whitened", (GateRead(0, 0), GateRead(0, 5)), torch.ones(2, 4), 0.0)
     ends = EndGate(GuidanceGate("test", (GateRead(0, 1),), torch.ones(1, 4), 0.0), 0.5, -0.5)
     held = Slots(RowBuffers(gate, 3, 64, torch.device("cpu"), ends=ends), steers=True)

@@ -86,7 +86,8 @@ def fit_end_gate(
     data = _recorded(fitting, reader, record, "other ends", system, limit, test=False)
     folds = torch.tensor([sample.fold(FOLDS) for sample in data.samples])
     harmful = torch.tensor([sample.harmful for sample in data.samples])
-    if any(
+    filled = all(data.rows(form, harmful=False) for form in FORMS)
+    if not filled or any(
         not ((folds != fold) & (harmful == side)).any() for fold in range(FOLDS) for side in (True, False)
     ):
         return None, {}
@@ -152,6 +153,8 @@ def _recorded(
     kept: list[Sample] = []
     for form in FORMS:
         rows = [row for row, sample in enumerate(chosen) if form != "opener" or not sample.harmful]
+        if not rows:
+            continue
         encoded = encode_ends(
             reader,
             [chosen[row].text for row in rows],
