@@ -103,12 +103,14 @@ AUROC, harmful against {{ name | cell }}: {{ "%.3f" | format(area.value) }} \
 {%- if ends %}
 ## Begun answers and raw text
 
-A gate of the last token reads prompts that do not end as the chat template ends them. A begun answer is judged by the turn before it as well; what is shown here is this gate alone.
+A gate of the last token reads prompts that do not end as the chat template ends them. A begun answer is \
+judged by the turn before it as well; what is shown here is this gate alone.
 
 | Prompts, held out | open | 95 % interval | n |
 |---|---|---|---|
 {% for name, rate in ends.items() -%}
-| {{ name }} | {{ percent(rate.value) }} | {{ percent(rate.low) }} to {{ percent(rate.high) }} | {{ rate.n }} |
+| {{ name }} | {{ percent(rate.value) }} | {{ percent(rate.low) }} to {{ percent(rate.high) }} \
+| {{ rate.n }} |
 {% endfor %}{% endif %}
 {%- if calibration.search %}
 ## Steering, while it was chosen
@@ -187,9 +189,9 @@ def company_words(calibration: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     return (
-        f"A prompt's score moved by at most {found['largest_shift']:.2g} between the prompt alone and in a batch "
-        f"({found['prompts']} prompts); {found['near_threshold']} of {found['of']} ordinary prompts lie closer "
-        "to the threshold than that, so their decision may depend on the batch."
+        f"A prompt's score moved by at most {found['largest_shift']:.2g} between the prompt alone and in a "
+        f"batch ({found['prompts']} prompts); {found['near_threshold']} of {found['of']} ordinary prompts "
+        "lie closer to the threshold than that, so their decision may depend on the batch."
     )
 
 

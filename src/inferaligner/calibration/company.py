@@ -19,7 +19,7 @@ from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan
 
 PROMPTS = 32
-ROWS = 8
+ROWS = 16
 """Prompts that are looked at, and the rows of the batches that they are computed in."""
 
 
