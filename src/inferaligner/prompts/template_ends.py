@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from inferaligner.prompts.chat import render_chat, template_suffix
+from inferaligner.prompts.chat import for_template, render_chat, template_suffix
 from inferaligner.prompts.encoding import Reader, template_of, tokenizer_of
 
 EndKind = Literal["template", "begun", "raw"]
@@ -134,7 +134,7 @@ def _closings(reader: Reader, size: int) -> tuple[tuple[int, ...], ...]:
     try:
         without = str(
             tokenizer.apply_chat_template(
-                [{"role": "user", "content": word}],
+                for_template(reader, [{"role": "user", "content": word}]),
                 chat_template=template_of(reader),
                 tokenize=False,
                 add_generation_prompt=True,
