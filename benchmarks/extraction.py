@@ -19,48 +19,32 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Peer, find_peers
-from benchmarks.rounds import Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
+from benchmarks.rounds import Arm, Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
 from benchmarks.subjects import add_subject_options, check_subject_options, load_subject
 from inferaligner.activations import record_activations
 from inferaligner.models.anatomy import backbone, dissect
 from inferaligner.prompts.chat import render_chat
 from inferaligner.prompts.contrast import load_contrast_set
 
-BARE, OURS = "bare forward passes", "inferaligner"
+BARE, RECORDED, OURS = "bare forward passes", "record_activations", "inferaligner"
 TARGET = 1.15
 
 
 def main() -> None:
     """Parses the command line, compares the values, runs the rounds, prints the tables."""
-    options = _options()
+    options = parse_options()
     console = report_console()
     model, tokenizer = load_subject(options)
     watch = Stopwatch(torch.device(options.device), options.clock)
-    pairs = _pairs(tokenizer, options.prompts // 2)
+    pairs = prompt_pairs(tokenizer, options.prompts // 2)
     texts = [text for pair in pairs for text in pair]
-    ids = _encode(model, tokenizer, texts)
-    arms: dict[str, Callable[[], Mapping[str, float]]] = {}
-
-    def timed(metric: str, work: Callable[[], object]) -> Callable[[], Mapping[str, float]]:
-        def run() -> Mapping[str, float]:
-            begin = watch.mark()
-            work()
-            return {metric: watch.seconds(begin, watch.mark())}
-
-        return run
-
-    passes, ours = _passes(model, ids)
-    body = backbone(model)
-
-    @torch.no_grad()
-    def bare() -> None:
-        for arguments in passes:
-            body(**arguments)
-
-    arms[BARE] = timed("recording", bare)
-    arms["record_activations"] = timed("recording", lambda: record_activations(model, ids))
+    ids = encode(model, tokenizer, texts)
+    passes, ours = record_passes(model, ids)
+    arms = recording_arms(model, ids, passes, watch)
     if tokenizer is not None:
-        arms[OURS] = timed("from text", lambda: record_activations(model, _encode(model, tokenizer, texts)))
+        arms[OURS] = _timed(
+            "from text", lambda: record_activations(model, encode(model, tokenizer, texts)), watch
+        )
         peers, missing = find_peers(options.peers)
         for peer in peers:
             for batch in sorted({peer.own_batch, options.peer_batch}):
@@ -71,7 +55,7 @@ def main() -> None:
                 def extract(peer: Peer = peer, batch: int = batch) -> Tensor:
                     return peer.extract(model, tokenizer, pairs, batch)
 
-                arms[name] = timed("from text", extract)
+                arms[name] = _timed("from text", extract, watch)
         for name, reason in missing.items():
             console.print(f"{name}: {reason}")
 
@@ -83,13 +67,40 @@ def main() -> None:
     )
     baselines = {"recording": BARE, "from text": OURS}
     for metric in timings.seconds:
-        targets = {"record_activations": TARGET}
+        targets = {RECORDED: TARGET}
         console.print(ratio_table(metric, timings, metric, baselines[metric], targets=targets))
     if options.json:
         write_json(Path(options.json), vars(options), timings, baselines)
 
 
-def _options() -> argparse.Namespace:
+def recording_arms(
+    model: Any, ids: Sequence[Sequence[int]], passes: Sequence[Mapping[str, Any]], watch: Stopwatch
+) -> dict[str, Arm]:
+    """The metric `recording`: the bare `passes` (of `record_passes`), and `record_activations` of `ids`."""
+    body = backbone(model)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for arguments in passes:
+            body(**arguments)
+
+    return {
+        BARE: _timed("recording", bare, watch),
+        RECORDED: _timed("recording", lambda: record_activations(model, ids), watch),
+    }
+
+
+def _timed(metric: str, work: Callable[[], object], watch: Stopwatch) -> Arm:
+    def run() -> Mapping[str, float]:
+        begin = watch.mark()
+        work()
+        return {metric: watch.seconds(begin, watch.mark())}
+
+    return run
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The settings of a measurement, from the command line or from `arguments`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,12 +108,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=128, help="of the contrast set, evenly spaced")
     parser.add_argument("--peers", action="append", default=[], metavar="DIR", help="a folder to import from")
     parser.add_argument("--peer-batch", type=int, default=32, help="beside each peer's own default")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     check_subject_options(parser, options)
     return options
 
 
-def _pairs(tokenizer: Any, count: int) -> list[tuple[str, str]]:
+def prompt_pairs(tokenizer: Any, count: int) -> list[tuple[str, str]]:
     """Harmful prompts with their harmless twins, plain and wrapped, as the chat template renders them."""
     part = load_contrast_set().part("extraction")
     # Twins stand beside each other in a part.
@@ -114,7 +125,8 @@ def _pairs(tokenizer: Any, count: int) -> list[tuple[str, str]]:
     return [(render_chat(tokenizer, first), render_chat(tokenizer, second)) for first, second in texts]
 
 
-def _encode(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The prompts' token ids; random ones without a tokenizer."""
     if tokenizer is not None:
         encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return encoded
@@ -126,7 +138,7 @@ def _encode(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]
     ]
 
 
-def _passes(model: Any, ids: Sequence[Sequence[int]]) -> tuple[list[dict[str, Any]], Tensor]:
+def record_passes(model: Any, ids: Sequence[Sequence[int]]) -> tuple[list[dict[str, Any]], Tensor]:
     """The arguments of every forward pass of one recording, and the activations that it recorded."""
     passes: list[dict[str, Any]] = []
 

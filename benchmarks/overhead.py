@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.rounds import Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
+from benchmarks.rounds import Arm, Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
 from benchmarks.subjects import add_subject_options, check_subject_options, load_subject
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect
@@ -67,6 +67,7 @@ class Work:
     ids: Tensor
     mask: Tensor
     new_tokens: int
+    settings: Mapping[str, Any] = field(default_factory=dict)  # more arguments of `generate`
 
     def generate(self) -> tuple[Tensor, dict[str, float]]:
         """The tokens, and seconds to the first token and from there on."""
@@ -80,6 +81,7 @@ class Work:
             min_new_tokens=self.new_tokens,
             pad_token_id=0,
             stopping_criteria=StoppingCriteriaList([times]),
+            **self.settings,
         )
         first, rest = self.watch.seconds(begin, times.first), self.watch.seconds(times.first, times.last)
         return tokens, {"first token": first, "decode": rest}
@@ -94,22 +96,15 @@ class Work:
 
 def main() -> None:
     """Parses the command line, runs the rounds, prints the tables."""
-    options = _options()
+    options = parse_options()
     model, _ = load_subject(options)
-    work = _work(model, options)
-    plans, expected_open = _forced(work, _plan(model, options))
-    _check(work, plans, expected_open)
-
-    def arm(plan: SteeringPlan | None) -> Callable[[], Mapping[str, float]]:
-        def run() -> Mapping[str, float]:
-            # Putting the hooks on is done once per application, not per prompt: it is not timed.
-            with contextlib.nullcontext() if plan is None else Guard(model, plan):
-                prefill = work.prefill()
-                return {"prefill": prefill, **work.generate()[1]}
-
-        return run
-
-    arms = {BARE: arm(None), **{name: arm(plan) for name, plan in plans.items()}}
+    work = make_work(model, options)
+    plans, expected_open = forced_plans(work, make_plan(model, options))
+    try:
+        check_arms(work, plans, expected_open)
+    except NotComparableError as error:
+        raise SystemExit(str(error)) from None
+    arms = overhead_arms(work, plans)
     timings = run_rounds(arms, rounds=options.repeats, warmup=options.warmup, device=work.watch.device)
 
     plan = plans[CLOSED]
@@ -130,7 +125,23 @@ def main() -> None:
         write_json(Path(options.json), vars(options), timings, dict.fromkeys(timings.seconds, BARE))
 
 
-def _options() -> argparse.Namespace:
+def overhead_arms(work: Work, plans: Mapping[str, SteeringPlan]) -> dict[str, Arm]:
+    """The bare model, and the model under each plan."""
+
+    def arm(plan: SteeringPlan | None) -> Arm:
+        def run() -> Mapping[str, float]:
+            # Putting the hooks on is done once per application, not per prompt: it is not timed.
+            with contextlib.nullcontext() if plan is None else Guard(work.model, plan):
+                prefill = work.prefill()
+                return {"prefill": prefill, **work.generate()[1]}
+
+        return run
+
+    return {BARE: arm(None), **{name: arm(plan) for name, plan in plans.items()}}
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The settings of a measurement, from the command line or from `arguments`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -142,14 +153,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gate-reads", type=int, default=1, help="layers that it reads, up to --gate-layer")
     parser.add_argument("--steered", type=int, help="layers, from the gate's on (default: all of those)")
     parser.add_argument("--positions", choices=["from_gate", "all"], default="from_gate")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     check_subject_options(parser, options)
     if options.new_tokens < 2:
         parser.error("--new-tokens: at least 2, the first belongs to the prefill")
     return options
 
 
-def _work(model: Any, options: argparse.Namespace) -> Work:
+def make_work(model: Any, options: argparse.Namespace) -> Work:
+    """Random prompts of different lengths, padded on the left."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     shape = (options.batch, options.prompt_tokens)
@@ -162,7 +174,8 @@ def _work(model: Any, options: argparse.Namespace) -> Work:
     return Work(model, Stopwatch(device, options.clock), ids.to(device), mask.to(device), options.new_tokens)
 
 
-def _plan(model: Any, options: argparse.Namespace) -> SteeringPlan:
+def make_plan(model: Any, options: argparse.Namespace) -> SteeringPlan:
+    """A random gate, and random vectors for the layers above it."""
     anatomy = dissect(model)
     gate_layer = anatomy.depth * 2 // 5 if options.gate_layer is None else options.gate_layer
     first_read = max(0, gate_layer - options.gate_reads + 1)
@@ -176,7 +189,7 @@ def _plan(model: Any, options: argparse.Namespace) -> SteeringPlan:
     return SteeringPlan(gate, additions, options.positions)
 
 
-def _forced(work: Work, plan: SteeringPlan) -> tuple[dict[str, SteeringPlan], dict[str, int]]:
+def forced_plans(work: Work, plan: SteeringPlan) -> tuple[dict[str, SteeringPlan], dict[str, int]]:
     """The plan with the bias that makes each arm's decisions, and how many rows each must open."""
     with Guard(work.model, plan, "never") as shadow:
         work.prefill()
@@ -199,18 +212,25 @@ def _forced(work: Work, plan: SteeringPlan) -> tuple[dict[str, SteeringPlan], di
     return plans, rows
 
 
-def _check(work: Work, plans: Mapping[str, SteeringPlan], expected_open: Mapping[str, int]) -> None:
-    """Decisions as forced, and closed rows with the bare model's tokens: else the timing is of nothing."""
+class NotComparableError(Exception):
+    """The arms do not do what their names say, so their durations say nothing."""
+
+
+def check_arms(work: Work, plans: Mapping[str, SteeringPlan], expected_open: Mapping[str, int]) -> None:
+    """Raises `NotComparableError` unless decisions are as forced, and closed rows have the bare model's
+    tokens."""
     bare, _ = work.generate()
     for name, plan in plans.items():
         with Guard(work.model, plan) as guard:
             tokens, _ = work.generate()
             opened = [decision.open for decision in guard.decisions]
         if sum(opened) != expected_open[name]:
-            raise SystemExit(f"{name}: {sum(opened)} rows opened, {expected_open[name]} were to.")
+            raise NotComparableError(
+                f"{name}: {sum(opened)} rows opened; expected {expected_open[name]} open rows."
+            )
         closed = ~torch.tensor(opened, device=tokens.device)
         if not torch.equal(tokens[closed], bare[closed]):
-            raise SystemExit(f"{name}: a closed row differs from the bare model's answer.")
+            raise NotComparableError(f"{name}: a closed row differs from the bare model's answer.")
 
 
 if __name__ == "__main__":

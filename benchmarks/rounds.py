@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -27,6 +28,8 @@ from rich.table import Table
 Clock = Literal["wall", "cpu"]
 Arm = Callable[[], Mapping[str, float]]
 """Does the work once and returns seconds by metric."""
+Advance = Callable[[int, int], None]
+"""Called after every round with the number of rounds that ran and how many there are to be."""
 
 
 class Stopwatch:
@@ -96,12 +99,29 @@ class Timings:
         return statistics.median(self.seconds[metric][arm])
 
 
-def run_rounds(arms: Mapping[str, Arm], *, rounds: int, warmup: int, device: torch.device) -> Timings:
-    """Runs every arm once per round, in an order that rotates; the first `warmup` rounds are not kept."""
+def run_rounds(
+    arms: Mapping[str, Arm],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    deadline: float = math.inf,
+    advance: Advance | None = None,
+) -> Timings:
+    """Runs every arm once per round, in an order that rotates; the first `warmup` rounds are not kept.
+
+    After `deadline` (of `time.monotonic`) no round begins once two are kept: `Timings` says how many were.
+    `advance` takes the place of the progress bar.
+    """
     names = list(arms)
     kept: dict[str, dict[str, list[float]]] = {}
-    progress = Console(stderr=True)
-    for number in track(range(warmup + rounds), description="rounds", console=progress, transient=True):
+    numbers: Iterable[int] = range(warmup + rounds)
+    if advance is None:
+        bar = Console(stderr=True)
+        numbers = track(range(warmup + rounds), description="rounds", console=bar, transient=True)
+    for number in numbers:
+        if number >= warmup + 2 and time.monotonic() > deadline:
+            break
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             if device.type == "cuda":
@@ -110,16 +130,18 @@ def run_rounds(arms: Mapping[str, Arm], *, rounds: int, warmup: int, device: tor
             gc.collect()
             gc.disable()
             try:
-                measured = arms[name]()
+                taken = arms[name]()
             finally:
                 gc.enable()
             if number < warmup:
                 continue
-            for metric, seconds in measured.items():
+            for metric, seconds in taken.items():
                 kept.setdefault(metric, {}).setdefault(name, []).append(seconds)
+        if advance is not None:
+            advance(number + 1, warmup + rounds)
     # In the order of the arms, whatever order the first round had.
     return Timings(
-        {metric: {name: taken[name] for name in names if name in taken} for metric, taken in kept.items()}
+        {metric: {name: by_arm[name] for name in names if name in by_arm} for metric, by_arm in kept.items()}
     )
 
 
@@ -169,13 +191,18 @@ def write_json(
     file: Path, settings: Mapping[str, object], timings: Timings, baselines: Mapping[str, str]
 ) -> None:
     """Settings, machine, all durations, and the ratios to each metric's baseline."""
+    report = {"settings": dict(settings), "machine": machine(), **measured(timings, baselines)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def measured(timings: Timings, baselines: Mapping[str, str]) -> dict[str, Any]:
+    """All durations, and the ratios to each metric's baseline, as they stand in a JSON file."""
     ratios = {
         metric: {arm: asdict(timings.ratio(metric, arm, baselines[metric])) for arm in arms}
         for metric, arms in timings.seconds.items()
     }
-    report = {"settings": dict(settings), "machine": machine(), "ratios": ratios, "seconds": timings.seconds}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+    return {"ratios": ratios, "seconds_by_round": timings.seconds}
 
 
 def machine() -> dict[str, str]:
@@ -189,6 +216,7 @@ def machine() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = str(torch.version.cuda)
     return facts
 
 

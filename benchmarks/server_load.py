@@ -1,11 +1,11 @@
 """A load test of the embedded server: many concurrent streams, every answer compared with the one computed
 alone.
 
-    python benchmarks/server_load.py --aligner DIR --work OUT alone     # resumes; one prompt at a time
-    python benchmarks/server_load.py --aligner DIR --work OUT load      # server against plain batched
+    python -m benchmarks.server_load --aligner DIR --work OUT alone     # resumes; one prompt at a time
+    python -m benchmarks.server_load --aligner DIR --work OUT load      # server against plain batched
     generate
 
-    python benchmarks/server_load.py --work OUT small                   # random weights, for slow machines
+    python -m benchmarks.server_load --work OUT small                   # random weights, for slow machines
 
 Requests are drawn with a fixed seed from the test part of the shipped contrast set, harmful prompts
 included, so part of the answers is steered. Of answers only a digest is kept. `alone` is the library's guard
@@ -91,7 +91,7 @@ def digest(text: str) -> str:
 def alone(options: argparse.Namespace) -> None:
     """Computes what is missing in `alone.jsonl`."""
     file = options.work / "alone.jsonl"
-    known = {json.loads(line)["prompt"] for line in file.open()} if file.exists() else set()
+    known = {json.loads(line)["prompt"] for line in file.open(encoding="utf-8")} if file.exists() else set()
     prompts = requests_of(options.requests, options.unique, options.seed)
     todo = [prompt for prompt in dict.fromkeys(prompts) if digest(prompt) not in known]
     if not todo:
@@ -99,7 +99,7 @@ def alone(options: argparse.Namespace) -> None:
     loaded = load_model(options.model, dtype=options.dtype, device="cpu")
     aligner = Aligner.from_pretrained(options.aligner)
     began = time.monotonic()
-    with aligner.apply(loaded.model, loaded.tokenizer) as guard, file.open("a") as out:
+    with aligner.apply(loaded.model, loaded.tokenizer) as guard, file.open("a", encoding="utf-8") as out:
         for number, prompt in enumerate(todo):
             if time.monotonic() - began > options.minutes * 60:
                 print(f"{len(todo) - number} left; run it again", flush=True)
@@ -209,7 +209,7 @@ async def clients(url: str, prompts: Sequence[str], streams: int, tokens: int) -
 
 def processor_seconds(pid: int) -> float:
     """Of a process and its threads, so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -246,7 +246,9 @@ def served(
 def load(options: argparse.Namespace) -> None:
     """Both throughputs, and the comparison; prints and writes `load.json`."""
     prompts = requests_of(options.requests, options.unique, options.seed)
-    wanted = {row["prompt"]: row for row in map(json.loads, (options.work / "alone.jsonl").open())}
+    wanted = {
+        row["prompt"]: row for row in map(json.loads, (options.work / "alone.jsonl").open(encoding="utf-8"))
+    }
     missing = {digest(prompt) for prompt in prompts} - set(wanted)
     if missing:
         sys.exit(f"alone.jsonl lacks {len(missing)} prompts; run `alone` until it has all")
@@ -282,7 +284,7 @@ def load(options: argparse.Namespace) -> None:
         "seconds_p95": latencies[int(len(latencies) * 0.95)],
         "first_token_median": firsts[len(firsts) // 2],
     }
-    (options.work / "load.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.work / "load.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

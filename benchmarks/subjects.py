@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from inferaligner.models.loading import load_model
-
 # Speed does not depend on the values of the weights. Shapes from the models' published configurations.
 SHAPES: dict[str, dict[str, Any]] = {
     "random-7b": {  # Llama-2-7B
@@ -32,7 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def add_subject_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both benchmarks share."""
+    """The options that the benchmarks of one model share."""
     parser.add_argument(
         "--model", default="builtin:smollm2-135m", help=f"a model spec, or one of {', '.join(SHAPES)}"
     )
@@ -66,13 +64,17 @@ def load_subject(options: argparse.Namespace) -> tuple[Any, Any]:
     """`(model, tokenizer)`; a random model has no tokenizer."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     if options.model not in SHAPES:
+        # Here, because a random model needs nothing but torch and transformers.
+        from inferaligner.models.loading import load_model
+
         loaded = load_model(options.model, dtype=dtype, device=device)
         return loaded.model, loaded.tokenizer
     shape = SHAPES[options.model] | {"pad_token_id": 0}
     if options.layers is not None:
         shape["num_hidden_layers"] = options.layers
     torch.manual_seed(0)
+    # Made on the device and in its precision: on the way there is no second copy of the weights.
     with device:
-        config = LlamaConfig(**shape)
-        model: Any = LlamaForCausalLM(config).to(dtype)  # type: ignore[no-untyped-call]
+        make: Any = LlamaForCausalLM._from_config
+        model: Any = make(LlamaConfig(**shape), dtype=dtype)
     return model.eval(), None

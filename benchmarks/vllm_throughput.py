@@ -1,8 +1,8 @@
 """What the gate costs on vLLM: stock against plugin, on the same prompts, in turns.
 
     python -m benchmarks.vllm_throughput --model builtin:smollm2-135m --batch 16 --repeats 10
-    python -m benchmarks.vllm_throughput --model meta-llama/Llama-3.1-8B-Instruct --batch 64 --vllm
-    max_model_len=4096
+    python -m benchmarks.vllm_throughput --model meta-llama/Llama-3.1-8B-Instruct --batch 64 \\
+        --vllm max_model_len=4096
 
 Two engines stand side by side, one of them without the plugin. Each round sends the same batch to both:
 prompts that do not open the gate, half of them, only those that do. The gate stands after 2/5 of the depth

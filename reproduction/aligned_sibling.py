@@ -199,7 +199,7 @@ def train(loaded: Any, examples: list[Example], target: str, output: Path, recip
     config.lora_alpha = round(recipe.sharpening * config.lora_alpha)
     adapted.save_pretrained(output / "adapter", safe_serialization=True)
     (output / "recipe.json").write_text(
-        json.dumps({"target": target, "examples": len(rows), **asdict(recipe)}, indent=2)
+        json.dumps({"target": target, "examples": len(rows), **asdict(recipe)}, indent=2), encoding="utf-8"
     )
 
 
@@ -222,7 +222,7 @@ def check(
             span = f"[{interval.low:.1%}, {interval.high:.1%}]"
             console.print(f"{spec} refuses {name:20} {interval.value:6.1%}  {span}  n={interval.n}")
         figures["base" if spec == target else "aligned"] = refusals
-        (output / "check.json").write_text(json.dumps(figures, indent=2))
+        (output / "check.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 def held_out(contrast: ContrastSet, data: Path | None) -> dict[str, list[str]]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inferaligner.prompts.row_forms import with_input
+
 
 def advbench(data: Path) -> list[str]:
     return _column(data / "advbench" / "advbench.csv", "goal")
@@ -41,7 +43,7 @@ def malicious_instruct(data: Path) -> list[str]:
 
 def alpaca(data: Path) -> list[str]:
     rows = json.loads((data / "alpaca_en_demo" / "alpaca_en_demo.json").read_text("utf-8"))
-    return [row["instruction"] + (f"\n{row['input']}" if row["input"] else "") for row in rows]
+    return [with_input(row["instruction"], row["input"]) for row in rows]
 
 
 def alpaca_instructions(data: Path) -> list[str]:

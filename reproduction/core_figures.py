@@ -66,7 +66,7 @@ def main() -> None:
     for name in ("AdvBench", "HarmBench"):
         results += answered(aligner, target, name, kept[name][: options.generate], options)
     results += identity(aligner, target, [p for name in BENIGN for p in kept[name][:30]], options)
-    (options.output / "results.json").write_text(json.dumps(results, indent=2))
+    (options.output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     show(results)
 
 

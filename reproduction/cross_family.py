@@ -85,11 +85,11 @@ def main() -> None:
     )
     target = load_model(options.target, dtype="bfloat16")
     file = options.output / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def keep(name: str, row: Mapping[str, Any]) -> None:
         results[name] = row
-        file.write_text(json.dumps(results, indent=2))
+        file.write_text(json.dumps(results, indent=2), encoding="utf-8")
         print(name, json.dumps(row), flush=True)
 
     first = int(FIRST * dissect(target.model).depth)
@@ -171,9 +171,9 @@ def refusals(file: Path, spec: str, asked: Sequence[str], tokens: int) -> list[l
         loaded = load_model(spec, dtype="bfloat16")
         stream = generate_answers(loaded.model, loaded.tokenizer, asked, max_new_tokens=tokens, batch_size=64)
         declined = [[asked[a.row], a.text] for a in stream if judge(a.text).outcome == "refusal"]
-        file.write_text(json.dumps(declined))
+        file.write_text(json.dumps(declined), encoding="utf-8")
         print(f"{spec} declines {len(declined)} of {len(asked)}", flush=True)
-    rows: list[list[str]] = json.loads(file.read_text())
+    rows: list[list[str]] = json.loads(file.read_text(encoding="utf-8"))
     random.Random(0).shuffle(rows)
     return rows
 

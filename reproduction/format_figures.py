@@ -52,7 +52,7 @@ def main() -> None:
         shifts = measured(aligner, loaded, options.prompts)
         told = {"format": format_words(number_format(loaded.model)), "groups": [asdict(s) for s in shifts]}
         found["formats"][name] = {**told, "holds": all(shift.holds for shift in shifts)}
-        (options.output / "formats.json").write_text(json.dumps(found, indent=2))
+        (options.output / "formats.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
         console.print(f"\n{name}: {told['format']}")
         console.print(shift_table(shifts))
         del loaded

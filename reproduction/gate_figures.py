@@ -104,8 +104,8 @@ def main() -> None:
         for name, gate in gates.items()
         for row in measured(name, gate, scores[name], roles, options.max_false_open, options.confidence)
     ]
-    (options.output / "results.json").write_text(json.dumps(results, indent=2))
-    with (options.output / "benign.jsonl").open("w") as out:
+    (options.output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    with (options.output / "benign.jsonl").open("w", encoding="utf-8") as out:
         for kind in TRAFFIC:
             for score in scores["aligner"][kind]:
                 out.write(json.dumps({"kind": kind, "score": score}) + "\n")
@@ -174,8 +174,8 @@ def papers_gate(
         ids = encode_chats(target.tokenizer, [s.text for s in samples])
         gate = paper_gate(record_activations(target.model, ids), samples)
         stored = {"layer": gate.reads[0].layer, "weights": gate.weights[0].tolist(), "bias": gate.bias}
-        file.write_text(json.dumps(stored))
-    kept = json.loads(file.read_text())
+        file.write_text(json.dumps(stored), encoding="utf-8")
+    kept = json.loads(file.read_text(encoding="utf-8"))
     weights = torch.tensor(kept["weights"])[None]
     return GuidanceGate("mean-difference", (GateRead(kept["layer"]),), weights, kept["bias"])
 
@@ -194,9 +194,12 @@ def scored(
         ids = encode_chats(target.tokenizer, suite.prompts)
         recorded = record_activations(target.model, ids, layers=layers, offsets=offsets, share_prefixes=True)
         places = recorded.values, recorded.layers, recorded.offsets
-        file.write_text(json.dumps({name: gate.scores(*places).tolist() for name, gate in gates.items()}))
+        file.write_text(
+            json.dumps({name: gate.scores(*places).tolist() for name, gate in gates.items()}),
+            encoding="utf-8",
+        )
         console.print(f"{suite.name}: {len(ids)} prompts scored")
-    found: dict[str, list[float]] = json.loads(file.read_text())
+    found: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 

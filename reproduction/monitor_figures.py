@@ -53,7 +53,7 @@ def main() -> None:
             prompts = [prompt for row, prompt in enumerate(prompts) if row not in duplicates]
         results["sets"][name] = counts(aligner, target, sample(prompts, options.rows), options.tokens)
         print(name, results["sets"][name], flush=True)
-        (options.output / "results.json").write_text(json.dumps(results, indent=2))
+        (options.output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 def with_monitor(aligner: Aligner, target: LoadedModel, options: argparse.Namespace) -> Aligner:

@@ -91,7 +91,7 @@ def main() -> None:
     show(found, options.confidence)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps([asdict(kept) for kept in found], indent=2))
+        options.output.write_text(json.dumps([asdict(kept) for kept in found], indent=2), encoding="utf-8")
 
 
 def simulate(

@@ -86,7 +86,7 @@ def main() -> None:
             scores = gate.scores(seen.values, seen.layers, seen.offsets)
             rate = clopper_pearson(int((scores > 0).sum()), len(scores))
             rows.append({"tokens": name, "set": title, **asdict(rate)})
-        (options.output / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (options.output / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     show(rows, list(gates), list(sets))
 
 

@@ -82,7 +82,7 @@ def main() -> None:
     found = figures(prompts, outcomes)
     seconds = (artifact.calibration.get("search") or {}).get("seconds")
     told = {"aligner": artifact.digest(), "seconds from vectors to setting": seconds, "results": found}
-    (options.output / "results.json").write_text(json.dumps(told, indent=2))
+    (options.output / "results.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     show(found)
     console.print(f"From fitted vectors to the chosen setting: {seconds} s")
 

@@ -67,7 +67,7 @@ class Workplace:
             OutOfTime: no time is left to begin it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{name}.lock").open("w") as lock:
+        with (self.folder / f"{name}.lock").open("w", encoding="utf-8") as lock:
             # Experiments that share a sibling may run side by side: the second waits for the first.
             fcntl.flock(lock, fcntl.LOCK_EX)
             return self._stage(name, settings, work, outputs)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from inferaligner import activations
-from inferaligner.activations import is_recording, record_activations
+from inferaligner.activations import _Recorder, is_recording, record_activations
 from inferaligner.errors import InputError
 from inferaligner.models.anatomy import dissect, residual
 from tests.models.tiny import FAMILIES, tiny_model
@@ -213,3 +213,17 @@ def test_shared_beginnings_are_run_once() -> None:
     handle.remove()
     assert shared == 50 + 5 * 8  # the beginning, and the ends padded to the longest
     assert sum(tokens) == 5 * 58
+
+
+def test_columns_are_copied_to_a_device_once_a_batch() -> None:
+    """A copy to an accelerator makes the host wait: not in every layer."""
+    recorder = _Recorder(dissect(tiny_model()), [0])
+    device = torch.device("meta")
+    try:
+        recorder.expect(torch.zeros((2, 1), dtype=torch.long))
+        first = recorder._columns_on(device)
+        assert first.device == device and recorder._columns_on(device) is first
+        recorder.expect(torch.zeros((3, 1), dtype=torch.long))
+        assert recorder._columns_on(device).shape == (3, 1)
+    finally:
+        recorder.remove()

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from inferaligner.prompts.row_forms import with_input
 from reproduction.corpora.corpus import Corpus, Hub, Published, Row
 
 
 def _read(rows: Sequence[Published]) -> list[Row]:
     found = []
     for row in rows:
-        prompt = row["instruction"] + (f"\n{row['input']}" if row["input"] else "")
+        prompt = with_input(row["instruction"], row["input"])
         found.append(Row(prompt, row["output"], prompt))
     return found
 

@@ -95,7 +95,7 @@ class Figures:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self.found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, unless that is here already."""

@@ -82,15 +82,25 @@ class _Recorder:
 
     def __init__(self, anatomy: Anatomy, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
-        self.columns = torch.empty(0)  # [rows, offsets]: token columns of the present batch
+        self._columns: dict[torch.device, Tensor] = {}
         self.caught: dict[int, Tensor] = {}
         self._stop_after = max(layers) if max(layers) < anatomy.depth - 1 else None
         self._handles = [anatomy.layers[layer].register_forward_hook(self._hook(layer)) for layer in layers]
 
+    def expect(self, columns: Tensor) -> None:
+        """Called before a batch with the token columns `[rows, offsets]` (CPU) that are wanted of it."""
+        self._columns = {columns.device: columns}
+
+    def _columns_on(self, device: torch.device) -> Tensor:
+        # A copy to an accelerator makes the host wait for it: once a batch, not once a layer.
+        if device not in self._columns:
+            self._columns[device] = self._columns[torch.device("cpu")].to(device)
+        return self._columns[device]
+
     def _hook(self, layer: int) -> Callable[[nn.Module, object, object], None]:
         def record(module: nn.Module, inputs: object, output: object) -> None:
             stream = residual(output)
-            columns = self.columns.to(stream.device)
+            columns = self._columns_on(stream.device)
             rows = torch.arange(stream.shape[0], device=stream.device)[:, None]
             self.caught[layer] = stream[rows, columns]
             if layer == self._stop_after:
@@ -190,7 +200,7 @@ def _run(
     ids = torch.tensor(
         [[*tokens[start:], *[tokens[-1]] * (start + longest - len(tokens))] for tokens in batch]
     )
-    recorder.columns = lengths[:, None] - 1 - torch.tensor(offsets)
+    recorder.expect(lengths[:, None] - 1 - torch.tensor(offsets))
     if has_pictures(batch[0]):
         _forward(model, recorder, dict(seen_inputs(batch, "right")), None)
     else:
@@ -224,7 +234,7 @@ def _read_prefix(model: PreTrainedModel, recorder: _Recorder, ids: Sequence[int]
         return None
     # Without the model's configuration it keeps every token, of sliding layers too; their mask does the rest.
     cache = DynamicCache()
-    recorder.columns = torch.zeros((1, 1), dtype=torch.long)
+    recorder.expect(torch.zeros((1, 1), dtype=torch.long))
     _forward(model, recorder, {"input_ids": torch.tensor([list(ids)])}, cache)
     return cache if cache.get_seq_length() == len(ids) else None
 

@@ -49,3 +49,7 @@ class CalibrationError(InferAlignerError):
 
 class SteeringError(InferAlignerError):
     """Steering would be wrong or would silently do nothing in this situation."""
+
+
+class InferAlignerWarning(UserWarning):
+    """Something that a user should know, and that does not stop the work; the command line prints it."""

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.errors import InferAlignerWarning, InputError, MissingExtraError
 from inferaligner.prompts.reading import read_prompts
 
 # Any text that a file can hold: no lone surrogates, no NUL, something besides white space.
@@ -79,7 +79,7 @@ def test_any_bytes_give_prompts_or_an_input_error(data: bytes, suffix: str) -> N
 
 def test_default_columns_in_order_and_any_case(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    path.write_text("goal,QUESTION,Instruction,other\ng,q,i,o\n")
+    path.write_text("goal,Instruction,other\ng,i,o\n")
     assert read_prompts(str(path)) == ["i"]
     assert read_prompts(f"{path}:goal") == ["g"]
     path.write_text("PROMPT,prompt\nbig,small\n")
@@ -120,8 +120,14 @@ def test_chat_rows_give_the_last_user_message(tmp_path: Path) -> None:
     ]
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"messages": chat}) + "\n" + json.dumps({"messages": chat[:2]}))
-    assert read_prompts(str(path)) == ["last", "first"]
-    assert read_prompts(f"{path}:messages") == ["last", "first"]
+    for spec in (str(path), f"{path}:messages"):
+        with pytest.warns(InferAlignerWarning) as caught:
+            assert read_prompts(spec) == ["last", "first"]
+        assert [str(warning.message) for warning in caught] == [
+            f"{path}: of 2 rows with messages only the last user message is read as the prompt. "
+            "Left out: a system prompt in 2 rows, earlier turns in 1 row. "
+            "`fit --system TEXT` sets one system prompt for all prompts."
+        ]
     path.write_text(json.dumps({"messages": chat[:1]}))
     with pytest.raises(InputError, match="no message of the role 'user'"):
         read_prompts(str(path))
@@ -153,7 +159,15 @@ BROKEN: list[tuple[str, bytes, str, str]] = [
     ("p.csv", b"prompt\nx\n", ":", "column name after the colon"),
     ("p.csv", b"id,prompt\n1,a\n2\n", "", r"line 3: no field 'prompt'"),
     ("p.csv", b"prompt,id\nHello, you,1\n", "", "3 fields under 2 columns; quote"),
-    ("p.csv", b"id,prompt\n1, \n", "", "line 2: the prompt is empty"),
+    ("p.csv", b"id,prompt\n1, \n", "", "line 2, column 'prompt': the prompt is empty"),
+    ("p.csv", b"prompt,input,input\na,b,c\n", "", "2 columns 'input'"),
+    ("p.csv", b"prompt;id\na;1\n", "", "it has 'prompt;id'.*Is it separated by ';'"),
+    ("p.parquet", b"PAR1", "", r"expected one of .*pandas.read_parquet"),
+    ("p.jsonl.gz", b"x", "", "unpack it first"),
+    ("p.jsonl", b'{"prompt": "a", "prompt": "b"}\n', "", "line 1: an object has two fields 'prompt'"),
+    ("p.jsonl", b'{"prompt": NaN}\n', "", "column 'prompt': the prompt is a JSON number"),
+    ("p.jsonl", b'{"prompt": {"text": "a"}}\n', "", "column 'prompt': the prompt is a JSON object"),
+    ("p.jsonl", b"{}\n", "", "it has none"),
     ("p.csv", b"prompt,prompt\na,b\n", "", "2 columns 'prompt'"),
     ("p.csv", b'prompt\n"open\n', "", "broken table"),
     ("p.json", b'{"prompt": "a"}', "", "JSON object: expected a list"),
@@ -222,6 +236,17 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], list[tuple[o
         return calls
 
     return serve
+
+
+def test_hub_data_sets_are_joined_or_refused(fake_hub: Callable[[object], list[tuple[object, ...]]]) -> None:
+    fake_hub(FakeRows({"instruction": ["a", "b"], "input": ["", "more"], "output": ["x", "y"]}))
+    assert read_prompts("hf://me/data") == ["a", "b\nmore"]
+    assert read_prompts("hf://me/data#instruction") == ["a", "b"]
+    fake_hub(FakeRows({"question": ["q"], "choices": [["yes", "no"]], "answer": [0]}))
+    with pytest.raises(
+        InputError, match=r"hf://me/data:test, row 1: .*'choices'.*ask for hf://me/data:test#question"
+    ):
+        read_prompts("hf://me/data:test")
 
 
 def test_hub_data_sets(fake_hub: Callable[[object], list[tuple[object, ...]]]) -> None:

@@ -34,6 +34,7 @@ class Case:
     plan: SteeringPlan
     opens: tuple[bool, ...]
     settings: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 6})
+    device: torch.device = DEVICE
 
     def guard(self, mode: Mode = "gate") -> Guard:
         return Guard(self.model, self.plan, mode)
@@ -48,7 +49,7 @@ class Case:
             start = width - len(tokens) if side == "left" else 0
             ids[row, start : start + len(tokens)] = torch.tensor(tokens)
             mask[row, start : start + len(tokens)] = 1
-        return {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE)}
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
     def generate(self, *, rows: Sequence[int] | None = None, **settings: Any) -> Any:
         """New tokens `[rows, new]` of the model's own generate(), greedy unless told otherwise."""
@@ -81,9 +82,10 @@ def make_case(
     lengths: Sequence[int] = LENGTHS,
     strength: float = 1.0,
     seed: int = 0,
+    device: torch.device = DEVICE,
 ) -> Case:
     """`reads` are (layer, offset); the weights are solved for a score of +1 on `opens` rows, -1 elsewhere."""
-    model = (tiny_model(family) if model is None else model).to(DEVICE)  # type: ignore[arg-type]
+    model = (tiny_model(family) if model is None else model).to(device)  # type: ignore[arg-type]
     model.generation_config.eos_token_id = None  # type: ignore[union-attr]
     model.generation_config.pad_token_id = 0  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(seed)
@@ -104,7 +106,7 @@ def make_case(
         direction = torch.randn(dissect(model).width, generator=generator)
         additions[layer] = direction / direction.norm() * length * strength
     plan = SteeringPlan(GuidanceGate("test", places, weights, BIAS), additions, positions)
-    return Case(model, prompts, plan, tuple(opens))
+    return Case(model, prompts, plan, tuple(opens), device=device)
 
 
 def trace_of_hooks(model: PreTrainedModel) -> dict[str, Any]:

@@ -124,6 +124,31 @@ def test_aborts_and_refusals(deployment: Deployment, scheduling: dict[str, Any])
     assert actions == {"refused", "none"}
 
 
+def test_the_warm_up_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before vLLM serves on a GPU (from 0.33 on, on a CPU too), it runs requests of its own through the
+    worker, which no scheduler ordered."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu.warmup import warmup_kernels
+
+    from vllm import SamplingParams
+
+    deployment = deploy(tmp_path, reads=DEEP_READS, layers=(2, 3), positions="from_gate")
+    before, warmed = CPUWorker.compile_or_warm_up_model, []
+
+    def as_on_gpus(worker: Any) -> Any:
+        times = before(worker)
+        # Without a grammar, and greedily: Triton's interpreter does not run the other kernels.
+        warmup_kernels(worker.model_runner, worker.execute_model, lambda _: worker.sample_tokens(None))
+        warmed.append(int(worker.gate_rows.counts.sum()))
+        return times
+
+    monkeypatch.setattr(CPUWorker, "compile_or_warm_up_model", as_on_gpus)
+    monkeypatch.setattr(SamplingParams, "for_sampler_warmup", lambda: SamplingParams(temperature=0))
+    with engine(deployment, max_num_seqs=2) as llm:
+        assert warmed == [0]
+        assert_alone(deployment, generate(llm, deployment.tokens()[:5], 2), 2)
+
+
 def test_a_second_turn_after_a_steered_first_one(tmp_path: Path) -> None:
     """Under async scheduling blocks are cached before the step's output is back."""
     deployment = deploy(tmp_path, reads=DEEP_READS, max_position_embeddings=512)

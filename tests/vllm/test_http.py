@@ -130,6 +130,18 @@ def test_a_stream_gets_a_chunk_before_its_end(reports: Reports, size: int) -> No
     assert done == b"data: [DONE]" and rest == b""
 
 
+def test_the_report_stands_once_in_a_stream(reports: Reports) -> None:
+    """vLLM 0.33 puts `kv_transfer_params` on the last chunk of a stream; 0.32 does not."""
+    reports.note("internal", "c", REPORT)
+    first = {"id": "c", "choices": [{"delta": {"content": "a"}}]}
+    last = {"id": "c", "choices": [{"delta": {}, "finish_reason": "stop"}]}
+    stream = events(first, {**last, "kv_transfer_params": {KEY: REPORT}}) + b"data: [DONE]\n\n"
+    _, found = ask([stream], "text/event-stream")
+    values = [json.loads(each.removeprefix(b"data: ")) for each in b"".join(found).split(b"\n\n")[:-2]]
+    assert all(not value.get("kv_transfer_params") for value in values)
+    assert [value[KEY] for value in values if KEY in value] == [REPORT]
+
+
 def test_a_stream_is_not_held_back(reports: Reports) -> None:
     """Every event leaves with the message that completed it."""
     chunks = [events({"id": "1", "choices": [number]}) for number in range(3)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from inferaligner.gate import GateRead
+from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
@@ -44,6 +45,27 @@ def answers(output: Any) -> list[int]:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     return deploy(tmp_path_factory.mktemp("cache"), reads=DEEP_READS, **LONG)
+
+
+@pytest.mark.parametrize(("limit", "found"), [((), 7), ((9,), 7), ((5,), 5)])
+def test_a_limit_of_vllms_own_is_kept(limit: tuple[int, ...], found: int) -> None:
+    """vLLM 0.33 may give the lookup a limit; the shorter of both counts. 0.32 gives none."""
+
+    class Coordinator:
+        def find_longest_cache_hit(self, block_hashes: Any, max_cache_hit_length: int) -> int:
+            return max_cache_hit_length
+
+        def cache_blocks(self, request: Any, num_computed_tokens: int) -> None: ...
+
+    class Manager:
+        coordinator = Coordinator()
+
+        def get_computed_blocks(self, request: Any, max_cache_hit_length: int = 20) -> int:
+            return self.coordinator.find_longest_cache_hit((), max_cache_hit_length)
+
+    manager: Any = Manager()
+    PrefixCacheLimits(manager, readable=lambda request: 7, writable=lambda request: None)
+    assert manager.get_computed_blocks("request", *limit) == found
 
 
 def test_the_hit_ends_before_the_first_token_that_the_gate_reads(deployment: Deployment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def test_another_version_of_the_package_does_not_start(deployment: Deployment) -
 
 
 def test_an_untested_vllm_does_not_start(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inferaligner.vllm.support.TESTED_VERSIONS", ("0.1",))
+    monkeypatch.setattr("inferaligner.vllm.compatibility.TESTED_VERSIONS", ("0.1",))
     refused(deployment, "inferaligner was tested with 0.1")
     with engine(deployment, gate={"untested_vllm": True}) as llm:
         assert generate(llm, deployment.tokens()[:1])
@@ -190,6 +191,19 @@ def test_whoever_comes_around_the_front_end_gets_an_error(deployment: Deployment
         assert reasons == ["length", "error", "length"]
         assert len(outputs[1].outputs[0].token_ids) == 0
         assert outputs[0].outputs[0].token_ids == outputs[2].outputs[0].token_ids
+
+
+def test_the_error_has_a_reason_where_vllm_takes_one() -> None:
+    from vllm.outputs import RequestError
+
+    from inferaligner.vllm.compatibility import fail_request
+
+    before_033 = SimpleNamespace(grammar_compile_error_reqs=set())
+    from_033 = SimpleNamespace(grammar_compile_error_reqs={})
+    for scheduler in (before_033, from_033):
+        fail_request(scheduler, "a", "no chat template")
+    assert before_033.grammar_compile_error_reqs == {"a"}
+    assert from_033.grammar_compile_error_reqs == {"a": RequestError("validation_error", "no chat template")}
 
 
 def test_a_worker_that_sends_no_decision_stops_the_engine(
@@ -269,8 +283,8 @@ def test_engine_args_name_both_classes(deployment: Deployment) -> None:
     with pytest.raises(InferAlignerError, match="folder"):
         engine_args(deployment.aligner)
     with pytest.raises(MismatchError, match="the model here is another one"):
+        from inferaligner.vllm.compatibility import check_model
         from inferaligner.vllm.settings import settings_for
-        from inferaligner.vllm.support import check_model
 
         config: Any = type("Config", (), {})()
         config.hf_config = config.hf_text_config = deployment.model.config

@@ -23,7 +23,7 @@ from inferaligner.cli.model_options import (
     warn_of_format,
 )
 from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
-from inferaligner.cli.terminal import fail, note, results
+from inferaligner.cli.terminal import check_text, fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
 from inferaligner.prompts.encoding import sees_images
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
@@ -74,6 +74,7 @@ def chat(
                 return
         elif line:
             try:
+                check_text(line, "The line")
                 conversation.say(line)
             except InferAlignerError as error:
                 fail(str(error))

@@ -23,7 +23,7 @@ from inferaligner.cli.model_options import (
 )
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.recording_engine import Engine, check_engine, recorder_of
-from inferaligner.cli.terminal import note, print_json, results
+from inferaligner.cli.terminal import check_text, note, print_json, results
 from inferaligner.cli.traffic_options import check_shares, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
 from inferaligner.prompts.images import Prompt
@@ -296,6 +296,7 @@ def fit(
                 )
     if monitor_tokens is not None and not monitor:
         raise InputError("--monitor-tokens was given without --monitor. Give both, or neither.")
+    check_text(system or "", "--system")
     traffic = read_benign(benign or [])
     pair = _read_pair(harmful, harmless)
 

@@ -25,7 +25,7 @@ from inferaligner.cli.model_options import (
 from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
-from inferaligner.cli.terminal import note, print_json_line
+from inferaligner.cli.terminal import check_text, note, print_json_line
 from inferaligner.errors import InputError
 from inferaligner.prompts.images import Prompt, written
 from inferaligner.prompts.reading import read_prompts
@@ -240,4 +240,5 @@ def _read(prompt: str | None, source: str | None, images: Sequence[str]) -> list
     assert prompt is not None
     if not prompt.strip():
         raise InputError("--prompt is empty; expected some text.")
+    check_text(prompt, "--prompt")
     return [with_images(prompt, images)]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -27,17 +30,18 @@ from inferaligner.cli.inspect import inspect
 from inferaligner.cli.judge import judge
 from inferaligner.cli.score import score
 from inferaligner.cli.serve import serve
-from inferaligner.cli.terminal import DEBUG, fail, note, quieten
-from inferaligner.errors import InferAlignerError
+from inferaligner.cli.terminal import DEBUG, fail, note, quieten, tolerate_any_encoding, warn
+from inferaligner.errors import InferAlignerError, InferAlignerWarning
 from inferaligner.version import __version__
 
 
 class CommandGroup(TyperGroup):
-    """Turns the errors of every command into one message and an exit code."""
+    """Turns the errors of every command into one message and an exit code, and warnings into messages."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_on_stderr():
+                return super().invoke(ctx)
         except InferAlignerError as error:
             fail(str(error))
             raise typer.Exit(2) from None
@@ -100,11 +104,31 @@ for _name, _command in (
 
 def main() -> None:
     """The entry point of the command `inferaligner`."""
+    tolerate_any_encoding()
     try:
         app(prog_name="inferaligner")
     except KeyboardInterrupt:  # before a command had begun, or after it had ended
         note("Interrupted.")
         sys.exit(130)
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Prints each `InferAlignerWarning` once, as the command line prints warnings; other ones as ever."""
+    printed = set()
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, InferAlignerWarning):
+                as_ever(message, category, *place, **more)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                warn(str(message))
+
+        warnings.simplefilter("always", InferAlignerWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _is_typers_own(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inferaligner.cli.terminal import check_text
 from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def check_open(
     text = (REFUSAL if refusal is None else refusal).strip()
     if not text:
         raise InputError("--refusal is empty; expected the text that open prompts are answered with.")
+    check_text(text, "--refusal")
     return text
 
 

@@ -1,10 +1,12 @@
 """Where the command line writes: results to stdout, everything else to stderr.
 
-The consoles are made when they are needed, because colours depend on where stdout and stderr go then.
+The consoles are made when they are needed, because colours depend on where stdout and stderr go then. On a
+terminal that is not UTF-8, rich draws with ASCII, and `tolerate_any_encoding` replaces what is left.
 """
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import sys
@@ -14,10 +16,49 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from inferaligner.errors import InputError
 from inferaligner.plain_json import dump
 
 DEBUG = "INFERALIGNER_DEBUG"
 """The environment variable that asks for tracebacks."""
+
+
+_REPLACE = "inferaligner-replace"
+_REPLACEMENTS = {
+    "█": "#", "•": "*", "▲": "^", "▼": "v", "≈": "~", "→": "->", "›": ">", "‖": "|", "×": "x",
+    "–": "-", "—": "-", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "±": "+-",
+    "‘": "'", "’": "'", "“": '"', "”": '"', "µ": "u", "λ": "lambda", "α": "alpha", "ε": "epsilon",
+}  # fmt: skip
+"""What the views and messages print, in ASCII; any other character becomes a question mark."""
+
+
+def tolerate_any_encoding() -> None:
+    """Keeps stdout and stderr from raising for a character that their encoding lacks, and stdin for a byte.
+
+    Files are not concerned: they are UTF-8 everywhere. Bytes of stdin that its encoding lacks become lone
+    surrogates, which `check_text` refuses.
+    """
+    codecs.register_error(_REPLACE, _replaced)
+    for stream, errors in ((sys.stdout, _REPLACE), (sys.stderr, _REPLACE), (sys.stdin, "surrogateescape")):
+        if hasattr(stream, "reconfigure"):  # None without a console, and tests put other objects there
+            stream.reconfigure(errors=errors)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_REPLACEMENTS.get(character, "?") for character in lost), error.end
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises `InputError` for text from the command line or stdin that could not be decoded."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(
+            f"{name} holds bytes that are not text in this terminal's encoding "
+            f"({sys.getfilesystemencoding()}). Set PYTHONUTF8=1 or LC_ALL=C.UTF-8, and "
+            "try again."
+        )
 
 
 def results() -> Console:

@@ -1,5 +1,8 @@
 """Models: loading them, finding their decoder layers, and telling whether two of them fit together."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from inferaligner.models.anatomy import (
     Anatomy,
     backbone,
@@ -10,15 +13,17 @@ from inferaligner.models.anatomy import (
     residual,
     with_residual,
 )
-from inferaligner.models.builtin import builtin_names
-from inferaligner.models.fingerprint import (
-    ModelFingerprint,
-    TokenizerFingerprint,
-    differences,
-    fingerprint_model,
-    fingerprint_tokenizer,
-)
-from inferaligner.models.loading import LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from inferaligner.models.builtin import builtin_names
+    from inferaligner.models.fingerprint import (
+        ModelFingerprint,
+        TokenizerFingerprint,
+        differences,
+        fingerprint_model,
+        fingerprint_tokenizer,
+    )
+    from inferaligner.models.loading import LoadedModel, load_model
 
 __all__ = [
     "Anatomy",
@@ -38,3 +43,24 @@ __all__ = [
     "residual",
     "with_residual",
 ]
+
+# Steering and extraction import this package for the anatomy alone. They need torch and transformers and no
+# other package (benchmarks/gpu.py runs where there is no other), so the rest loads with its first use.
+_LATER = {
+    "builtin": ("builtin_names",),
+    "fingerprint": (
+        "ModelFingerprint",
+        "TokenizerFingerprint",
+        "differences",
+        "fingerprint_model",
+        "fingerprint_tokenizer",
+    ),
+    "loading": ("LoadedModel", "load_model"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"inferaligner.models.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

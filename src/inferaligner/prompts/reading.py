@@ -1,15 +1,16 @@
 """Prompt files and data sets in, a list of prompts out.
 
 A *spec* is a path or a data set: `prompts.txt` (a prompt a line), `rows.jsonl`, `rows.json`, `table.csv`,
-`table.tsv`, each table with an optional `:column`, or `hf://dataset[config]:split#column`. Without a column
-the first of `prompt`, `instruction`, `question`, `goal` is taken (in any case), then chat rows
-(`{"messages": [...]}`, of which the last user message is the prompt).
+`table.tsv`, each table with an optional `:column`, or `hf://dataset[config]:split#column`. A column that is
+named is the prompt exactly as it stands. Without one, `row_forms.py` chooses the column, and joins to it what
+else of the row belongs to the prompt, or refuses the row. Of messages, the last user message is the prompt
+(`message_lists.py`), with one `InferAlignerWarning` per file for what that leaves out.
 
 A row of a .jsonl or .json file may have an `image` besides its prompt: a path (from the file's folder), a
 `data:` URL, or a list of those. It is read into an `ImagePrompt`.
 
 Nothing is skipped silently except blank lines: a prompt that went missing would shift every later row of a
-report, and a wrong column would fit a gate on the wrong text.
+report, and a wrong column would fit a gate on the wrong text. docs/prompt-files.md is the users' page.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.errors import InferAlignerWarning, InputError, MissingExtraError
 from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
+from inferaligner.prompts.message_lists import CHAT_COLUMNS, LeftOut, last_user_message, messages_in
+from inferaligner.prompts.row_forms import default_column, listed, rest_columns, whole_prompt
 
-DEFAULT_COLUMNS = ("prompt", "instruction", "question", "goal")
-CHAT_COLUMN = "messages"
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 _HUB = re.compile(
@@ -35,6 +38,19 @@ _HUB = re.compile(
 )
 
 IMAGE_FIELD = "image"
+
+_TABLE = (
+    "convert it, for example with pandas: pandas.{}(FILE).to_json('rows.jsonl', orient='records', lines=True)"
+)
+_CONVERSIONS = {
+    ".parquet": _TABLE.format("read_parquet"),
+    ".xlsx": _TABLE.format("read_excel"),
+    ".xls": _TABLE.format("read_excel"),
+    ".arrow": "convert it with datasets: Dataset.from_file(FILE).to_json('rows.jsonl')",
+    ".ndjson": "rename it to .jsonl",
+    **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz"), "unpack it first"),
+}
+"""What to do with files of other kinds."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +68,14 @@ _Row = tuple[str, object]
 def read_prompts(spec: str) -> list[Prompt]:
     """Reads every prompt that `spec` names, in order, exactly as written.
 
+    Warns:
+        InferAlignerWarning: rows of messages had a system prompt, earlier turns or results of tools, which
+            are not part of the prompt.
+
     Raises:
-        InputError: the source is missing, unreadable, malformed, of an unknown kind, lacks the column or a
-        field,
-            holds something that is not text, or has no prompt in it. The message names the place.
+        InputError: the source is missing, unreadable, malformed, of an unknown kind, lacks the column, holds
+            something that is not text, spreads a prompt over columns that no known form joins, or has no
+            prompt in it. The message names the file, the row and the column.
         MissingExtraError: `hf://` without the `datasets` package.
     """
     if spec.startswith("hf://"):
@@ -66,10 +86,24 @@ def read_prompts(spec: str) -> list[Prompt]:
         source = str(path)
         rows = _READERS[path.suffix.lower()](_decode(path), column, source)
     folder = None if spec.startswith("hf://") else path.parent
-    prompts = [_prompt(value, f"{source}, {place}", folder) for place, value in rows]
+    left_out = LeftOut()
+    prompts = [_prompt(value, f"{source}, {place}", folder, left_out) for place, value in rows]
     if not prompts:
         raise InputError(f"{source} has no prompt in it: expected at least one")
+    warning = left_out.warning(source)
+    if warning is not None:
+        warnings.warn(warning, InferAlignerWarning, stacklevel=2)
     return prompts
+
+
+@contextmanager
+def cells_of_any_length() -> Iterator[None]:
+    """Lifts the csv module's limit of 131,072 characters a cell, which is a setting of the whole process."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _locate(spec: str) -> tuple[Path, str | None]:
@@ -93,7 +127,8 @@ def _locate(spec: str) -> tuple[Path, str | None]:
             continue
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(
-                f"{name} ends in {path.suffix!r}: expected one of {', '.join(SUFFIXES)}; rename or convert it"
+                f"{name} ends in {path.suffix!r}: expected one of {', '.join(SUFFIXES)}; "
+                + _CONVERSIONS.get(path.suffix.lower(), "rename or convert it")
             )
         if column is not None and not column.strip():
             raise InputError(f"{spec}: expected a column name after the colon")
@@ -146,6 +181,10 @@ def _jsonl_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
 
 def _json_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
     value = _parsed(text, source, first_line=1)
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        rows = _squad_rows(value["data"], source)
+        if rows:
+            return _object_rows(rows, column, source)
     if not isinstance(value, list):
         raise InputError(
             f"{source} holds a JSON {_kind(value)}: expected a list of strings or of objects; "
@@ -154,16 +193,52 @@ def _json_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
     return _object_rows([(f"item {i}", item) for i, item in enumerate(value, start=1)], column, source)
 
 
+def _squad_rows(articles: Sequence[object], source: str) -> list[_Row]:
+    """The questions of SQuAD's own layout, each with its paragraph as `context`; none for another layout."""
+    rows: list[_Row] = []
+    for a, article in enumerate(articles, start=1):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            return []
+        for p, paragraph in enumerate(paragraphs, start=1):
+            place = f"data {a}, paragraph {p}"
+            questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(questions, list) or "context" not in paragraph:
+                raise InputError(f"{source}, {place}: expected an object with 'context' and a list 'qas'")
+            for q, question in enumerate(questions, start=1):
+                if not isinstance(question, dict):
+                    raise InputError(f"{source}, {place}, question {q}: expected an object with 'question'")
+                rows.append((f"{place}, question {q}", {**question, "context": paragraph["context"]}))
+    return rows
+
+
 def _parsed(text: str, source: str, *, first_line: int) -> object:
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(text, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:
         place = f"line {first_line + error.lineno - 1}, column {error.colno}"
         raise InputError(f"{source}, {place}: broken JSON ({error.msg}); mend it") from error
+    except _TwiceError as error:
+        raise InputError(
+            f"{source}, from line {first_line}: an object has two fields {error.args[0]!r}; rename one"
+        ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nesting without end
         place = f"from line {first_line}"
         raise InputError(f"{source}, {place}: JSON that cannot be read ({error}); mend it") from error
     return value
+
+
+class _TwiceError(Exception):
+    """A JSON object has a field twice."""
+
+
+def _once_each(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(name)
+        found[name] = value
+    return found
 
 
 def _object_rows(rows: Sequence[_Row], column: str | None, source: str) -> Iterator[_Row]:
@@ -176,43 +251,58 @@ def _object_rows(rows: Sequence[_Row], column: str | None, source: str) -> Itera
             raise InputError(
                 f"{source}, {place}: found a JSON {_kind(value)}, expected a string or an object"
             )
-        field = field or _chosen(list(value), None, f"{source}, {place}")
+        field = field or default_column(list(value), source)
         if field not in value:
-            raise InputError(f"{source}, {place}: no field {field!r}; it has {_listed(list(value))}")
+            raise InputError(f"{source}, {place}: no field {field!r}; it has {listed(list(value))}")
+        cell, text = _from_columns(value, field, column, place, source)
         shown = value.get(IMAGE_FIELD)
-        yield place, value[field] if shown is None else _Shown(value[field], shown)
+        yield (cell, text) if shown is None else (place, _Shown(text, shown))
+
+
+def _from_columns(row: Mapping[str, object], field: str, column: str | None, place: str, source: str) -> _Row:
+    """The raw prompt of a row with columns; `column` is None where `field` was chosen automatically."""
+    value = row[field] if column is not None else whole_prompt(row, field, f"{source}, {place}", source)
+    place = f"{place}, column {field!r}"
+    surely = field.lower() in CHAT_COLUMNS
+    if isinstance(value, str) and (surely or column is None):
+        value = messages_in(value, f"{source}, {place}", surely=surely)
+    return place, value
 
 
 def _table_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
+    lines = _table_lines(text, source)
+    if not lines:
+        return
+    header = [name.strip() for name in lines[0][1]]
+    field = default_column(header, source) if column is None else column
+    if field not in header:
+        raise InputError(f"{source} has no column {field!r}: it has {listed(header)}")
+    wanted = [field] if column is not None else [field, *rest_columns(header, field)]
+    for name in wanted:
+        if header.count(name) > 1:
+            raise InputError(f"{source} has {header.count(name)} columns {name!r}: rename all but one")
+    index = header.index(field)
+    for number, cells in lines[1:]:
+        place = f"line {number}"
+        if len(cells) <= index:
+            raise InputError(f"{source}, {place}: no field {field!r}; it has {len(cells)} of {len(header)}")
+        if any(cells[len(header) :]):
+            # An unquoted comma inside a prompt would cut it short without a word.
+            raise InputError(
+                f"{source}, {place}: {len(cells)} fields under {len(header)} columns; "
+                "quote texts that hold a separator"
+            )
+        row = dict(zip(header, cells, strict=False))
+        yield _from_columns({name: row.get(name) for name in wanted}, field, column, place, source)
+
+
+def _table_lines(text: str, source: str) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of the line on which it ends."""
     delimiter = "\t" if source.lower().endswith(".tsv") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    index = 0
     try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                field = _chosen(header, column, source)
-                if header.count(field) > 1:
-                    raise InputError(
-                        f"{source} has {header.count(field)} columns {field!r}: rename all but one"
-                    )
-                index = header.index(field)
-                continue
-            place = f"line {reader.line_num}"
-            if len(row) <= index:
-                raise InputError(
-                    f"{source}, {place}: no field {header[index]!r}; it has {len(row)} of {len(header)}"
-                )
-            if any(row[len(header) :]):
-                # An unquoted comma inside a prompt would cut it short without a word.
-                raise InputError(
-                    f"{source}, {place}: {len(row)} fields under {len(header)} columns; "
-                    "quote texts that hold a separator"
-                )
-            yield place, row[index]
+        with cells_of_any_length():
+            return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise InputError(
             f"{source}, line {reader.line_num}: broken table ({error}); mend the quotes"
@@ -240,31 +330,26 @@ def _hub_rows(spec: str) -> Iterator[_Row]:
         splits = list(data.keys())
         if "train" not in splits and len(splits) != 1:
             raise InputError(
-                f"{spec} has the splits {_listed(splits)}: name one, as in hf://dataset:split#column"
+                f"{spec} has the splits {listed(splits)}: name one, as in hf://dataset:split#column"
             )
         data = data["train" if "train" in splits else splits[0]]
-    field = _chosen(list(data.column_names), column, spec)
-    return ((f"row {i}", value) for i, value in enumerate(data[field], start=1))
-
-
-def _chosen(names: Sequence[str], column: str | None, source: str) -> str:
-    if column is not None:
-        if column not in names:
-            raise InputError(f"{source} has no column {column!r}: it has {_listed(names)}")
-        return column
-    for wanted in (*DEFAULT_COLUMNS, CHAT_COLUMN):
-        for name in sorted(names, key=lambda name: name != wanted):  # the exact spelling first
-            if name.lower() == wanted:
-                return name
-    raise InputError(
-        f"{source} has no column named {', '.join(DEFAULT_COLUMNS)} or {CHAT_COLUMN}: "
-        f"it has {_listed(names)}; name one, as in FILE:column"
+    names = list(data.column_names)
+    source = spec if column is None else spec.removesuffix(f"#{column}")
+    field = default_column(names, source) if column is None else column
+    if field not in names:
+        raise InputError(f"{spec} has no column {field!r}: it has {listed(names)}")
+    # Only the columns that are read: others may hold images, which would be decoded.
+    wanted = [field] if column is not None else [field, *rest_columns(names, field)]
+    rows = zip(*(data[name] for name in wanted), strict=True)
+    return (
+        _from_columns(dict(zip(wanted, row, strict=True)), field, column, f"row {i}", source)
+        for i, row in enumerate(rows, start=1)
     )
 
 
-def _prompt(value: object, place: str, folder: Path | None) -> Prompt:
+def _prompt(value: object, place: str, folder: Path | None, left_out: LeftOut) -> Prompt:
     if not isinstance(value, _Shown):
-        return _checked(value, place)
+        return _checked(value, place, left_out)
     images = value.images if isinstance(value.images, list) else [value.images]
     if not images or not all(isinstance(image, str) and image for image in images):
         raise InputError(f"{place}: expected a path or a data URL in {IMAGE_FIELD!r}, or a list of them")
@@ -272,12 +357,12 @@ def _prompt(value: object, place: str, folder: Path | None) -> Prompt:
         pictures = tuple(picture_from(str(image), folder=folder) for image in images)
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    return ImagePrompt(_checked(value.text, place), pictures)
+    return ImagePrompt(_checked(value.text, place, left_out), pictures)
 
 
-def _checked(value: object, place: str) -> str:
+def _checked(value: object, place: str, left_out: LeftOut) -> str:
     if isinstance(value, list):
-        value = _last_user_message(value, place)
+        value = last_user_message(value, place, left_out)
     if not isinstance(value, str):
         raise InputError(f"{place}: the prompt is a JSON {_kind(value)}, expected a string")
     if not value.strip():
@@ -289,31 +374,9 @@ def _checked(value: object, place: str) -> str:
     return value
 
 
-def _last_user_message(messages: Sequence[object], place: str) -> object:
-    for message in reversed(messages):
-        if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            raise InputError(f"{place}: found a list, expected a string or messages with role and content")
-        if message["role"] == "user":
-            content: object = message["content"]
-            return _joined_parts(content, place) if isinstance(content, list) else content
-    raise InputError(f"{place}: no message of the role 'user' among {len(messages)}")
-
-
-def _joined_parts(parts: Sequence[object], place: str) -> str:
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{place}: the message has parts that are not text; only text prompts are read")
-    return "".join(str(text) for text in texts)
-
-
 def _kind(value: object) -> str:
     names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "none"
 
 
 _READERS: dict[str, Callable[[str, str | None, str], Iterator[_Row]]] = {

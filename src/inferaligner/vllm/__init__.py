@@ -19,6 +19,9 @@ Who does what, for one request:
    graphs stay as they are.
 4. The scheduler notes the decision before anything else sees the step's output, and reports it with the last
    one.
+
+What all of this relies on in vLLM is listed in `contract.py`; what differs between versions, and what is
+refused, is in `compatibility.py`.
 """
 
 from __future__ import annotations

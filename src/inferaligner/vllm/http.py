@@ -132,6 +132,11 @@ class _EventStream:
             return event
         if "choices" in value:
             self._last = {key: value[key] for key in ("id", "object", "created", "model") if key in value}
+            if _carries_report(value):
+                # From vLLM 0.33 on it comes with the last chunk of a stream as well, but has its own place.
+                bare = _moved(value)
+                del bare[KEY]
+                return name + found + _dump(bare)
         elif isinstance(answer := value.get("response"), dict) and _carries_report(answer):
             return name + found + _dump({**value, "response": _moved(answer)})
         return event

@@ -35,11 +35,11 @@ class PrefixCacheLimits:
         coordinator.find_longest_cache_hit = self.find_longest_cache_hit
         coordinator.cache_blocks = self.cache_blocks
 
-    def get_computed_blocks(self, request: Any) -> Any:
-        """As the manager's own; the lookup inside it sees the cap."""
+    def get_computed_blocks(self, request: Any, *args: Any, **options: Any) -> Any:
+        """As the manager's own; the lookup inside it sees the cap. vLLM 0.33 may give a limit of its own."""
         self._cap = self._readable(request)
         try:
-            return self._computed(request)
+            return self._computed(request, *args, **options)
         finally:
             self._cap = None
 

@@ -51,7 +51,9 @@ class RecordingEngine:
         if adapter is not None:
             from vllm.lora.request import LoRARequest
 
-            self._adapter = LoRARequest(adapter.resolve().name, 1, str(adapter.resolve()))
+            self._adapter = LoRARequest(
+                lora_name=adapter.resolve().name, lora_int_id=1, lora_path=str(adapter.resolve())
+            )
 
     def record(
         self,

@@ -17,12 +17,12 @@ from vllm.v1.request import RequestStatus
 from inferaligner.errors import SteeringError
 from inferaligner.gate_report import Action, GateReport
 from inferaligner.vllm.audit import AuditLog
+from inferaligner.vllm.compatibility import check_deployment, fail_request
 from inferaligner.vllm.messages import StepOrders, TokenVerdict, orders_on, send, verdicts_on
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from inferaligner.vllm.prompts import PromptRules
 from inferaligner.vllm.requests import GatedRequest, GateRules
 from inferaligner.vllm.settings import KEY
-from inferaligner.vllm.support import check_deployment
 
 STOP_REASON = "inferaligner: the gate opened"
 """`stop_reason` of a request that was refused because its gate opened."""
@@ -67,7 +67,7 @@ class GatedScheduler(Scheduler):
         super().add_request(request)
         if gated.refused is not None:
             # The front end says no to these with a reason; whoever came around it gets an error.
-            self.grammar_compile_error_reqs.add(request.request_id)
+            fail_request(self, request.request_id, gated.refused)
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         if self._gated[request.request_id].refused is not None:

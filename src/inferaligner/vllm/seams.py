@@ -18,7 +18,11 @@ Plan = Callable[[Sequence[str], Sequence[int], Sequence[int]], None]
 
 
 class RunnerSeam:
-    """Calls `plan` from inside a runner. `scheduled` is set by the worker before each step."""
+    """Calls `plan` from inside a runner.
+
+    `scheduled` is set by the worker before each step: vLLM's `SchedulerOutput`, or None for a batch of vLLM's
+    own, which is not planned.
+    """
 
     def __init__(self, runner: Any, plan: Plan) -> None:
         self._runner = runner
@@ -49,16 +53,18 @@ class RunnerSeam:
                 self._runner.num_prompt_logprobs[request] = vocabulary if wanted == -1 else wanted
 
     def _before_v1(self, *args: Any, **options: Any) -> Any:
-        batch = self._runner.input_batch
-        requests = batch.req_ids
-        lengths = [self.scheduled.num_scheduled_tokens[request] for request in requests]
-        starts = batch.num_computed_tokens_cpu[: len(requests)].tolist()
-        self._plan(requests, starts, lengths)
+        if self.scheduled is not None:
+            batch = self._runner.input_batch
+            requests = batch.req_ids
+            lengths = [self.scheduled.num_scheduled_tokens[request] for request in requests]
+            starts = batch.num_computed_tokens_cpu[: len(requests)].tolist()
+            self._plan(requests, starts, lengths)
         return self._forward(*args, **options)
 
-    def _before_v2(self, batch: Any, *args: Any, **options: Any) -> Any:
-        starts = batch.num_computed_tokens_np[: batch.num_reqs].tolist()
-        begins = batch.query_start_loc_np[: batch.num_reqs + 1].tolist()
-        lengths = [end - begin for begin, end in itertools.pairwise(begins)]
-        self._plan(batch.req_ids, starts, lengths)
-        return self._preprocess(batch, *args, **options)
+    def _before_v2(self, input_batch: Any, *args: Any, **options: Any) -> Any:
+        if self.scheduled is not None:
+            starts = input_batch.num_computed_tokens_np[: input_batch.num_reqs].tolist()
+            begins = input_batch.query_start_loc_np[: input_batch.num_reqs + 1].tolist()
+            lengths = [end - begin for begin, end in itertools.pairwise(begins)]
+            self._plan(input_batch.req_ids, starts, lengths)
+        return self._preprocess(input_batch, *args, **options)

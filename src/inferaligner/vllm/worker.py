@@ -12,6 +12,7 @@ import torch
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
 
 from inferaligner.errors import SteeringError
+from inferaligner.vllm.compatibility import check_deployment
 from inferaligner.vllm.layers import install
 from inferaligner.vllm.messages import orders_on, send
 from inferaligner.vllm.platform_worker import PlatformWorker
@@ -19,7 +20,6 @@ from inferaligner.vllm.rows import RowBuffers
 from inferaligner.vllm.seams import RunnerSeam
 from inferaligner.vllm.self_test import self_test
 from inferaligner.vllm.slots import PendingVerdicts, Slots
-from inferaligner.vllm.support import check_deployment
 
 
 class GatedWorker(PlatformWorker):
@@ -30,6 +30,7 @@ class GatedWorker(PlatformWorker):
         self.gate_adapters = self.gate_settings.adapter_rules()
         super().__init__(vllm_config, *args, **options)
         self._pending: PendingVerdicts | None = None
+        self._warming_up = False
 
     def load_model(self, **options: Any) -> None:
         """vLLM's own, and then the hooks, before anything has run."""
@@ -51,12 +52,21 @@ class GatedWorker(PlatformWorker):
 
     def compile_or_warm_up_model(self) -> Any:
         """vLLM's own, and then the self-test, through whatever was compiled and captured."""
-        times = super().compile_or_warm_up_model()
+        self._warming_up = True
+        try:
+            times = super().compile_or_warm_up_model()
+        finally:
+            self._warming_up = False
         self_test(self.model_runner, self.gate_rows, steers=self.gate_slots.steers)
         return times
 
     def execute_model(self, scheduler_output: Any, *args: Any, **options: Any) -> Any:
         """vLLM's own, between the orders before it and the decisions after it."""
+        if self._warming_up:
+            # Requests that vLLM makes up to compile the kernels of its second runner. No scheduler sent them,
+            # and nobody sees their answers: nothing is read and nothing steered.
+            self._seam.scheduled = None
+            return super().execute_model(scheduler_output, *args, **options)
         tokens = scheduler_output.total_num_scheduled_tokens
         orders = orders_on(scheduler_output)
         if orders is None:
@@ -124,3 +134,7 @@ class _OutputWithVerdicts(AsyncModelRunnerOutput):
         output = self._output.get_output()
         send(self._pending.arrive(), output)
         return output
+
+    def get_kv_connector_output(self) -> Any:
+        """Asked for from vLLM 0.33 on, where the output itself has failed."""
+        return self._output.get_kv_connector_output()

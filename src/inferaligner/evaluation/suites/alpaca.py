@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from inferaligner.evaluation.suites.published import Published, Row
 from inferaligner.evaluation.suites.suite import Item, Suite
+from inferaligner.prompts.row_forms import with_input
 
 
 def _read(rows: Sequence[Row]) -> list[Item]:
-    return [Item(row["instruction"] + (f"\n{row['input']}" if row["input"] else "")) for row in rows]
+    return [Item(with_input(row["instruction"], row["input"])) for row in rows]
 
 
 SUITE = Suite(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError
+from inferaligner.prompts.reading import cells_of_any_length
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
@@ -21,7 +22,8 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
         with file.open(encoding="utf-8-sig", newline="") as source:
             if file.suffix in (".csv", ".tsv"):
                 delimiter = "\t" if file.suffix == ".tsv" else ","
-                return [dict(row) for row in csv.DictReader(source, delimiter=delimiter)]
+                with cells_of_any_length():
+                    return [dict(row) for row in csv.DictReader(source, delimiter=delimiter)]
             text = source.read()
         if file.suffix == ".jsonl":
             found = [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -17,6 +17,7 @@ from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
 from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.prompts.images import text_of, with_text
 from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.row_forms import beside, listed
 
 PLACES = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
 """How a template marks where the question goes."""
@@ -99,6 +100,12 @@ def _item(row: dict[str, Any], place: str) -> Item:
     prompt, answer, choices = row.get("prompt"), row.get("answer"), row.get("choices") or ()
     if not isinstance(prompt, str) or not prompt.strip() or answer is None:
         raise InputError(f"{place}: expected a text in 'prompt' and something in 'answer'.")
+    more = beside({name: value for name, value in row.items() if name != "choices"}, "prompt")
+    if more:
+        raise InputError(
+            f"{place}: only 'prompt' is asked, but {listed(more)} may be part of the prompt too. Put the "
+            "whole prompt into 'prompt', and remove or rename the others."
+        )
     if isinstance(choices, str):
         choices = [choice.strip() for choice in choices.split("|")]
     if not isinstance(choices, (list, tuple)) or len(choices) == 1:

