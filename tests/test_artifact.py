@@ -20,6 +20,7 @@ from inferaligner.artifact import (
     Provenance,
     check_output_folder,
 )
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
@@ -46,7 +47,16 @@ def same(one: AlignerArtifact, other: AlignerArtifact) -> bool:
         and (one.learned is None) == (other.learned is None)
         and torch.equal(one.gate.weights, other.gate.weights)
         and replace(one.gate, weights=other.gate.weights) == other.gate
+        and same_ends(one.end_gate, other.end_gate)
         and (one.steering, one.provenance) == (other.steering, other.provenance)
+    )
+
+
+def same_ends(one: EndGate | None, other: EndGate | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one.gate.weights, other.gate.weights) and (
+        replace(one, gate=replace(one.gate, weights=other.gate.weights)) == other
     )
 
 
@@ -69,6 +79,10 @@ def artifacts(draw: st.DrawFn) -> AlignerArtifact:
     def tensor(*shape: int) -> torch.Tensor:
         count = int(torch.tensor(shape).prod())
         return torch.tensor(draw(st.lists(FINITE, min_size=count, max_size=count))).reshape(shape)
+
+    def end_gate(weights: torch.Tensor) -> EndGate:
+        gate = GuidanceGate(draw(TEXT), (GateRead(min(read.layer for read in reads)),), weights, 0.0)
+        return EndGate(gate, draw(FINITE), draw(FINITE))
 
     layers = st.integers(0, depth - 1)
     reads = draw(
@@ -109,6 +123,7 @@ def artifacts(draw: st.DrawFn) -> AlignerArtifact:
         ),
         calibration=draw(st.dictionaries(TEXT, FIGURES, max_size=3)),
         learned=tensor(depth, width) if draw(st.booleans()) else None,
+        end_gate=end_gate(tensor(1, width)) if draw(st.booleans()) else None,
     )
 
 
@@ -269,6 +284,8 @@ def rewrite(folder: Path, *, tensors: dict[str, torch.Tensor] | None = None, **c
 
 
 NAN = torch.full((4, 32), torch.nan)
+ENDS = {"kind": "x", "biases": {"begun": 0.0, "raw": 0.0}, "reads": [{"layer": 1, "offset": 0}]}
+END_WEIGHTS = {"ends.weights": torch.ones(1, 32)}
 
 
 @pytest.mark.parametrize(
@@ -296,6 +313,15 @@ NAN = torch.full((4, 32), torch.nan)
             r"usable aligner: target: Field required; .* version of inferaligner that wrote",
         ),
         ({"calibration": {}, "steering": {"strength": 1.0}}, "usable aligner: layers: Field required"),
+        ({"ends": ENDS}, "has no weights"),
+        ({"ends": {**ENDS, "biases": {"begun": 0.0}}, "tensors": END_WEIGHTS}, "'raw' is missing"),
+        ({"ends": {**ENDS, "biases": {"begun": float("nan"), "raw": 0.0}}, "tensors": END_WEIGHTS}, "nan"),
+        (
+            {"ends": {**ENDS, "reads": [{"layer": 3, "offset": 0}]}, "tensors": END_WEIGHTS},
+            "no layer above 1",
+        ),
+        ({"ends": ENDS, "tensors": {"ends.weights": torch.ones(1, 31)}}, "expected width 32"),
+        ({"ends": "open", "tensors": END_WEIGHTS}, "usable aligner"),
     ],
 )
 def test_unusable_content_is_refused_although_the_checksums_are_right(

@@ -29,7 +29,7 @@ LAYERS: list[tuple[str, ...]] = [
         "gate_report",
         "audit",
     ),
-    ("vectors", "gate", "monitor", "activations"),
+    ("vectors", "gate", "end_gate", "monitor", "activations"),
     ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
     ("prompts", "models", "statistics", "distribution", "shared_prefixes"),
     ("errors", "version", "plain_json", "atomic", "places", "asgi"),

@@ -36,6 +36,7 @@ from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 from inferaligner.prompts.images import Prompt
+from inferaligner.steering.end_check import EndCheck, OnUnknownEnd
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
 from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
@@ -195,6 +196,7 @@ class Aligner:
         on_open: OnOpen = "steer",
         refusal: str | None = None,
         monitor: bool = True,
+        on_unknown_end: OnUnknownEnd = "warn",
     ) -> Guard:
         """A context that gates and steers `model` while it is open; the model is left as it was.
 
@@ -203,12 +205,17 @@ class Aligner:
         needs the tokenizer, and calls of `generate`. `max_new_tokens` cuts that text as it would any other.
         An aligner with a monitor reads answers too, unless `monitor` is False.
 
+        With the tokenizer, a prompt that goes on behind the chat template's end is gated there and where it
+        really ends; `on_unknown_end` says what becomes of one whose end the gates were not fitted on. Without
+        it nothing of that can be seen, which is said once.
+
         Raises:
             MismatchError: the model (or the tokenizer, where given) is not the one it was fitted on.
             InputError: a refusal that cannot be written, or without `on_open="refuse"`; a monitor with it.
             SteeringError: the aligner is a gate alone, and is asked to steer.
         """
         self.check(model, tokenizer)
+        ends = EndCheck.of(tokenizer, on_unknown_end, calibrated=self.artifact.end_gate is not None)
         if on_open == "refuse":
             if tokenizer is None:
                 raise InputError('on_open="refuse" needs the tokenizer: give apply(model, tokenizer, …).')
@@ -218,12 +225,12 @@ class Aligner:
                     'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
                 )
             text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer_of(tokenizer))
-            return Guard(model, GatePlan(self.artifact.gate), mode, text)
+            return Guard(model, self.gate_plan(), mode, text, ends)
         if refusal is not None:
             raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
         if self.artifact.gate_only and mode == "never":
-            return Guard(model, GatePlan(self.artifact.gate), mode)
-        return Guard(model, self.plan(source, monitor=monitor), mode)
+            return Guard(model, self.gate_plan(), mode, end_check=ends)
+        return Guard(model, self.plan(source, monitor=monitor), mode, end_check=ends)
 
     def plan(self, source: Source = "aligned", *, monitor: bool = True) -> SteeringPlan:
         """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one.
@@ -241,7 +248,12 @@ class Aligner:
             artifact.additions(source),
             artifact.steering.positions,
             artifact.monitor if monitor else None,
+            artifact.end_gate,
         )
+
+    def gate_plan(self) -> GatePlan:
+        """What an engine needs where nothing is to be steered: the gate alone."""
+        return GatePlan(self.artifact.gate, end_gate=self.artifact.end_gate)
 
     def check(self, model: PreTrainedModel, tokenizer: Reader | None = None) -> None:
         """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""

@@ -3,7 +3,8 @@
     aligner.json          settings, fingerprints, calibration figures; checked against its own checksum
     vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32);
                           learned [layers, width], where vectors were learned from answers;
-                          monitor.weights [width], where the aligner has a monitor
+                          monitor.weights [width], where the aligner has a monitor;
+                          ends.weights [reads, width], of the gate of begun answers and raw text
     README.md             the model card
 
 Saving is atomic, loading verifies everything, and nothing is ever unpickled.
@@ -28,6 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from inferaligner.atomic import replace_file, swap_folder
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
@@ -88,6 +90,7 @@ class AlignerArtifact:
     calibration: dict[str, Any]  # figures and tables of the fit, plain JSON
     monitor: AnswerMonitor | None = None  # reads answers while they are generated
     learned: Tensor | None = None  # [layers, width], from answers; steers in place of the SSV
+    end_gate: EndGate | None = None  # reads begun answers and raw text at their ends
 
     def __post_init__(self) -> None:
         depth, width = self.srv.shape
@@ -106,6 +109,8 @@ class AlignerArtifact:
             raise ArtifactError("The vectors hold NaN or infinity. The artifact is damaged: fit it again.")
         if self.gate.weights.shape[1] != width or self.gate.last_layer >= depth:
             raise ArtifactError(f"The gate does not fit vectors of {depth} layers and width {width}.")
+        if self.end_gate is not None:
+            self.end_gate.check_fits(width, self.gate.last_layer)
         if self.monitor is not None and (len(self.monitor.weights) != width or self.monitor.layer >= depth):
             raise ArtifactError(f"The monitor does not fit vectors of {depth} layers and width {width}.")
         steered = self.steering.layers
@@ -241,6 +246,8 @@ class AlignerArtifact:
             tensors["learned"] = self.learned
         if self.monitor is not None:
             tensors["monitor.weights"] = self.monitor.weights
+        if self.end_gate is not None:
+            tensors["ends.weights"] = self.end_gate.gate.weights
         return save_tensors({name: tensor.float().contiguous() for name, tensor in tensors.items()})
 
     def _settings(self, vectors: bytes) -> dict[str, Any]:
@@ -256,6 +263,8 @@ class AlignerArtifact:
             "calibration": self.calibration,
             "vectors_sha256": hashlib.sha256(vectors).hexdigest(),
         }
+        if (ends := self.end_gate) is not None:
+            settings["ends"] = ends.settings()
         if self.monitor is not None:
             settings["monitor"] = {name: getattr(self.monitor, name) for name in _MONITOR_FIELDS}
         # As it will be read: a figure that is not finite becomes null, a number that is a key becomes text.
@@ -292,6 +301,7 @@ class AlignerArtifact:
                 calibration=settings["calibration"],
                 monitor=_read_monitor(settings, tensors),
                 learned=tensors["learned"] if settings["schema_version"] == LEARNED_SCHEMA_VERSION else None,
+                end_gate=EndGate.read(settings.get("ends"), tensors.get("ends.weights")),
             )
         except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise ArtifactError(

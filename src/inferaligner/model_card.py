@@ -97,6 +97,21 @@ AUROC, harmful against every harmless prompt: {{ "%.3f" | format(auroc.value) }}
 AUROC, harmful against {{ name | cell }}: {{ "%.3f" | format(area.value) }} \
 ({{ "%.3f" | format(area.low) }} to {{ "%.3f" | format(area.high) }}).
 {% endfor %}{% endif %}
+{%- if company %}
+{{ company }}
+{% endif %}
+{%- if ends %}
+## Begun answers and raw text
+
+A gate of the last token reads prompts that do not end as the chat template ends them. A begun answer is \
+judged by the turn before it as well; what is shown here is this gate alone.
+
+| Prompts, held out | open | 95 % interval | n |
+|---|---|---|---|
+{% for name, rate in ends.items() -%}
+| {{ name }} | {{ percent(rate.value) }} | {{ percent(rate.low) }} to {{ percent(rate.high) }} \
+| {{ rate.n }} |
+{% endfor %}{% endif %}
 {%- if calibration.search %}
 ## Steering, while it was chosen
 
@@ -163,7 +178,34 @@ def model_card(artifact: AlignerArtifact) -> str:
         finalists=finalists,
         false_open_words=false_open_words,
         order_words=order_words,
+        company=company_words(artifact.calibration),
+        ends=_ends(artifact.calibration),
     )
+
+
+def company_words(calibration: Mapping[str, Any]) -> str | None:
+    """How far scores move with the batch; None in artifacts that were written before it was measured."""
+    found = calibration.get("company")
+    if not found:
+        return None
+    return (
+        f"A prompt's score moved by at most {found['largest_shift']:.2g} between the prompt alone and in a "
+        f"batch ({found['prompts']} prompts); {found['near_threshold']} of {found['of']} ordinary prompts "
+        "lie closer to the threshold than that, so their decision may depend on the batch."
+    )
+
+
+def _ends(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """Held-out open rates of the gate of begun answers, by what was put where."""
+    opened = ((calibration.get("ends") or {}).get("held_out") or {}).get("open") or {}
+    words = {
+        "opener": "neutral begun answer behind prompts: {}",
+        "content": "the begun answer is the prompt: {}",
+        "opened content": "the same behind a neutral beginning: {}",
+        "raw": "the prompt as raw text: {}",
+    }
+    named = (name.rpartition(", ") for name in opened)
+    return {words[form].format(side): opened[f"{form}, {side}"] for form, _, side in named}
 
 
 def monitor_words(artifact: AlignerArtifact) -> str | None:

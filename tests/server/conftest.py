@@ -73,7 +73,7 @@ def start(
         loaded = LoadedModel(model, tiny_tokenizer(), "tiny")
     if aligner is None:
         aligner = tiny_aligner(loaded.model, loaded.tokenizer)
-    chosen = ServerSettings(**{"model_name": "tiny", **(settings or {})})
+    chosen = ServerSettings(**{"model_name": "tiny", "prompts": "any", **(settings or {})})
     ready = threading.Event()
     app = make_app(loaded, aligner, chosen, on_ready=ready.set, **options)
     listener = listen("127.0.0.1", 0)

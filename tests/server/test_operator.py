@@ -21,6 +21,7 @@ from inferaligner.errors import InputError
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.keys import ApiKeys
+from inferaligner.server.settings import ServerSettings
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.server.conftest import Running, Serve
 from tests.server.test_robustness import LONG, error_of, slow, until
@@ -263,7 +264,7 @@ def test_swaps_that_are_refused(swappable: tuple[Running, Path], tmp_path: Path)
 
 
 def test_prompts_of_another_ending(serve: Serve) -> None:
-    server = serve(settings={"prompts": "chat"})
+    server = serve(settings={"prompts": ServerSettings().prompts})
     error = error_of(server.complete("Once upon a time there was", max_tokens=4), 400)
     assert "--prompts any" in error["message"]
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure"}]

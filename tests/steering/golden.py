@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inferaligner.gate import GateRead
+from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect, residual, with_residual
 from inferaligner.steering.hooks import GateHook
-from inferaligner.steering.plan import Positions
+from inferaligner.steering.plan import GatePlan, Positions
 from inferaligner.steering.scope import Pass
 from tests.models.tiny import tiny_model
 from tests.steering.cases import Case, make_case, trace_of_hooks
@@ -265,15 +265,20 @@ def a_score_does_not_depend_on_its_batch(subject: Subject) -> str:
     rows, width = 64, 4096
     draw = torch.Generator().manual_seed(0)
     stream = torch.randn(rows, 1, width, generator=draw).to(subject.device, subject.dtype)
-    weight = torch.randn(width, generator=draw).to(subject.device)
+    weight = torch.randn(width, generator=draw)
+    # The second read keeps the layer from being the last one, which decides.
+    gate = GuidanceGate("test", (GateRead(0), GateRead(1)), torch.stack([weight, weight]), 0.0)
 
     def scores(part: Tensor) -> Tensor:
         summed: list[Tensor] = []
         numbers = torch.arange(len(part), device=part.device)
-        places = (numbers, torch.zeros_like(numbers))
-        scope = SimpleNamespace(ends_on=lambda device: places, add_scores=summed.append)
-        guard: Any = SimpleNamespace(scope=scope, now=Pass(0, 1, reads_gate=True, steers="nothing"))
-        GateHook(guard, [(GateRead(0), weight)], last=False)(nn.Identity(), (), part)
+        ends = torch.zeros_like(numbers)
+        scope = SimpleNamespace(
+            places_on=lambda device: (numbers, ends, ends), add_scores=summed.append, other_ends=None
+        )
+        now = Pass(0, 1, reads_gate=True, steers="nothing")
+        guard: Any = SimpleNamespace(scope=scope, now=now, plan=GatePlan(gate))
+        GateHook(guard, 0, part.device)(nn.Identity(), (), part)
         return summed[0]
 
     together = scores(stream)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision, GateRead, GuidanceGate
 from inferaligner.monitor import AnswerMonitor
+from inferaligner.prompts.template_ends import PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.answers import ReadAnswer
 from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
@@ -170,6 +172,36 @@ def test_rows_of_a_batch() -> None:
     assert rows.read_tokens[0, 0] == 10 and rows.read_tokens[1, 0] == 5
     assert rows.read_slots[:, 0].tolist() == [new, new, new]
     assert rows.slot_of_token[:11].tolist() == [old, *[rows.bin] * 9, new]
+
+
+def test_a_begun_answer_is_read_at_both_places() -> None:
+    """By the guidance gate where the template hands over, by the end gate at its end; raw text there."""
+    gate = GuidanceGate("whitened", (GateRead(0, 0), GateRead(0, 5)), torch.ones(2, 4), 0.0)
+    ends = EndGate(GuidanceGate("test", (GateRead(0, 1),), torch.ones(1, 4), 0.0), 0.5, -0.5)
+    held = Slots(RowBuffers(gate, 3, 64, torch.device("cpu"), ends=ends), steers=True)
+    orders = {
+        "chat": Order(1, 10, None, 9),
+        "begun": Order(2, 12, None, 11, end=PromptEnd("begun", 10)),
+        "raw": Order(3, 8, None, 7, end=PromptEnd("raw")),
+    }
+    held.begin_step([], StepOrders(orders, {"chat": 1, "begun": 2, "raw": 3}))
+    held.plan(["chat", "begun", "raw"], [0, 0, 0], [10, 12, 8])
+    rows = held.buffers
+    chat, begun, raw = (held._stays[name].slot for name in orders)
+
+    def read(row: int) -> list[tuple[int, int]]:
+        pairs = zip(rows.read_tokens[row].tolist(), rows.read_slots[row].tolist(), strict=True)
+        return [pair for pair in pairs if pair[1] != rows.bin]
+
+    assert read(0) == [(9, chat), (19, begun)] and read(1) == [(4, chat), (14, begun)]
+    assert read(2) == [(20, begun), (28, raw)]
+    nan, inf = torch.nan, torch.inf
+    expected = torch.tensor([[nan, nan, 0.0, -inf], [nan, nan, nan, 0.5], [-inf, 0.0, nan, -0.5]])
+    torch.testing.assert_close(rows.partial[[chat, begun, raw]], expected, equal_nan=True)
+    plan = SteeringPlan(gate, {3: torch.ones(4)}, end_gate=ends)
+    made = GateRules(plan, steers=True)
+    assert made.readable(GatedRequest(12, end=PromptEnd("begun", 10))) == 4
+    assert made.readable(GatedRequest(12, end=PromptEnd("raw"))) == 6
 
 
 def test_a_request_without_orders_stops_the_engine() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from inferaligner.end_gate import EndGate
 from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.monitor import AnswerMonitor
+from inferaligner.prompts.template_ends import EndKind
 from inferaligner.vllm import ops
 from inferaligner.vllm.rows import RowBuffers
 
@@ -264,3 +266,49 @@ def test_nan_in_an_answer_opens_it() -> None:
     rows.load([[], []], [], [(0, 1, 1)], TOKENS, [(0, 1, 1)])
     watch(rows, torch.full((TOKENS, WIDTH), torch.nan))
     assert bool(rows.open[1]) and bool(rows.over[1]) and bool(rows.steered[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "turn", "end", "score", "opened"),
+    [
+        ("template", -1.0, 9.0, -1.0, False),  # the end gate has no say
+        ("template", 1.0, -9.0, 1.0, True),
+        ("begun", -1.0, 2.0, 2.0, True),
+        ("begun", 1.0, 2.0, 1.0, True),
+        ("begun", -1.0, -2.0, -1.0, False),
+        ("begun", -1.0, torch.nan, torch.nan, True),
+        ("begun", torch.nan, -2.0, torch.nan, True),
+        ("raw", 9.0, -2.0, -2.0, False),
+        ("raw", -9.0, 2.0, 2.0, True),
+        ("raw", -9.0, torch.nan, torch.nan, True),
+    ],
+)
+def test_either_of_two_gates_opens(
+    kind: EndKind, turn: float, end: float, score: float, opened: bool
+) -> None:
+    """As `steering.other_ends` decides; what was not read stays NaN, and NaN opens."""
+    gate = GuidanceGate("whitened", (GateRead(0, 0), GateRead(1, 0)), torch.ones(2, WIDTH), 0.25)
+    ends = EndGate(GuidanceGate("test", (GateRead(1, 0),), torch.ones(1, WIDTH), 0.0), 0.5, -0.5)
+    rows = RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"), ends=ends)
+    rows.begin(1, open_now=True, kind=kind)
+    bias = 0.5 if kind == "begun" else -0.5
+    if kind != "raw":
+        rows.partial[1, :2] = torch.tensor([turn - 1.25, 1.0])
+    if kind != "template":
+        rows.partial[1, 2] = end - bias
+    rows.load([[], [], []], [1], [], TOKENS)
+    ops.decide(
+        rows.partial,
+        gate.bias,
+        rows.decide_row,
+        rows.counts,
+        rows.read_slots,
+        rows.score,
+        rows.open,
+        rows.slot_of_token,
+        rows.steered,
+        rows.steer_tokens,
+        rows.turn_reads,
+    )
+    assert float(rows.score[1]) == pytest.approx(score, nan_ok=True)
+    assert bool(rows.open[1]) is opened

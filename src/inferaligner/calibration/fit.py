@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from inferaligner.activations import Activations, record_activations
 from inferaligner.artifact import AlignerArtifact, Provenance
+from inferaligner.calibration.company import PROMPTS, company_figures, company_shift
 from inferaligner.calibration.contrast_rule import contrast_traffic
+from inferaligner.calibration.end_gate_fit import fit_end_gate
 from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.gate_choice import (
     build_gate,
@@ -38,6 +41,7 @@ from inferaligner.calibration.steering_choice import Steering, choose_steering
 from inferaligner.calibration.traffic import settle, stored, unseen
 from inferaligner.calibration.transfer import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
 from inferaligner.calibration.validation import Outcome
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import InputError
 from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import dissect
@@ -77,7 +81,7 @@ def fit_artifact(
             tell.note(f"{name}: {count} prompts left out, because the gate is fitted on them")
     # The vectors first: whether another family's can be carried over is known soon, and may end it here.
     srv, ssv, transfer = _vectors(target, aligned, samples, options, tell)
-    gate, found, scores = _fit_gate(target, samples, benign, options, tell)
+    gate, found, scores, end_gate = _fit_gate(target, samples, benign, options, tell)
     chosen = Steering(NO_STEERING)
     if aligned is not None:
         chosen = choose_steering(
@@ -104,7 +108,15 @@ def fit_artifact(
         system_prompt=options.system,
     )
     return AlignerArtifact(
-        gate, chosen.settings, srv, ssv, provenance, calibration, monitor, learned=chosen.learned
+        gate,
+        chosen.settings,
+        srv,
+        ssv,
+        provenance,
+        calibration,
+        monitor,
+        learned=chosen.learned,
+        end_gate=end_gate,
     )
 
 
@@ -113,8 +125,9 @@ def fit_artifact(
 
 def _fit_gate(
     target: Side, samples: Samples, benign: Mapping[str, Sequence[Prompt]], options: FitOptions, tell: Stages
-) -> tuple[GuidanceGate, dict[str, Any], list[float]]:
-    """The gate, its figures, and the held-out scores of `samples.fitting` at its operating point."""
+) -> tuple[GuidanceGate, dict[str, Any], list[float], EndGate | None]:
+    """The gate, its figures, the held-out scores of `samples.fitting` at its operating point, and the gate of
+    begun answers."""
     depth = dissect(target.model).depth
     suffix = len(template_suffix(target.tokenizer))
     # The last token, the one that closes the user's turn, and the next: the others add little to them.
@@ -156,7 +169,7 @@ def _fit_gate(
         return [float(s) for s in gate.scores(recorded.values, recorded.layers, recorded.offsets)]
 
     own = {name: score(prompts, f"benign: {name}") for name, prompts in benign.items()}
-    before = gate.bias
+    before, shift = gate.bias, _company_shift(target, samples, gate, options)
     gate, point, own = settle(
         gate,
         contrast,
@@ -167,6 +180,7 @@ def _fit_gate(
         # Its bias is the paper's, unless a limit for the user's own traffic was given with it.
         paper=options.paper and (options.max_false_open is None or not benign),
         rule=options.contrast_rule,
+        allowance=shift or 0.0,
     )
     tested = score([s.prompt for s in samples.test], "held-out prompts") if samples.test else []
     groups = held_out_groups(tested, samples.test)
@@ -178,7 +192,33 @@ def _fit_gate(
         # Without the bias, so that the open rates can be told again at another operating point.
         "held_out_scores": {n: [float(f"{v - gate.bias:.7g}") for v in vs] for n, vs in groups.items()},
     }
-    return gate, figures, [value + gate.bias - before for value in held_out]
+    if shift is not None:
+        pooled = next(iter(contrast.values()), [])
+        figures["company"] = company_figures(shift, [score + gate.bias - before for score in pooled])
+    end_gate: EndGate | None = None
+    if not options.paper:
+        end_gate, figures["ends"] = fit_end_gate(
+            gate,
+            target.tokenizer,
+            samples.fitting,
+            samples.test,
+            lambda ids, what: _record_ids(target, ids, tell, what, layers=gate.layers, offsets=(0,)),
+            max_false_open=ordinary_limit,
+            system=options.system,
+            limit=context_length(target.model.config),
+        )
+    return gate, figures, [value + gate.bias - before for value in held_out], end_gate
+
+
+def _company_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
+    """How far scores move with the batch; None where an engine of its own makes them."""
+    if target.recorder is not None:
+        return None
+    texts = [s.text for s in samples.fitting if not s.harmful and not s.wrapped and s.shown is None]
+    texts.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
+    return company_shift(
+        target.model, encode_chats(target.tokenizer, texts[:PROMPTS], system=options.system), gate
+    )
 
 
 # -- 2. the vectors ------------------------------------------------------------------------------------
@@ -243,6 +283,12 @@ def _record(
     ids = encode_chats(
         side.tokenizer, texts, system=options.system, max_length=context_length(side.model.config)
     )
+    return _record_ids(side, ids, tell, what, **places)
+
+
+def _record_ids(
+    side: Side, ids: Sequence[Sequence[int]], tell: Stages, what: str, **places: Any
+) -> Activations:
     with tell.stage(what, len(ids)) as advance:
         if side.recorder is not None:
             if any(map(has_pictures, ids)):

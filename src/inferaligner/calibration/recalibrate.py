@@ -39,7 +39,10 @@ def recalibrate(
     before = artifact.operating_point
     limit, sure = promise_asked(artifact, max_false_open, confidence)
     threshold, ranks = promised_threshold(traffic, limit, sure)
-    gate = raise_threshold(artifact.gate, threshold)
+    # Scores that were made in service have their company in them already.
+    company = artifact.calibration.get("company") or {}
+    allowance = 0.0 if source == "scores" else float(company.get("largest_shift", 0.0))
+    gate = raise_threshold(artifact.gate, threshold + allowance)
     shift = gate.bias - artifact.gate.bias
     moved = {name: [float(score) + shift for score in scores] for name, scores in traffic.items()}
     point = OperatingPoint(

@@ -28,12 +28,15 @@ def settle(
     confidence: float,
     paper: bool = False,
     rule: ContrastRule = CONTRAST_RULE,
+    allowance: float = 0.0,
 ) -> tuple[GuidanceGate, OperatingPoint, dict[str, list[float]]]:
     """The operating point of a fresh gate, whose zero is at the plain quantile (or, the paper's, stays).
 
     `contrast` are out-of-fold scores, bounded by `ordinary_limit` (None: by the same as `own`); `own` is the
     user's traffic scored by the gate itself, bounded by `max_false_open`. The threshold is the largest that
-    any of them asks for. Returns the gate there, the record, and the scores of `own` there.
+    any of them asks for. `allowance` is how far a score may move with the batch that it is computed in: the
+    promise for `own` holds for scores that are higher by so much. Returns the gate there, the record, and the
+    scores of `own` there.
     """
     ordinary_limit = max_false_open if ordinary_limit is None else ordinary_limit
     moved, ranks = gate, dict[str, Rank]()
@@ -41,7 +44,7 @@ def settle(
         threshold, ranks = contrast_threshold(contrast, ordinary_limit, confidence, rule)
         if own:
             for_own, own_ranks = promised_threshold(own, max_false_open, confidence)
-            threshold, ranks = max(threshold, for_own), {**ranks, **own_ranks}
+            threshold, ranks = max(threshold, for_own + allowance), {**ranks, **own_ranks}
         if threshold > 0:
             moved = raise_threshold(gate, threshold)
     shift = moved.bias - gate.bias

@@ -68,15 +68,14 @@ def serve(
         ),
     ] = True,
     prompts: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="chat|any",
-            help="Refuse prompts that do not end as the chat template ends them, where the gate reads "
-            "(vllm's default); or gate them too (transformers' default).",
+            help="Take chats alone, with begun answers where the aligner has a gate for them; or gate raw "
+            "text too.",
             rich_help_panel=_PANEL,
-            show_default=False,
         ),
-    ] = None,
+    ] = "chat",
     allow_override: Annotated[
         bool,
         typer.Option(
@@ -263,7 +262,7 @@ def serve(
         shadow=shadow,
         on_open=on_open,
         monitor=monitor,
-        prompts=prompts or "chat",
+        prompts=prompts,
         audit_log=None if audit_log is None else str(audit_log),
         audit_text=audit_text,
         untested_vllm=untested_vllm,

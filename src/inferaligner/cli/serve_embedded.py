@@ -30,7 +30,7 @@ class EmbeddedOptions:
     on_open: str
     refusal: str | None
     monitor: bool
-    prompts: str | None
+    prompts: str
     allow_override: bool
     api_keys: Path | None
     audit_log: Path | None
@@ -107,7 +107,7 @@ def _settings(options: EmbeddedOptions, artifact: Any) -> ServerSettings:
 
     if options.on_open not in ("steer", "refuse"):
         raise InputError(f"--on-open {options.on_open} cannot be used; expected steer or refuse.")
-    if options.prompts not in (None, "chat", "any"):
+    if options.prompts not in ("chat", "any"):
         raise InputError(f"--prompts {options.prompts} cannot be used; expected chat or any.")
     if options.audit_text and options.audit_log is None:
         raise InputError("--audit-text was given without --audit-log FILE. Give both, or neither.")
@@ -121,7 +121,7 @@ def _settings(options: EmbeddedOptions, artifact: Any) -> ServerSettings:
         shadow=options.shadow,
         on_open=cast(Literal["steer", "refuse"], options.on_open),
         monitor=options.monitor,
-        prompts=cast(Literal["chat", "any"], options.prompts or "any"),
+        prompts=cast(Literal["chat", "any"], options.prompts),
         allow_override=options.allow_override,
         max_rows=options.max_rows,
         max_queue=options.max_queue,

@@ -126,12 +126,7 @@ class RunningBatch:
         return [*self._passes(jobs[:middle], on_failure), *self._passes(jobs[middle:], on_failure)]
 
     def _prefill(self, jobs: Sequence[Job]) -> PrefillPass:
-        places: list[tuple[int, int]] = []  # job number, prompt length as the gate sees it
-        for number, job in enumerate(jobs):
-            if job.prompt.turn_end is not None:
-                places.append((number, job.prompt.turn_end))
-            places.append((number, len(job.prompt.tokens)))
-        rows = [jobs[number].prompt.tokens for number, _ in places]
+        rows = [job.prompt.tokens for job in jobs]
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self._pad)
         mask = torch.zeros_like(ids)
@@ -142,43 +137,36 @@ class RunningBatch:
         cache = DynamicCache()
         arguments = self._arguments(ids, mask, cache)
         if jobs[0].prompt.seen is not None:  # then all of them have pictures
-            seen = seen_inputs([jobs[number].prompt.seen or () for number, _ in places], "left")
+            seen = seen_inputs([job.prompt.seen or () for job in jobs], "left")
             more = {name: value.to(self._device) for name, value in seen.items() if name not in arguments}
             arguments |= more
         if self._takes_positions and not (self._own_positions and jobs[0].prompt.seen is not None):
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0).to(self._device)
         if self._takes_keep and not whole:
             arguments["logits_to_keep"] = 1
-        lengths = [length for _, length in places]
-        factors = [self._factor(jobs[number]) for number, _ in places]
+        factors = [self._factor(job) for job in jobs]
         with ExitStack() as told:
-            if any(job.prompt.turn_end is not None for job in jobs):
-                told.enter_context(self.guard.prompt_lengths(lengths))
             if any(factor is not None for factor in factors):
                 told.enter_context(self.guard.strengths([1.0 if f is None else f for f in factors]))
             output = self._model(**arguments)
         carried = self.guard.carried()
         scores = carried.scores.tolist()
         last = output.logits[:, -1].float()
-        shifts = [0] * len(places)
+        shifts = [0] * len(jobs)
         if self._own_positions and jobs[0].prompt.seen is not None:
             # A picture takes fewer positions than tokens there; the model has just worked out how many.
             shifts = [int(value) for value in self._model.base_model.rope_deltas.flatten().tolist()]
-        prompts = []
-        for number, job in enumerate(jobs):
-            candidates = [at for at, (owner, _) in enumerate(places) if owner == number]
-            chosen = _strictest(candidates, scores)
-            length = len(job.prompt.tokens)
-            prompts.append(
-                Prefilled(
-                    job,
-                    chosen,
-                    scores[chosen],
-                    last[chosen],
-                    shifts[chosen],
-                    output.logits[chosen, -length:] if job.prompt_logprobs is not None else None,
-                )
+        prompts = [
+            Prefilled(
+                job,
+                at,
+                scores[at],
+                last[at],
+                shifts[at],
+                output.logits[at, -len(job.prompt.tokens) :] if job.prompt_logprobs is not None else None,
             )
+            for at, job in enumerate(jobs)
+        ]
         return PrefillPass(prompts, cache, carried)
 
     def admit(self, source: PrefillPass, rows: Sequence[tuple[Prefilled, Row]]) -> None:
@@ -310,11 +298,3 @@ def alike(jobs: Sequence[Job], a_pass: int) -> list[list[Job]]:
         passes.insert(0, order[start:end])
         end = start
     return passes
-
-
-def _strictest(rows: Sequence[int], scores: Sequence[float]) -> int:
-    """The first row whose gate is open, or else the one with the larger score."""
-    for row in rows:
-        if not scores[row] <= 0:  # NaN opens
-            return row
-    return max(rows, key=lambda row: scores[row])

@@ -32,8 +32,9 @@ from inferaligner.server.settings import ServerSettings
 from inferaligner.server.speaking import Speaker, prompt_logprobs, tell
 from inferaligner.server.text import TextStream
 from inferaligner.server.verdicts import Verdicts
+from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import GatePlan, SteeringPlan
+from inferaligner.steering.plan import SteeringPlan
 
 Result = TypeVar("Result")
 
@@ -270,7 +271,7 @@ class Engine:
                     rows + job.n > settings.max_rows or (rows + job.n) * columns > settings.cache_tokens
                 ):
                     break
-                tokens += len(job.prompt.tokens) * (1 if job.prompt.turn_end is None else 2)
+                tokens += len(job.prompt.tokens)
                 whole = (job.prompt_logprobs is not None, picked and picked[0].prompt_logprobs is not None)
                 alike = not picked or (job.prompt.seen is None) == (picked[0].prompt.seen is None)
                 if picked and (tokens > settings.prefill_tokens or whole[0] != whole[1] or not alike):
@@ -332,11 +333,13 @@ class Engine:
     def _guard(self, aligner: Aligner) -> Guard:
         settings, model = self.settings, self._loaded.model
         aligner.check(model, self._loaded.reader)
+        # What may come at all is for `prompts.py` to say.
+        ends = EndCheck.of(self._loaded.reader, "allow", calibrated=aligner.artifact.end_gate is not None)
         if settings.on_open == "refuse" or aligner.artifact.gate_only:
             # The answer is not the model's, so all that is wanted of the guard is its decision.
-            return Guard(model, GatePlan(aligner.artifact.gate), "never")
+            return Guard(model, aligner.gate_plan(), "never", end_check=ends)
         plan: SteeringPlan = aligner.plan(monitor=settings.monitor)
-        return Guard(model, plan, "never" if settings.shadow else "gate")
+        return Guard(model, plan, "never" if settings.shadow else "gate", end_check=ends)
 
     def _swap(self, aligner: Aligner) -> None:
         assert self._batch is not None

@@ -22,8 +22,9 @@ FinishReason = Literal["stop", "length", "content_filter"]
 class Prompt:
     """Token ids of a rendered prompt.
 
-    `turn_end` is how many of them lie before an answer that was begun in it (an assistant prefill, a raw text
-    that goes on after the last turn of the user); the gate looks there too. None where that is the whole.
+    `turn_end` is how many of them lie before an answer that was begun in it (an assistant prefill), or before
+    what the template itself writes there; the guidance gate looks there. None where that is the whole, and in
+    raw text.
     `seen` are the same tokens with the pictures that belong to them.
     """
 

@@ -1,7 +1,8 @@
 """From what a client sends to the tokens of a prompt, and the places where the gate must look.
 
-The gate was fitted where the chat template ends a prompt. A prompt that goes on after that (an assistant
-prefill, a raw text) is looked at there, and once more where it really ends: whichever is open counts.
+The gate was fitted where the chat template ends a prompt. A begun answer behind that place is judged by the
+turn before it, and at its own end by the gate that was fitted on such ends; whichever is open counts. Raw
+text has only its end, and is refused unless the operator takes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jinja2
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
-from inferaligner.prompts.chat import context_length, for_template, template_suffix
+from inferaligner.prompts.chat import context_length, for_template
 from inferaligner.prompts.encoding import (
     Reader,
     check_places,
@@ -27,6 +28,7 @@ from inferaligner.prompts.encoding import (
     tokenizer_of,
 )
 from inferaligner.prompts.images import Picture
+from inferaligner.prompts.template_ends import TemplateEnds, end_objection
 from inferaligner.server.errors import ApiError
 from inferaligner.server.jobs import Prompt
 
@@ -35,7 +37,7 @@ class PromptMaker:
     """Renders and encodes; safe to use from several threads."""
 
     def __init__(self, reader: Reader, artifact: AlignerArtifact, model: Any, *, any_end: bool) -> None:
-        """`any_end`: whether prompts may end otherwise than the chat template ends them."""
+        """`any_end`: whether raw text is taken, and begun answers where the aligner has no gate for them."""
         self.limit = context_length(model.config)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         # A copy: encoding and decoding at the same time can trip over each other in a fast tokenizer.
@@ -47,10 +49,11 @@ class PromptMaker:
         self._any_end = any_end
         self._system = artifact.provenance.system_prompt
         self._shortest = max(artifact.gate.offsets) + 1
+        self._judges_begun = artifact.end_gate is not None
         try:
-            self._suffix = tuple(template_suffix(self.reader))
+            self._ends = TemplateEnds.of(self.reader)
         except InferAlignerError:
-            self._suffix = ()
+            self._ends = TemplateEnds(())
 
     def chat(
         self,
@@ -133,27 +136,10 @@ class PromptMaker:
                 param=param,
                 code="context_length_exceeded",
             )
-        end = self._turn_end(ids)
-        if not self._any_end and end != len(ids):
-            raise ApiError(
-                "The prompt does not end as the model's chat template ends it, where the guidance gate "
-                "reads. Use the chat endpoint with add_generation_prompt, without a prefilled answer; the "
-                "operator can allow other prompts with --prompts any.",
-                param=param,
-            )
-        inside = end is not None and self._shortest <= end < len(ids)
-        return Prompt(tuple(ids), end if inside else None)
-
-    def _turn_end(self, ids: Sequence[int]) -> int | None:
-        """How many tokens there are up to where the template last hands over to the assistant."""
-        size = len(self._suffix)
-        if not size:
-            return None
-        whole = tuple(ids)
-        for end in range(len(whole), size - 1, -1):
-            if whole[end - 1] == self._suffix[-1] and whole[end - size : end] == self._suffix:
-                return end
-        return None
+        end = self._ends.end_of(ids)
+        if not self._any_end and (objection := end_objection(end, judges_begun=self._judges_begun)):
+            raise ApiError(objection, param=param)
+        return Prompt(tuple(ids), end.turn_end)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         try:

@@ -17,8 +17,8 @@ class ServerSettings(BaseModel):
         shadow: decide and report, never steer.
         on_open: steer an opened request, or answer it with `refusal`.
         monitor: read answers too, if the aligner has a monitor.
-        prompts: `any` gates every prompt where it ends, and where its last turn of the user ends; `chat`
-            refuses prompts that do not end as the chat template ends them, as the vLLM engine does.
+        prompts: `chat` takes prompts that end as the chat template ends them, and answers begun behind that
+            where the aligner has a gate for them; `any` takes raw text too.
         allow_override: requests may set the strength, 0 included.
         max_rows: answers that are generated at the same time.
         max_queue: prompts that may wait; more get status 429.
@@ -38,7 +38,7 @@ class ServerSettings(BaseModel):
     on_open: OnOpen = "steer"
     refusal: str = REFUSAL
     monitor: bool = True
-    prompts: Literal["chat", "any"] = "any"
+    prompts: Literal["chat", "any"] = "chat"
     allow_override: bool = False
     max_rows: int = Field(64, ge=1)
     max_queue: int = Field(512, ge=1)

@@ -37,6 +37,7 @@ from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.company import join, leave, refuse_company
 from inferaligner.steering.compiled import forget_compiled, never_compiled
+from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.hooks import GateHook, SteerHook
 from inferaligner.steering.monitor import MonitorHook, refuse_several_tokens, refuse_unfollowed
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
@@ -65,8 +66,10 @@ class Guard:
         plan: SteeringPlan,
         mode: Mode = "gate",
         refusal: CannedRefusal | None = None,
+        end_check: EndCheck | None = None,
     ) -> None:
-        """`refusal` is what open rows are answered with; it goes with a `GatePlan`, and no other."""
+        """`refusal` is what open rows are answered with; it goes with a `GatePlan`, and no other. Without an
+        `end_check` every prompt counts as one that ends as the template ends it."""
         if isinstance(plan, GatePlan) != (refusal is not None) and mode != "never":
             raise SteeringError(
                 "A gate alone needs a refusal to answer open rows with, and a plan that steers takes none. "
@@ -74,6 +77,7 @@ class Guard:
             )
         self.plan = plan
         self.refusal = refusal
+        self._end_check = end_check or EndCheck(None, "allow")
         self.mode: Mode = mode
         self.scope: PromptScope | None = None
         self.now: Pass | None = None  # the pass that is running
@@ -152,21 +156,15 @@ class Guard:
         if self._handles:
             raise SteeringError("This guard is active already; make another one with apply().")
         self.scope = None  # what was decided in an earlier context says nothing about what came since
-        layers, gate = self._anatomy.layers, self.plan.gate
+        layers = self._anatomy.layers
         # Here, and not where they are used: see hooks.py on what compiled code makes.
-        at = {layer: module_device(layers[layer]) for layer in {*gate.layers, *self.plan.layers}}
+        at = {n: module_device(layers[n]) for n in {*self.plan.gate_layers, *self.plan.layers}}
         self._devices = set(at.values())
         dtype = self._model.dtype
         try:
-            for layer in gate.layers:
-                reads = [
-                    (read, weight.to(at[layer], copy=True))
-                    for read, weight in zip(gate.reads, gate.weights, strict=True)
-                    if read.layer == layer
-                ]
-                gate_hook = GateHook(self, reads, last=layer == gate.last_layer)
-                self._gate_hooks.append(gate_hook)
-                self._handles.append(layers[layer].register_forward_hook(gate_hook))
+            for layer in self.plan.gate_layers:
+                self._gate_hooks.append(GateHook(self, layer, at[layer]))
+                self._handles.append(layers[layer].register_forward_hook(self._gate_hooks[-1]))
             if self._monitor is not None:
                 watched = layers[self._monitor.layer]
                 self._monitor_hook = MonitorHook(self, self._monitor, module_device(watched))
@@ -225,7 +223,7 @@ class Guard:
         self._generating = threading.get_ident()
         try:
             self._end_tokens = generate_end_tokens(arguments, defaults)
-            self._pending = spans_of_generate(arguments, defaults)
+            self._pending = self._end_check.of_generate(spans_of_generate(arguments, defaults), arguments)
             self.scope = None
             if self.refusal is None:
                 yield None
@@ -307,9 +305,9 @@ class Guard:
         scope = self.scope
         assert scope is not None
         now = scope.begin_pass(tokens.shape[0], tokens.shape[1], start)
-        refuse_image_reads(tokens, scope.spans.ends, start, self.plan.gate.offsets, self._image_tokens)
+        refuse_image_reads(tokens, scope.spans.reads, start, self.plan.gate.offsets, self._image_tokens)
         for device in self._devices:
-            scope.ends_on(device)  # copied here: see hooks.py on what compiled code makes
+            scope.places_on(device)  # copied here: see hooks.py on what compiled code makes
         if now.reads_gate and self._may_replay():
             scope.prefill.append(dict(arguments))
         return now
@@ -324,7 +322,7 @@ class Guard:
             spans = spans_from_lengths(self._lengths, tokens, arguments, start)
         else:
             spans = spans_of_forward(tokens, arguments, start)
-        scope, earlier = self._new_scope(spans, cache), self.scope
+        scope, earlier = self._new_scope(self._end_check(spans, tokens, start), cache), self.scope
         if self._strengths is not None:
             scope.scale(self._strengths)
         if earlier is not None and start > 0 and earlier.follows(cache):
@@ -333,7 +331,7 @@ class Guard:
         return scope
 
     def _new_scope(self, spans: PromptSpans, cache: Any) -> PromptScope:
-        scope = PromptScope(spans, self.plan.gate, self.mode, self.plan.positions)
+        scope = PromptScope(spans, self.plan.gate, self.mode, self.plan.positions, self.plan.end_gate)
         scope.belongs_to(cache)
         if self._monitor is not None:
             ends = self._end_tokens

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from inferaligner.activations import is_recording
 from inferaligner.errors import SteeringError
-from inferaligner.gate import GateRead
+from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
 
 if TYPE_CHECKING:
@@ -37,10 +37,17 @@ LayerHook = Callable[[nn.Module, object, object], object]
 class GateHook:
     """Adds the dot products of one layer's reads to the scope's scores; the last layer latches."""
 
-    def __init__(self, guard: Guard, reads: list[tuple[GateRead, Tensor]], *, last: bool) -> None:
+    def __init__(self, guard: Guard, layer: int, device: torch.device) -> None:
+        """`device`: where the layer computes, and the weights are put."""
+
+        def reads_of(gate: GuidanceGate) -> list[tuple[GateRead, Tensor]]:
+            reads = zip(gate.reads, gate.weights, strict=True)
+            return [(read, weight.to(device, copy=True)) for read, weight in reads if read.layer == layer]
+
         self._guard = guard
-        self._reads = reads
-        self._last = last
+        self._reads = reads_of(guard.plan.gate)
+        self._end_reads = reads_of(guard.plan.ends.gate)
+        self._last = layer == guard.plan.gate.last_layer
         self.ran = False  # reset before every pass that reads the gate, checked after it
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
@@ -52,19 +59,27 @@ class GateHook:
             return
         self.ran = True
         stream = residual(output)
-        rows, ends = scope.ends_on(stream.device)
+        rows, ends, reads = scope.places_on(stream.device)
         for number, (read, weight) in enumerate(self._reads):
             if weight.device != stream.device:
                 weight = weight.to(stream.device)
                 if not torch.compiler.is_compiling():
                     self._reads[number] = (read, weight)
-            columns = ends - read.offset - now.start
-            inside = (columns >= 0) & (columns < stream.shape[1])
-            picked = stream[rows, columns.clamp(0, stream.shape[1] - 1)].float()
-            # A sum over the width, not a matrix product: its rounding does not depend on the batch.
-            scope.add_scores(torch.where(inside, (picked * weight).sum(-1), 0.0))
+            scope.add_scores(_product(stream, rows, reads - read.offset - now.start, weight))
+        if scope.other_ends is not None:
+            for read, weight in self._end_reads:
+                columns = ends - read.offset - now.start
+                scope.other_ends.add(_product(stream, rows, columns, weight.to(stream.device)))
         if self._last:
             scope.latch(now, stream.shape[1])
+
+
+def _product(stream: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+    """The stream `[rows, tokens, width]` at a column per row, times a weight: `[rows]`; 0 outside of it."""
+    inside = (columns >= 0) & (columns < stream.shape[1])
+    picked = stream[rows, columns.clamp(0, stream.shape[1] - 1)].float()
+    # A sum over the width, not a matrix product: its rounding does not depend on the batch.
+    return torch.where(inside, (picked * weight).sum(-1), 0.0)
 
 
 class SteerHook:

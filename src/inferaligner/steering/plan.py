@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.gate import GuidanceGate
 from inferaligner.models.anatomy import Anatomy
@@ -26,13 +27,15 @@ report only (shadow mode)."""
 class SteeringPlan:
     """The gate, and for each steered decoder layer the vector α·θ_l `[width]` (float32) that is added.
 
-    `monitor` may open rows later, while they are being answered.
+    `monitor` may open rows later, while they are being answered. `end_gate` reads prompts that do not end as
+    the chat template ends them, where the engine recognises these; without one, the gate itself does.
     """
 
     gate: GuidanceGate
     additions: Mapping[int, Tensor]
     positions: Positions = "from_gate"
     monitor: AnswerMonitor | None = None
+    end_gate: EndGate | None = None
 
     def __post_init__(self) -> None:
         if not self.additions:
@@ -40,6 +43,7 @@ class SteeringPlan:
         for layer, vector in self.additions.items():
             if vector.ndim != 1 or not torch.isfinite(vector).all():
                 raise SteeringError(f"The steering vector of layer {layer} is not a finite vector [width].")
+        self._check_end_gate()
         if self.monitor is not None and self.monitor.layer > self.layers[0]:
             raise SteeringError(
                 f"The answer monitor reads layer {self.monitor.layer}, above the first steered layer "
@@ -47,10 +51,27 @@ class SteeringPlan:
                 f"{self.monitor.layer} on, or switch the monitor off: aligner.apply(model, monitor=False)."
             )
 
+    def _check_end_gate(self) -> None:
+        if self.end_gate is not None and self.end_gate.gate.last_layer > self.gate.last_layer:
+            raise SteeringError(
+                f"The gate of begun answers reads layer {self.end_gate.gate.last_layer}, above the guidance "
+                f"gate's last one ({self.gate.last_layer}), so its decision would come too late."
+            )
+
     @property
     def layers(self) -> tuple[int, ...]:
         """The steered layers, ascending."""
         return tuple(sorted(self.additions))
+
+    @property
+    def ends(self) -> EndGate:
+        """The gate of prompts that do not end as the chat template ends them."""
+        return EndGate.uncalibrated(self.gate) if self.end_gate is None else self.end_gate
+
+    @property
+    def gate_layers(self) -> tuple[int, ...]:
+        """The layers that a gate reads, ascending; the guidance gate's last one is the deepest."""
+        return tuple(sorted({*self.gate.layers, *self.ends.gate.layers}))
 
     @property
     def one_pass(self) -> bool:
@@ -62,6 +83,7 @@ class SteeringPlan:
         widths = {int(self.gate.weights.shape[1])} | {
             int(vector.shape[0]) for vector in self.additions.values()
         }
+        widths.add(int(self.ends.gate.weights.shape[1]))
         if self.monitor is not None:  # it lies no deeper than the first steered layer
             widths.add(int(self.monitor.weights.shape[0]))
         deepest = max((*self.layers, self.gate.last_layer))
@@ -82,6 +104,7 @@ class GatePlan(SteeringPlan):
     def __post_init__(self) -> None:
         if self.additions:
             raise SteeringError("A gate alone adds nothing; give a SteeringPlan to steer.")
+        self._check_end_gate()
         if self.monitor is not None:
             raise SteeringError("A gate alone has nothing to steer with where a monitor opens a row.")
 

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
+from inferaligner.prompts.template_ends import EndKind, TemplateEnds
 
 
 @dataclass(frozen=True)
 class PromptSpans:
     """Positions `[rows]` (CPU) of each row's first and last prompt token; padding and cached tokens count.
 
-    `lasts` are those of the last token that came with the prompt, where parts of the answer did.
+    `lasts` are those of the last token that came with the prompt, where parts of the answer did. Where a
+    prompt's own end was looked at, `kinds` say how each row ends, and `turns` are the positions at which the
+    template handed over to the assistant: before `ends`, where an answer was begun.
     """
 
     begins: Tensor
     ends: Tensor
     lasts: Tensor | None = None
+    turns: Tensor | None = None
+    kinds: tuple[EndKind, ...] | None = None
+
+    @property
+    def reads(self) -> Tensor:
+        """Positions `[rows]` of the last token that the guidance gate reads."""
+        return self.ends if self.turns is None else self.turns
 
     def repeated(self, times: int) -> PromptSpans:
         """The same with every row repeated in place, as beams and several return sequences do."""
-        lasts = None if self.lasts is None else self.lasts.repeat_interleave(times)
-        return PromptSpans(self.begins.repeat_interleave(times), self.ends.repeat_interleave(times), lasts)
+
+        def rows(places: Tensor) -> Tensor:
+            return places.repeat_interleave(times)
+
+        return PromptSpans(
+            rows(self.begins),
+            rows(self.ends),
+            None if self.lasts is None else rows(self.lasts),
+            None if self.turns is None else rows(self.turns),
+            None if self.kinds is None else tuple(kind for kind in self.kinds for _ in range(times)),
+        )
 
 
 def generate_setting(arguments: Mapping[str, Any], defaults: Any, name: str) -> Any:
@@ -78,6 +97,22 @@ def spans_from_lengths(
             "tokens; expected 1 or more, and no more than the row has."
         )
     return PromptSpans(whole.begins, ends, whole.ends if bool((ends < whole.ends).any()) else None)
+
+
+def with_turns(spans: PromptSpans, ids: Tensor, start: int, ends: TemplateEnds) -> PromptSpans:
+    """The same with every row's kind of end, and the place where the template hands over to the assistant.
+
+    `ids` `[prompts, tokens]` are token ids, the first of them at position `start`; of a prompt that is cached
+    in part, only the new tokens are looked at.
+    """
+    rows, kinds, turns = ids.tolist(), list[EndKind](), spans.ends.clone()
+    for row, (begin, end) in enumerate(zip(spans.begins.tolist(), spans.ends.tolist(), strict=True)):
+        first = max(begin, start)
+        found = ends.end_of(rows[row][first - start : end + 1 - start])
+        kinds.append(found.kind)
+        if found.turn_end is not None:
+            turns[row] = first + found.turn_end - 1
+    return replace(spans, turns=turns, kinds=tuple(kinds))
 
 
 def cached_tokens(cache: Any) -> int:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from inferaligner.end_gate import EndGate
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision, GuidanceGate
 from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.carried import CarriedRows
+from inferaligner.steering.other_ends import OtherEnds
 from inferaligner.steering.plan import Mode, Positions
 from inferaligner.steering.prompt_ends import PromptSpans
 
@@ -44,8 +46,17 @@ class Pass:
 class PromptScope:
     """Decisions of one batch, latched: a row that opened stays open until the scope ends."""
 
-    def __init__(self, spans: PromptSpans, gate: GuidanceGate, mode: Mode, positions: Positions) -> None:
+    def __init__(
+        self,
+        spans: PromptSpans,
+        gate: GuidanceGate,
+        mode: Mode,
+        positions: Positions,
+        end_gate: EndGate | None = None,
+    ) -> None:
+        """`end_gate` reads the ends of rows that do not end as the template ends them; None: `gate` does."""
         self.gate = gate
+        self.other_ends = OtherEnds.of(spans, EndGate.uncalibrated(gate) if end_gate is None else end_gate)
         self.mode = mode
         self.positions = positions
         self.spans = spans
@@ -64,7 +75,7 @@ class PromptScope:
         self._kept: Tensor | None = None  # [rows] bool: open since an earlier scope of the same cache
         self._told: Tensor | None = None  # the host's copy of `open`, where `latch` made one
         self._cache: Callable[[], Any] = lambda: None
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
     def carrying(cls, rows: CarriedRows, gate: GuidanceGate, mode: Mode, positions: Positions) -> PromptScope:
@@ -149,7 +160,7 @@ class PromptScope:
 
         Tokens of the prompt have numbers below 1.
         """
-        _, ends = self.ends_on(stream.device)
+        _, ends, _ = self.places_on(stream.device)
         columns = torch.arange(stream.shape[1], device=stream.device) + now.start
         if now.reads_gate and self.spans.lasts is not None:
             lasts = self.spans.lasts.to(stream.device)
@@ -168,30 +179,36 @@ class PromptScope:
     def _begin(self, rows: int, start: int) -> None:
         if rows % self.rows:
             raise SteeringError(f"{self.rows} prompts became {rows} rows; expected a multiple.")
-        self.spans = self.spans.repeated(rows // self.rows)
-        reach = max(self.gate.offsets)
-        shortest = int((self.spans.ends - self.spans.begins).min()) + 1
+        times = rows // self.rows
+        self.spans = self.spans.repeated(times)
+        if self.other_ends is not None:
+            self.other_ends = self.other_ends.repeated(times)
+        reach, first = max(self.gate.offsets), int(self.spans.reads.min())
+        shortest = int((self.spans.reads - self.spans.begins).min()) + 1
         if shortest <= reach:
             raise SteeringError(
                 f"The gate reads {reach + 1} tokens from the end of a prompt, but a prompt of this batch has "
                 f"{shortest}. Render prompts with the chat template that the aligner was fitted on."
             )
-        if self.first_end - reach < start:
+        if first - reach < start:
             raise SteeringError(
-                f"The gate reads the prompt from token {self.first_end - reach} on, but {start} tokens are "
+                f"The gate reads the prompt from token {first - reach} on, but {start} tokens are "
                 "in the cache already and will not be computed again. Give the new turn at least "
                 f"{reach + 1} uncached tokens, or start without the cache."
             )
         self.seen = start
 
-    def ends_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`(row numbers, ends)`, both `[rows]`, on a device; copied once."""
+    def places_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """`(row numbers, ends, reads)`, all `[rows]`, on a device; copied once. `reads`: the positions of the
+        last tokens that the guidance gate reads, the ends but for begun answers."""
         if device in self._on_device:
             return self._on_device[device]
-        both = (torch.arange(self.rows, device=device), self.spans.ends.to(device))
+        ends = self.spans.ends.to(device)
+        reads = ends if self.spans.turns is None else self.spans.turns.to(device)
+        places = (torch.arange(self.rows, device=device), ends, reads)
         if not torch.compiler.is_compiling():  # see hooks.py on what compiled code makes
-            self._on_device[device] = both
-        return both
+            self._on_device[device] = places
+        return places
 
     def add_scores(self, part: Tensor) -> None:
         """Adds one read's dot products `[rows]`; rows whose token is not in this pass contribute 0."""
@@ -207,13 +224,18 @@ class PromptScope:
         """
         assert self.scores is not None
         self.traced = torch.compiler.is_compiling()
-        _, ends = self.ends_on(self.scores.device)
-        if self.mode == "gate":
-            # Not `score > 0`: a NaN must open the gate, not slip through it.
-            opened = ~(self.scores <= 0)
+        _, ends, reads = self.places_on(self.scores.device)
+
+        def here(places: Tensor) -> Tensor:
+            return (places >= now.start) & (places < now.start + length)
+
+        if self.mode != "gate":
+            opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool) & here(ends)
         else:
-            opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool)
-        opened = opened & (ends >= now.start) & (ends < now.start + length)
+            # Not `score > 0`: a NaN must open the gate, not slip through it.
+            opened = ~(self.scores <= 0) & here(reads)
+            if self.other_ends is not None:
+                opened = self.other_ends.opened(opened, here(ends))
         self.open = opened if self.open is None else self.open | opened
         if self.mode == "gate" and not torch.compiler.is_compiling():
             self._spare_closed(now)
@@ -247,6 +269,8 @@ class PromptScope:
         self.seen = now.start + now.length
         if self.last_end >= self.seen:
             return False
+        if self.other_ends is not None:
+            self.scores = self.other_ends.told(self.scores)
         if self.watch is not None:
             self.watch.begin(self.open)
         self._settle(self.open.cpu() if self._told is None else self._told)
@@ -305,7 +329,7 @@ class PromptScope:
             return kept[:, None]
 
         columns = torch.arange(first, stream.shape[1], device=stream.device)
-        numbers = columns + now.start - rows(self.ends_on(stream.device)[1])
+        numbers = columns + now.start - rows(self.places_on(stream.device)[1])
         if self.open is None:  # below the gate's layer: the monitor alone has decided
             mask = torch.zeros_like(numbers, dtype=torch.bool)
         elif self.positions == "all":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inferaligner.errors import UnknownArchitectureError
+from inferaligner.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import Anatomy, dissect
 from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.plan import SteeringPlan
@@ -53,8 +54,9 @@ def install(
     anatomy = dissect(model)
     plan.check_fits(anatomy)
     monitor = buffers.monitor
-    gate, columns = plan.gate, {read: number for number, read in enumerate(plan.gate.reads)}
-    hooked = set(gate.layers) | (set(plan.layers) if steers else set())
+    gate = plan.gate
+    places = _places(gate, buffers)
+    hooked = {read.layer for read, *_ in places} | (set(plan.layers) if steers else set())
     if monitor is not None:
         hooked.add(monitor.layer)
     for index in sorted(hooked):
@@ -63,8 +65,10 @@ def install(
         device = buffers.device
         for name in _SHARED:
             layer.register_buffer(_PREFIX + name, getattr(buffers, name), persistent=False)
-        reads = [read for read in gate.reads if read.layer == index]
-        weights = gate.weights[[columns[read] for read in reads]].to(device=device, dtype=torch.float32)
+        here = [place for place in places if place[0].layer == index]
+        listed = [weight for *_, weight in here]
+        weights = torch.stack(listed) if listed else gate.weights[:0]
+        weights = weights.to(device=device, dtype=torch.float32)
         layer.register_buffer(_PREFIX + "weights", weights, persistent=False)
         if monitor is not None and monitor.layer == index:
             listener = monitor.weights.to(device=device, dtype=torch.float32)
@@ -80,16 +84,32 @@ def install(
             _hook(
                 index,
                 pair,
-                offsets=[gate.offsets.index(read.offset) for read in reads],
-                columns=[columns[read] for read in reads],
+                offsets=[row for _, row, _, _ in here],
+                columns=[column for _, _, column, _ in here],
                 decides=index == gate.last_layer,
                 steers=steers and index in plan.additions,
                 bias=gate.bias,
                 monitor=monitor if monitor is not None and monitor.layer == index else None,
                 decide_row=buffers.decide_row,
+                turn_reads=buffers.turn_reads,
             )
         )
     return anatomy
+
+
+def _places(gate: GuidanceGate, buffers: RowBuffers) -> list[tuple[GateRead, int, int, Tensor]]:
+    """Every read of both gates: its row in `read_tokens`, its column in `partial`, its weight `[width]`."""
+    places = [
+        (read, gate.offsets.index(read.offset), column, weight)
+        for column, (read, weight) in enumerate(zip(gate.reads, gate.weights, strict=True))
+    ]
+    if buffers.ends is not None:
+        ends, before, first = buffers.ends.gate, len(gate.offsets), len(gate.reads)
+        places += [
+            (read, before + ends.offsets.index(read.offset), first + column, weight)
+            for column, (read, weight) in enumerate(zip(ends.reads, ends.weights, strict=True))
+        ]
+    return places
 
 
 def _hook(
@@ -103,6 +123,7 @@ def _hook(
     bias: float,
     monitor: AnswerMonitor | None,
     decide_row: int,
+    turn_reads: int,
 ) -> LayerHook:
     read_gate, decide = torch.ops.inferaligner.read_gate, torch.ops.inferaligner.decide
     watch, steer = torch.ops.inferaligner.watch, torch.ops.inferaligner.steer
@@ -135,6 +156,7 @@ def _hook(
                 layer.inferaligner_slot_of_token,
                 layer.inferaligner_steered,
                 layer.inferaligner_steer_tokens,
+                turn_reads,
             )
         if watches:
             watch(

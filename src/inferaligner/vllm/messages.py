@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inferaligner.gate import Decision
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 
 _ATTRIBUTE = "inferaligner"
 
@@ -28,6 +29,7 @@ class Order:
         again: the prompt is computed a second time because the gate opened; what the first time gave was
             thrown away.
         heard: the monitor's scores of the last generated tokens that it has read, `read` of them in all.
+        end: how the prompt ends, and where the template handed over to the assistant.
     """
 
     ticket: int
@@ -37,6 +39,7 @@ class Order:
     again: bool = False
     heard: tuple[float, ...] = ()
     read: int = 0
+    end: PromptEnd = AS_THE_TEMPLATE
 
 
 @dataclass

@@ -27,7 +27,8 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "decide(Tensor partial, float bias, int row, Tensor(a!) counts, Tensor read_slots, Tensor(b!) score, "
-    "Tensor(c!) open, Tensor slot_of_token, Tensor(d!) steered, Tensor(e!) steer_tokens) -> ()"
+    "Tensor(c!) open, Tensor slot_of_token, Tensor(d!) steered, Tensor(e!) steer_tokens, int turn_reads=-1) "
+    "-> ()"
 )
 _LIBRARY.define(
     "watch(Tensor hidden, Tensor? residual, Tensor weights, float centre, float bias, Tensor(a!) counts, "
@@ -80,17 +81,31 @@ def decide(
     slot_of_token: Tensor,
     steered: Tensor,
     steer_tokens: Tensor,
+    turn_reads: int = -1,
 ) -> None:
     """`score[slot] = bias + Σ partial[slot]`, open unless it is at most 0: a read that is missing is NaN, and
-    NaN opens."""
+    NaN opens.
+
+    `turn_reads`: how many columns of `partial` are the guidance gate's. Those behind them are the end gate's,
+    its bias among them; then a slot opens by either, and the score is the guidance gate's unless it has none
+    (-inf) or the other one alone opens. -1: there is no end gate.
+    """
     count = int(counts[row]) if partial.device.type == "cpu" else read_slots.shape[1]
     if count == 0:
         return
     slots = read_slots[row, :count]
-    total = partial[slots].sum(-1) + bias
+    if turn_reads < 0:
+        total = partial[slots].sum(-1) + bias
+        opened = ~(total <= 0)
+    else:
+        parts = partial[slots]
+        total, end = parts[:, :turn_reads].sum(-1) + bias, parts[:, turn_reads:].sum(-1)
+        by_end = ~(end <= 0)
+        opened = ~(total <= 0) | by_end
+        total = torch.where((total == -torch.inf) | ((total <= 0) & by_end), end, total)
     score[slots] = total
     # The bin's own place is set by nobody else, and must stay closed.
-    open[slots] = ~(total <= 0) & (slots != open.shape[0] - 1)
+    open[slots] = opened & (slots != open.shape[0] - 1)
     settle(counts, open, slot_of_token, steered, steer_tokens)
 
 

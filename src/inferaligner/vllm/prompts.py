@@ -1,8 +1,9 @@
 """Which prompts can be gated at all.
 
-The gate was fitted on the last tokens of prompts as the chat template ends them. At the end of any other text
-it reads something it was never shown, and a client could choose that text. So prompts that end otherwise are
-refused, unless the operator says `prompts="any"`.
+The gate was fitted on the last tokens of prompts as the chat template ends them. At the end of any other
+text it reads something it was never shown, and a client could choose that text. Begun answers have a gate of
+their own, where the aligner was fitted with one; otherwise they are refused, and so is raw text, unless the
+operator says `prompts="any"`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.errors import InferAlignerError, MismatchError
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd, TemplateEnds, end_objection
 from inferaligner.vllm.adapters import AdapterRules
 from inferaligner.vllm.settings import EngineSettings
 
@@ -20,12 +22,15 @@ _BASE_ALONE = AdapterRules(None, others=False)
 
 @dataclass(frozen=True)
 class PromptRules:
-    """`ending`: token ids that every prompt must end with; `shortest`: tokens that the gate must find;
-    `adapters`: which LoRA adapters a request may have."""
+    """`ends`: where the chat template hands over to the assistant, None where that cannot be known;
+    `shortest`: tokens that the gate must find; `adapters`: which LoRA adapters a request may have; `any_end`:
+    whether raw text is taken; `judges_begun`: whether the aligner has a gate for begun answers."""
 
-    ending: tuple[int, ...]
+    ends: TemplateEnds | None
     shortest: int
     adapters: AdapterRules = _BASE_ALONE
+    any_end: bool = False
+    judges_begun: bool = False
 
     @classmethod
     def of(cls, config: Any, settings: EngineSettings, tokenizer: Any = None) -> PromptRules:
@@ -39,9 +44,8 @@ class PromptRules:
                     "vLLM was told to skip the tokenizer, so it cannot be compared with the aligner's. Leave "
                     "--skip-tokenizer-init out, or take the responsibility for it with prompts='any'."
                 )
-            return cls((), shortest, adapters)
+            return cls(None, shortest, adapters, any_end=True)
         from inferaligner.models.fingerprint import differences, fingerprint_tokenizer
-        from inferaligner.prompts.chat import template_suffix
 
         reader = _reader(config.model_config) if tokenizer is None else tokenizer
         found = differences(fingerprint_tokenizer(reader), artifact.provenance.target.tokenizer)
@@ -51,12 +55,18 @@ class PromptRules:
                 "model with the tokenizer and chat template it was fitted with, or fit an aligner for this "
                 "one."
             )
-        if settings.prompts == "any":
-            return cls((), shortest, adapters)
+        any_end = settings.prompts == "any"
         try:
-            return cls(tuple(template_suffix(reader)), shortest, adapters)
+            ends = TemplateEnds.of(reader)
         except InferAlignerError as error:
-            raise MismatchError(f"The end of a chat prompt is unknown: {error}") from None
+            if not any_end:
+                raise MismatchError(f"The end of a chat prompt is unknown: {error}") from None
+            ends = TemplateEnds(())
+        return cls(ends, shortest, adapters, any_end, judges_begun=artifact.end_gate is not None)
+
+    def end_of(self, tokens: Sequence[int] | None) -> PromptEnd:
+        """How a prompt ends; as the template ends one, where that cannot be known."""
+        return AS_THE_TEMPLATE if self.ends is None or tokens is None else self.ends.end_of(tokens)
 
     def objection(self, request: Any) -> str | None:
         """Why a request (the front end's or the scheduler's) cannot be gated, in words for the client; None
@@ -76,13 +86,12 @@ class PromptRules:
                 f"The prompt has {len(tokens)} tokens, but the guidance gate reads the last "
                 f"{self.shortest}. Use the chat endpoint."
             )
-        if self.ending and tuple(tokens[-len(self.ending) :]) != self.ending:
+        end = self.end_of(tokens)
+        if end.turn_end is not None and end.turn_end < self.shortest:
             return (
-                "The prompt does not end as the model's chat template ends it, where the guidance gate "
-                "reads. Use the chat endpoint with the model's own template and add_generation_prompt, "
-                "without a prefilled answer; the operator can allow other prompts with `prompts: any`."
+                f"The prompt's turn has {end.turn_end} tokens, but the guidance gate reads {self.shortest}."
             )
-        return None
+        return None if self.any_end else end_objection(end, judges_begun=self.judges_begun)
 
 
 def _reader(model_config: Any) -> Any:

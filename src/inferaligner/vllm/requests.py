@@ -8,6 +8,7 @@ from typing import Any
 
 from inferaligner.errors import SteeringError
 from inferaligner.gate import Decision
+from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.answers import ReadAnswer
 from inferaligner.vllm.messages import Order
@@ -29,6 +30,7 @@ class GatedRequest:
         again: it was sent back to be computed a second time, and has not begun yet.
         report: what is told about it, once it is decided.
         answer: what a monitor has read.
+        end: how the prompt ends, and where the template handed over to the assistant.
     """
 
     prompt_length: int
@@ -39,6 +41,7 @@ class GatedRequest:
     again: bool = False
     report: dict[str, Any] | None = None
     answer: ReadAnswer = field(default_factory=ReadAnswer)
+    end: PromptEnd = AS_THE_TEMPLATE
 
     @property
     def closed(self) -> bool:
@@ -57,6 +60,7 @@ class GateRules:
 
     def __post_init__(self) -> None:
         self.reach = max(self.plan.gate.offsets)
+        self._end_reach = max(self.plan.ends.gate.offsets)
 
     @property
     def replays(self) -> bool:
@@ -94,7 +98,14 @@ class GateRules:
         again, request.again = request.again, False
         heard = answer.latest(self.window) if self.window else ()
         return Order(
-            request.ticket, request.prompt_length, decided, steer_from, again, heard, len(answer.scores)
+            request.ticket,
+            request.prompt_length,
+            decided,
+            steer_from,
+            again,
+            heard,
+            len(answer.scores),
+            request.end,
         )
 
     def next_token(self, request: GatedRequest, computed: int) -> int | None:
@@ -117,7 +128,11 @@ class GateRules:
     def readable(self, request: GatedRequest) -> int | None:
         """Leading tokens whose blocks may come from the prefix cache; None for all."""
         if request.decision is None:
-            return max(request.prompt_length - 1 - self.reach, 0)
+            turn = request.prompt_length if request.end.turn_end is None else request.end.turn_end
+            first = turn - 1 - self.reach
+            if request.end.kind != "template":
+                first = min(first, request.prompt_length - 1 - self._end_reach)
+            return max(first, 0)
         return self._shared(request)
 
     def writable(self, request: GatedRequest) -> int | None:

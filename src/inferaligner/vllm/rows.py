@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inferaligner.end_gate import EndGate
 from inferaligner.gate import GuidanceGate
 from inferaligner.monitor import AnswerMonitor
+from inferaligner.prompts.template_ends import EndKind
 from inferaligner.vllm.ops import settle
 
 
@@ -24,6 +26,8 @@ class RowBuffers:
 
     Attributes:
         bin: number of the slot that takes what nobody wants (see `ops.py`).
+        read_rows, turn_reads: offsets that are read, of both gates; columns of `partial` that are the
+            guidance gate's, -1 without an end gate.
         counts: `[offsets + 4]` on the CPU: tokens read at each offset, decisions due, generated tokens that
             the monitor reads, tokens that are steered if their slot is open, tokens that are steered.
         read_tokens, read_slots: `[offsets + 1, slots]`; the last row of `read_slots` lists the slots to
@@ -31,7 +35,8 @@ class RowBuffers:
         slot_of_token: `[tokens]`, the bin for tokens that are never steered.
         steered: `[tokens, 1]`, whether the slot is open; `steer_tokens` `[tokens]`, these tokens' numbers
             (CPU only).
-        partial: `[slots + 1, reads]`, the dot products; NaN until read.
+        partial: `[slots + 1, reads]`, the dot products; NaN until read. With an end gate its reads follow,
+            and its bias; -inf keeps out the one of the two gates that does not judge a prompt.
         score: `[slots + 1]`; open: `[slots + 1]`.
         watch_rows, recent, token_score, over: what the monitor reads and says (`ops.watch`).
     """
@@ -43,25 +48,32 @@ class RowBuffers:
         tokens: int,
         device: torch.device,
         monitor: AnswerMonitor | None = None,
+        ends: EndGate | None = None,
     ) -> None:
+        """`ends` reads prompts that do not end as the chat template ends them; None where none come."""
         self.gate = gate
+        self.ends = ends
         self.monitor = monitor
         self.device = device
         self.bin = slots
-        self.decide_row = len(gate.offsets)
-        self.watch_row = len(gate.offsets) + 1
-        self.steer_row = len(gate.offsets) + 2
+        # The guidance gate's reads stand first, then the end gate's and, in a last column, its bias.
+        self.read_rows = len(gate.offsets) + (0 if ends is None else len(ends.gate.offsets))
+        self.turn_reads = -1 if ends is None else len(gate.reads)
+        columns = len(gate.reads) + (0 if ends is None else len(ends.gate.reads) + 1)
+        self.decide_row = self.read_rows
+        self.watch_row = self.read_rows + 1
+        self.steer_row = self.read_rows + 2
         self._on_cpu = device.type == "cpu"
-        self.counts = torch.zeros(len(gate.offsets) + 4, dtype=torch.int64)
+        self.counts = torch.zeros(self.read_rows + 4, dtype=torch.int64)
         # A graph on a GPU takes no tensor of the CPU, and its operations never look at the counts.
         self.graph_counts = self.counts if self._on_cpu else self.counts.to(device)
-        shape = (len(gate.offsets) + 1, slots)
+        shape = (self.read_rows + 1, slots)
         self.read_tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.read_slots = torch.full(shape, self.bin, dtype=torch.int64, device=device)
         self.slot_of_token = torch.full((tokens,), self.bin, dtype=torch.int64, device=device)
         self.steered = torch.zeros((tokens, 1), dtype=torch.bool, device=device)
         self.steer_tokens = torch.zeros(tokens if self._on_cpu else 1, dtype=torch.int64, device=device)
-        self.partial = torch.full((slots + 1, len(gate.reads)), torch.nan, device=device)
+        self.partial = torch.full((slots + 1, columns), torch.nan, device=device)
         self.score = torch.full((slots + 1,), torch.nan, device=device)
         self.open = torch.ones(slots + 1, dtype=torch.bool, device=device)
         self.open[self.bin] = False
@@ -76,12 +88,28 @@ class RowBuffers:
         rows[1] = self.bin
         return rows
 
-    def begin(self, slot: int, open_now: bool, heard: Sequence[float] = (), tokens: int = 0) -> None:
+    def begin(
+        self,
+        slot: int,
+        open_now: bool,
+        heard: Sequence[float] = (),
+        tokens: int = 0,
+        kind: EndKind = "template",
+    ) -> None:
         """A request moves into a slot: undecided ones begin open, so that a lost decision steers.
 
-        `heard` are the monitor's scores of the last of the `tokens` generated tokens that it has read.
+        `heard` are the monitor's scores of the last of the `tokens` generated tokens that it has read;
+        `kind` is how the prompt ends.
         """
         self.partial[slot] = torch.nan
+        if self.ends is not None:
+            bias = {"template": -torch.inf, "begun": self.ends.begun, "raw": self.ends.raw}[kind]
+            self.partial[slot, -1] = bias
+            if kind == "template":
+                self.partial[slot, self.turn_reads : -1] = 0.0
+            elif kind == "raw":
+                self.partial[slot, : self.turn_reads] = 0.0
+                self.partial[slot, 0] = -torch.inf
         self.score[slot] = torch.nan
         self.open[slot] = open_now
         if self.monitor is not None:
@@ -102,7 +130,7 @@ class RowBuffers:
         """Sets the rows of the coming forward pass.
 
         Args:
-            reads: for each offset of the gate, pairs (token of the batch, slot).
+            reads: for each offset of the gate, then of the end gate, pairs (token of the batch, slot).
             due: the slots whose prompt ends in this pass.
             steered: spans (first token, last token + 1, slot).
             tokens: of the batch.

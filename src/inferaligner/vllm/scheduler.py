@@ -56,7 +56,11 @@ class GatedScheduler(Scheduler):
         """vLLM's own, with a page in the book; what cannot be gated is failed in the next step."""
         if request.request_id in self.requests:
             raise SteeringError(f"Request {request.request_id} continues another one, which cannot be gated.")
-        gated = GatedRequest(request.num_prompt_tokens, replays=self.gate_rules.replays)
+        gated = GatedRequest(
+            request.num_prompt_tokens,
+            replays=self.gate_rules.replays,
+            end=self.gate_prompts.end_of(request.prompt_token_ids),
+        )
         gated.refused = self.gate_prompts.objection(request)
         request.resumable = False
         self._gated[request.request_id] = gated

@@ -43,8 +43,8 @@ def self_test(runner: Any, rows: RowBuffers, *, steers: bool) -> None:
 
 
 def _check_gate(runner: Any, rows: RowBuffers, tokens: int) -> None:
-    rows.begin(0, open_now=True)
-    reads = [[(number % tokens, 0)] for number, _ in enumerate(rows.gate.offsets)]
+    rows.begin(0, open_now=True, kind="template" if rows.ends is None else "begun")
+    reads = [[(number % tokens, 0)] for number in range(rows.read_rows)]
     rows.load(reads, [0], [], tokens)
     try:
         _run(runner, tokens)
@@ -55,7 +55,10 @@ def _check_gate(runner: Any, rows: RowBuffers, tokens: int) -> None:
         raise _failed(
             f"{int((~torch.isfinite(parts)).sum())} of {len(parts)} reads of the gate gave no finite number"
         )
-    expected = float(parts.sum()) + rows.gate.bias
+    own = len(rows.gate.reads)
+    expected, end = float(parts[:own].sum()) + rows.gate.bias, float(parts[own:].sum())
+    if rows.ends is not None and expected <= 0 < end:
+        expected = end
     if abs(score - expected) > 1e-3 * (1 + abs(expected)) or bool(rows.open[0]) != (not score <= 0):
         raise _failed(f"the gate decided {bool(rows.open[0])} at score {score}; expected score {expected}")
 

@@ -23,6 +23,7 @@ from inferaligner.vllm.adapters import AdapterRules
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import AlignerArtifact
+    from inferaligner.end_gate import EndGate
     from inferaligner.steering.plan import SteeringPlan
 
 KEY = "inferaligner"
@@ -42,8 +43,8 @@ class EngineSettings(BaseModel):
         shadow: decide and report, never steer.
         on_open: what becomes of a request whose gate opens.
         monitor: read answers too, if the aligner has a monitor.
-        prompts: `chat` refuses prompts that do not end as the chat template ends them, because the gate was
-            fitted on that ending; `any` gates them at their last token all the same.
+        prompts: `chat` takes prompts that end as the chat template ends them, and answers begun behind that
+            where the aligner has a gate for them; `any` takes raw text too.
         adapter: place of the LoRA adapter that the aligner was fitted on; None for the model itself.
         adapters: `own` refuses requests with another adapter than this, or without it; `any` gates them too.
         audit_log: file that gets one JSON line per decision.
@@ -125,13 +126,16 @@ class EngineSettings(BaseModel):
         Raises `ArtifactError` as `artifact`, `InputError` as `check_choices`.
         """
         from inferaligner.aligner import Aligner
-        from inferaligner.steering.plan import GatePlan
 
         artifact = self.artifact()
         self.check_choices(artifact)
         if artifact.gate_only and (self.shadow or self.on_open == "refuse"):
-            return GatePlan(artifact.gate)
+            return Aligner(artifact).gate_plan()
         return Aligner(artifact).plan(monitor=self.monitor)
+
+    def end_gate(self, plan: SteeringPlan) -> EndGate | None:
+        """The gate of prompts that do not end as the chat template ends them; None where none are taken."""
+        return plan.ends if self.prompts == "any" else plan.end_gate
 
 
 def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSettings:

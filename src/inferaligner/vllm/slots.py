@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Slots:
             undecided = order.open is None
             may_open = order.open is not False or self.buffers.monitor is not None
             self._stays[request] = _Stay(slot, order, undecided, self.steers and may_open)
-            self.buffers.begin(slot, undecided or bool(order.open), order.heard, order.read)
+            self.buffers.begin(slot, undecided or bool(order.open), order.heard, order.read, order.end.kind)
         for request, ticket in orders.closed.items():
             stay = self._stays.get(request)
             if stay is not None and stay.order.ticket == ticket:
@@ -70,9 +70,8 @@ class Slots:
             lengths: its tokens in this batch.
         """
         assert self._expected is not None
-        offsets = self.buffers.gate.offsets
         watched: list[tuple[int, int, int]] = []
-        reads: list[list[tuple[int, int]]] = [[] for _ in offsets]
+        reads: list[list[tuple[int, int]]] = [[] for _ in range(self.buffers.read_rows)]
         steered: list[tuple[int, int, int]] = []
         base = 0
         for request, start, length in zip(requests, starts, lengths, strict=True):
@@ -84,9 +83,9 @@ class Slots:
                 )
             if stay.reading:
                 end = stay.order.prompt_length - 1
-                for row, offset in enumerate(offsets):
-                    if start <= end - offset < start + length:
-                        reads[row].append((base + end - offset - start, stay.slot))
+                for row, place in self._places(stay.order):
+                    if start <= place < start + length:
+                        reads[row].append((base + place - start, stay.slot))
                 if start <= end < start + length:
                     self._due.append(stay)
             ticket, number = self._expected.watched.get(request, (None, 0))
@@ -102,6 +101,16 @@ class Slots:
             base += length
         self.buffers.load(reads, [stay.slot for stay in self._due], steered, base, watched)
         self._planned = True
+
+    def _places(self, order: Order) -> Iterator[tuple[int, int]]:
+        """What the gates read of a prompt: the row of each offset, and the position."""
+        gate, ends = self.buffers.gate, self.buffers.ends
+        turn = order.prompt_length if order.end.turn_end is None else order.end.turn_end
+        if ends is None or order.end.kind != "raw":
+            yield from ((row, turn - 1 - offset) for row, offset in enumerate(gate.offsets))
+        if ends is not None and order.end.kind != "template":
+            for row, offset in enumerate(ends.gate.offsets, start=len(gate.offsets)):
+                yield row, order.prompt_length - 1 - offset
 
     def end_step(self, tokens: int) -> PendingVerdicts | None:
         """After the forward pass: what was decided in it.

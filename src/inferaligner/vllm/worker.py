@@ -44,6 +44,7 @@ class GatedWorker(PlatformWorker):
             scheduler.max_num_batched_tokens,
             torch.device(self.device),
             plan.monitor,
+            settings.end_gate(plan),
         )
         install(self.model_runner.get_model(), plan, self.gate_rows, self.model_config.dtype, steers=steers)
         self.gate_slots = Slots(self.gate_rows, steers=steers)

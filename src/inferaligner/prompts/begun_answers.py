@@ -1,0 +1,103 @@
+"""Prompts that do not end as the chat template ends them: begun answers and raw text, made from others.
+
+Written for this project. An *opener* begins an answer and says nothing of what was asked; a *turn* is what
+a user may say so that the assistant speaks first. Openers are split: those of the test part are used for
+figures alone, and within the fitting part an opener goes with the contents of one fold, so that cross-
+validation holds out contents and openers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from inferaligner.prompts.chat import render_chat
+from inferaligner.prompts.encoding import Reader, tokenizer_of
+
+EndForm = Literal["opener", "content", "opened content", "raw"]
+"""Where a content stands: in the user's turn, behind which an answer has begun with an opener; in the begun
+answer itself, alone or behind an opener; or it is the whole text."""
+
+FORMS: tuple[EndForm, ...] = get_args(EndForm)
+
+OPENERS: tuple[str, ...] = (
+    "{",
+    "The answer is",
+    "1.",
+    "Answer:",
+    "```python\n",
+    "Let me think.",
+    "In short,",
+    "Here is",
+    "Yes,",
+    "<think>\n\n</think>\n\n",
+    "Sure, here is how you do it:",
+    "- ",
+    "Hello!",
+    "As requested,",
+    "I",
+    "**",
+    '{"answer": "',
+    "First,",
+    "Certainly! The following is",
+    "A",
+)
+TEST_OPENERS: tuple[str, ...] = (
+    "[",
+    "The result is",
+    "Of course.",
+    "Step 1:",
+    "To summarize,",
+    "Sure! Here's",
+    "Okay,",
+    "\n",
+    "Final answer:",
+    "<answer>",
+    "Sure, here is how to do it:",
+    "## ",
+    "<think>\n",
+    "The",
+    "Great question!",
+)
+TURNS: tuple[str, ...] = (
+    "Please continue.",
+    "Hello",
+    "Go on.",
+    "What do you have for me?",
+    "Hi, can you help me?",
+)
+TEST_TURNS: tuple[str, ...] = ("Continue.", "Hey there", "Tell me more.", "Can I ask something?")
+
+
+def opener_of(number: int, fold: int, folds: int) -> str:
+    """The opener that goes with the `number`-th content of a fold of the fitting part."""
+    mine = OPENERS[fold::folds]
+    return mine[number % len(mine)]
+
+
+def encode_ends(
+    reader: Reader,
+    contents: Sequence[str],
+    openers: Sequence[str],
+    turns: Sequence[str],
+    form: EndForm,
+    *,
+    system: str | None = None,
+) -> list[list[int]]:
+    """Token ids of each content in one form, with the opener and the turn that go with it, as a server would
+    get them."""
+    tokenizer = tokenizer_of(reader)
+    if form == "raw":
+        return [list(ids) for ids in tokenizer(list(contents))["input_ids"]]
+    rows = zip(contents, openers, turns, strict=True)
+    if form == "opener":
+        texts = [render_chat(reader, content, system=system) + opener for content, opener, _ in rows]
+    elif form == "content":
+        texts = [render_chat(reader, turn, system=system) + content for content, _, turn in rows]
+    else:
+        texts = [
+            render_chat(reader, turn, system=system) + opener + " " + content
+            for content, opener, turn in rows
+        ]
+    # The template writes the special tokens itself.
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
