@@ -284,10 +284,8 @@ class Guard:
         """Whether a pass comes after the prompts of `scope`: its cache is the very object that holds them."""
         if self._generating is None:
             return length == 1 and scope.follows(cache) and cached_tokens(cache) > 0
-        if self._pending is not None:
-            return False
         # Older model code makes its cache anew in every pass, from tensors in a tuple: nothing to recognise.
-        return scope.follows(cache) or isinstance(cache, (tuple, list))
+        return self._pending is None and (scope.follows(cache) or isinstance(cache, (tuple, list)))
 
     def _begin_prompt(self, tokens: Tensor, arguments: dict[str, Any], cache: Any) -> Pass:
         refuse_packed(arguments)
