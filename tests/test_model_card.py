@@ -89,13 +89,13 @@ def test_places_of_a_gate_are_told_together() -> None:
     assert reads_words([(3, 0), (4, 0), (4, 2)]) == "layer 3 at token -1; layer 4 at tokens -1 and -3"
 
 
-def test_begun_answers_and_company_are_told() -> None:
+def test_begun_answers_and_the_shift_between_batches_are_reported() -> None:
     rate = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 90}
     opened = {"content, harmful": rate, "opener, ordinary": {**rate, "value": 0.01}}
-    company = {"largest_shift": 0.0312, "prompts": 32, "near_threshold": 5, "of": 700}
+    shift = {"largest_shift": 0.0312, "prompts": 32, "near_threshold": 5, "of": 700}
     plain = card(**CALIBRATION)
     assert "Begun answers" not in plain and "batch" not in plain
-    text = card(**CALIBRATION, ends={"held_out": {"open": opened}}, company=company)
+    text = card(**CALIBRATION, ends={"held_out": {"open": opened}}, batch_shift=shift)
     assert "| the begun answer is the prompt: harmful | 80.0 % | 70.0 % to 90.0 % | 90 |" in text
     assert "| neutral begun answer behind prompts: ordinary | 1.0 % |" in text
     assert "moved by at most 0.031" in text and "5 of 700 ordinary prompts" in text

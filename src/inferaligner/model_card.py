@@ -97,8 +97,8 @@ AUROC, harmful against every harmless prompt: {{ "%.3f" | format(auroc.value) }}
 AUROC, harmful against {{ name | cell }}: {{ "%.3f" | format(area.value) }} \
 ({{ "%.3f" | format(area.low) }} to {{ "%.3f" | format(area.high) }}).
 {% endfor %}{% endif %}
-{%- if company %}
-{{ company }}
+{%- if batch_shift %}
+{{ batch_shift }}
 {% endif %}
 {%- if ends %}
 ## Begun answers and raw text
@@ -178,14 +178,14 @@ def model_card(artifact: AlignerArtifact) -> str:
         finalists=finalists,
         false_open_words=false_open_words,
         order_words=order_words,
-        company=company_words(artifact.calibration),
+        batch_shift=batch_shift_words(artifact.calibration),
         ends=_ends(artifact.calibration),
     )
 
 
-def company_words(calibration: Mapping[str, Any]) -> str | None:
+def batch_shift_words(calibration: Mapping[str, Any]) -> str | None:
     """How far scores move with the batch; None in artifacts that were written before it was measured."""
-    found = calibration.get("company")
+    found = calibration.get("batch_shift")
     if not found:
         return None
     return (

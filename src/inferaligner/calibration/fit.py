@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inferaligner.activations import Activations, record_activations
 from inferaligner.artifact import AlignerArtifact, Provenance
-from inferaligner.calibration.company import PROMPTS, company_figures, company_shift
+from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.calibration.contrast_rule import contrast_traffic
 from inferaligner.calibration.end_gate_fit import fit_end_gate
 from inferaligner.calibration.fit_options import FitOptions, Side
@@ -169,7 +169,7 @@ def _fit_gate(
         return [float(s) for s in gate.scores(recorded.values, recorded.layers, recorded.offsets)]
 
     own = {name: score(prompts, f"benign: {name}") for name, prompts in benign.items()}
-    before, shift = gate.bias, _company_shift(target, samples, gate, options)
+    before, shift = gate.bias, _batch_shift(target, samples, gate, options)
     gate, point, own = settle(
         gate,
         contrast,
@@ -194,7 +194,7 @@ def _fit_gate(
     }
     if shift is not None:
         pooled = next(iter(contrast.values()), [])
-        figures["company"] = company_figures(shift, [score + gate.bias - before for score in pooled])
+        figures["batch_shift"] = batch_shift_figures(shift, [score + gate.bias - before for score in pooled])
     end_gate: EndGate | None = None
     if not options.paper:
         end_gate, figures["ends"] = fit_end_gate(
@@ -210,13 +210,13 @@ def _fit_gate(
     return gate, figures, [value + gate.bias - before for value in held_out], end_gate
 
 
-def _company_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
+def _batch_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
     """How far scores move with the batch; None where an engine of its own makes them."""
     if target.recorder is not None:
         return None
     texts = [s.text for s in samples.fitting if not s.harmful and not s.wrapped and s.shown is None]
     texts.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
-    return company_shift(
+    return batch_shift(
         target.model, encode_chats(target.tokenizer, texts[:PROMPTS], system=options.system), gate
     )
 

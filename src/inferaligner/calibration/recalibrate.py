@@ -39,9 +39,9 @@ def recalibrate(
     before = artifact.operating_point
     limit, sure = promise_asked(artifact, max_false_open, confidence)
     threshold, ranks = promised_threshold(traffic, limit, sure)
-    # Scores that were made in service have their company in them already.
-    company = artifact.calibration.get("company") or {}
-    allowance = 0.0 if source == "scores" else float(company.get("largest_shift", 0.0))
+    # Scores that were made in service come from batches as they are served.
+    measured = artifact.calibration.get("batch_shift") or {}
+    allowance = 0.0 if source == "scores" else float(measured.get("largest_shift", 0.0))
     gate = raise_threshold(artifact.gate, threshold + allowance)
     shift = gate.bias - artifact.gate.bias
     moved = {name: [float(score) + shift for score in scores] for name, scores in traffic.items()}

@@ -24,7 +24,7 @@ ROWS = 16
 
 
 @torch.no_grad()
-def company_shift(model: Any, prompts: Sequence[Sequence[int]], gate: GuidanceGate) -> float:
+def batch_shift(model: Any, prompts: Sequence[Sequence[int]], gate: GuidanceGate) -> float:
     """The largest difference between a prompt's score alone and in a batch of `ROWS`, padded on either side.
 
     `prompts` are token ids; the first `PROMPTS` of them are taken.
@@ -40,7 +40,7 @@ def company_shift(model: Any, prompts: Sequence[Sequence[int]], gate: GuidanceGa
     return largest
 
 
-def company_figures(shift: float, scores: Sequence[float]) -> dict[str, Any]:
+def batch_shift_figures(shift: float, scores: Sequence[float]) -> dict[str, Any]:
     """For the artifact. `scores` are those of ordinary prompts at the operating point: how many of them lie
     closer to the threshold than the shift."""
     return {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.company import PROMPTS, company_figures, company_shift
+from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.traffic import settle
 from inferaligner.gate import GateRead, GuidanceGate
@@ -23,9 +23,9 @@ def prompts() -> list[list[int]]:
 
 
 def test_float32_is_all_but_still_and_bfloat16_is_not() -> None:
-    shift = company_shift(tiny_model(), prompts(), GATE)
+    shift = batch_shift(tiny_model(), prompts(), GATE)
     assert shift < 1e-4
-    half = company_shift(tiny_model().to(torch.bfloat16), prompts(), GATE)
+    half = batch_shift(tiny_model().to(torch.bfloat16), prompts(), GATE)
     assert half >= shift
 
 
@@ -40,11 +40,11 @@ def test_what_a_batch_changes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model.model.layers[2].register_forward_hook(moved)
     gate = GuidanceGate("test", (GateRead(2),), torch.eye(32)[:1], 0.0)
-    assert company_shift(model, prompts(), gate) == pytest.approx(0.25, abs=1e-4)
+    assert batch_shift(model, prompts(), gate) == pytest.approx(0.25, abs=1e-4)
 
 
 def test_figures_count_the_prompts_near_the_threshold() -> None:
-    found = company_figures(0.5, [-2.0, -0.5, 0.1, 0.6])
+    found = batch_shift_figures(0.5, [-2.0, -0.5, 0.1, 0.6])
     assert (found["near_threshold"], found["of"], found["largest_shift"]) == (2, 4, 0.5)
 
 
@@ -57,7 +57,7 @@ def test_a_promise_allows_for_it_and_the_contrast_set_does_not() -> None:
     moved, point, scores = settle(GATE, {}, own, **options, allowance=0.25)
     assert moved.bias == pytest.approx(still.bias - 0.25, abs=1e-4)
     assert point.promised
-    # Whatever company does to them, no more of these prompts are open than the promise allows.
+    # Whatever batch they are computed in, no more of these prompts are open than the promise allows.
     assert sum(score + 0.25 > 0 for score in scores["desk"]) == promised > 0
     assert settle(GATE, contrast, {}, **options, allowance=0.25)[0].bias == GATE.bias
 
@@ -69,7 +69,7 @@ def test_moving_it_later_allows_for_it_too() -> None:
     known = tiny_artifact(
         tiny_model(),
         tiny_tokenizer(),
-        calibration={**artifact.calibration, "company": {"largest_shift": 0.25}},
+        calibration={**artifact.calibration, "batch_shift": {"largest_shift": 0.25}},
     )
     moved = recalibrate(known, traffic, max_false_open=0.05)
     assert moved.gate.bias == pytest.approx(plain.gate.bias - 0.25, abs=1e-4)
