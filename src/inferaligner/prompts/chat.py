@@ -105,10 +105,10 @@ def encode_chats(
     prompts: Sequence[Prompt],
     *,
     system: str | None = None,
-    max_length: int | None = None,
+    max_length: int | Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Token ids of each rendered prompt, without padding. Where any prompt has pictures, all of them are
-    `SeenTokens`, image tokens included.
+    `SeenTokens`, image tokens included. `max_length` is the most tokens of every prompt, or of each.
 
     Raises `PromptTooLongError` instead of truncating: a cut prompt would end on another token than the
     one the guidance gate was fitted on. Raises `InputError` for pictures that the reader cannot read.
@@ -124,12 +124,13 @@ def encode_chats(
         # The template writes the special tokens itself; adding them again would double <bos>.
         encoded = tokenizer_of(reader)(rendered, add_special_tokens=False)["input_ids"]
     if max_length is not None:
-        for number, ids in enumerate(encoded, start=1):
-            if len(ids) > max_length:
+        most = [max_length] * len(encoded) if isinstance(max_length, int) else max_length
+        for number, (ids, allowed) in enumerate(zip(encoded, most, strict=True), start=1):
+            if len(ids) > allowed:
                 start = text_of(prompts[number - 1])[:60].replace("\n", " ")
                 raise PromptTooLongError(
                     f"Prompt {number} ({start!r}…) has {len(ids)} tokens, but the model reads at most "
-                    f"{max_length}. Shorten or drop it; prompts are never cut."
+                    f"{allowed}. Shorten or drop it; prompts are never cut."
                 )
     return encoded
 
