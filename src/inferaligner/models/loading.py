@@ -96,10 +96,9 @@ def load_model(
     )
     model = _load_weights(checkpoint, config, chosen_dtype, chosen_device, quantizer, trust_remote_code)
     for folder in checkpoint.adapters:
-        # A tokenizer with more tokens than the base means that the adapter was trained on a larger embedding.
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))
         model = apply_adapter(model, folder, merge=not getattr(model, "is_quantized", False))
+    if checkpoint.tokenizer in map(str, checkpoint.adapters):
+        _check_vocabulary(model, tokenizer, checkpoint)
     model.eval()
     if template is not None:
         stop_at_turn_ends(model, tokenizer)
@@ -108,6 +107,17 @@ def load_model(
     if trust_remote_code and not type(config).__module__.startswith("transformers."):
         check_stream(model)
     return LoadedModel(model=model, tokenizer=tokenizer, spec=os.fspath(spec), processor=processor)
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelLoadError(
+            f"The tokenizer of {checkpoint.tokenizer} has {len(tokenizer)} tokens, the embeddings of "
+            f"{checkpoint.weights} have {rows} rows, and the adapter brings none of its own: it was trained "
+            "on rows that were not saved. Save it again with save_embedding_layers=True, or take the added "
+            "tokens out of its tokenizer."
+        )
 
 
 def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
