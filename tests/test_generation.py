@@ -164,6 +164,55 @@ def test_answers_end_where_the_context_does(tokenizer: Any) -> None:
     assert short.tokens == answer.tokens[:3]
 
 
+def words(tokenizer: Any, tokens: int) -> str:
+    """A prompt whose rendering has that many tokens."""
+    return "a" * (tokens - len(encode_chats(tokenizer, [""])[0]))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 32])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_no_row_is_cut_to_the_room_of_another(tokenizer: Any, family: str, batch_size: int) -> None:
+    settings = {"n_positions": 96} if family == "gpt2" else {"max_position_embeddings": 96}
+    model = tiny_model(family, **settings)
+    model.generation_config.eos_token_id = None
+    prompts = [words(tokenizer, length) for length in (95, 40, 30, 80, 79, 32, 80, 31)]
+    expected = {
+        row: alone(model, tokenizer, prompt, max_new_tokens=min(64, 96 - length))
+        for row, prompt in enumerate(prompts)
+        for length in [len(encode_chats(tokenizer, [prompt])[0])]
+    }
+    assert [len(tokens) for tokens in expected.values()] == [1, 56, 64, 16, 17, 64, 16, 64]
+    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=64, batch_size=batch_size)
+    assert {answer.row: list(answer.tokens) for answer in answers} == expected
+
+
+def test_prompts_with_the_same_room_still_share_a_batch(tokenizer: Any) -> None:
+    model = tiny_model(max_position_embeddings=96)
+    seen: list[int] = []
+    model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    prompts = [words(tokenizer, length) for length in (30, 31, 92, 93, 93)]
+    list(generate_answers(model, tokenizer, prompts, max_new_tokens=4))
+    assert seen[0] == 3, "all three have room for four tokens"
+    assert 2 in seen, "two prompts of one length have the same room"
+
+
+def test_decisions_go_to_their_prompts_where_rooms_differ(tokenizer: Any) -> None:
+    model = tiny_model(max_position_embeddings=96)
+    prompts = [words(tokenizer, length) for length in (95, 40, 90, 33)]
+    with Guard(model, opening(), "never") as guard:
+        together = generate_answers(
+            model, tokenizer, prompts, max_new_tokens=50, decisions=lambda: guard.decisions
+        )
+        scores = {answer.row: answer.decision.score for answer in together if answer.decision}
+    with Guard(model, opening(), "never") as guard:
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor(encode_chats(tokenizer, [prompt]))
+            model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1)
+            assert scores[row] == pytest.approx(guard.decisions[0].score, abs=1e-4)
+
+
 @pytest.mark.parametrize("end", [5, [5, 6], None])
 def test_other_ends_of_text(tokenizer: Any, end: Any) -> None:
     model = tiny_model(initializer_range=0.2)

@@ -97,13 +97,12 @@ def generate_batches(
     limit, tokenizer = context_length(model.config), tokenizer_of(reader)
     # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
     encoded = encode_chats(reader, prompts, system=system, max_length=None if limit is None else limit - 1)
-    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    lengths = [len(ids) for ids in encoded]
+    order = sorted(range(len(encoded)), key=lengths.__getitem__)
     settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
     start = 0
     while start < len(order):
-        rows = order[start : start + batch_size]
-        while len(rows) > 1 and len(encoded[rows[-1]]) * len(rows) > TOKENS_PER_BATCH:
-            rows = rows[:-1]
+        rows = _together(order[start : start + batch_size], lengths, max_new_tokens, limit)
         start += len(rows)
         batch = _padded(tokenizer, [encoded[row] for row in rows]).to(model.device)
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - batch["input_ids"].shape[1])
@@ -112,6 +111,22 @@ def generate_batches(
                 **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
             )
         yield AnswerBatch(tuple(rows), output[:, batch["input_ids"].shape[1] :])
+
+
+def _together(rows: list[int], lengths: Sequence[int], max_new_tokens: int, limit: int | None) -> list[int]:
+    """The first of `rows` (sorted by length) that can share a batch.
+
+    All rows of a batch get as many new tokens as its longest prompt leaves of the context. So a prompt with
+    less room than `max_new_tokens` shares a batch only with prompts of its own length.
+    """
+    shortest = lengths[rows[0]]
+    longest = lengths[rows[-1]]
+    if limit is not None:
+        longest = max(limit - max_new_tokens, shortest)
+    rows = [row for row in rows if lengths[row] <= longest]
+    while len(rows) > 1 and lengths[rows[-1]] * len(rows) > TOKENS_PER_BATCH:
+        rows = rows[:-1]
+    return rows
 
 
 def _padded(tokenizer: Any, batch: Sequence[list[int]]) -> Any:

@@ -101,3 +101,16 @@ def test_without_torchvision_videos_are_left_out(tmp_path: Path) -> None:
     loaded: Any = load_model(tmp_path)
     assert loaded.processor.video_processor is None
     shutil.rmtree(tmp_path)
+
+
+def test_named_templates_of_a_processor(tmp_path: Path) -> None:
+    kept = save_vision("llava", tmp_path)
+    own = kept.processor.chat_template
+    for old in tmp_path.glob("*.jinja"):
+        old.unlink()
+    kept.processor.chat_template = {"default": own, "other": "O" + own}
+    kept.processor.save_pretrained(tmp_path)
+    for given, expected in ((None, own), ("other", "O" + own)):
+        loaded = load_model(tmp_path, chat_template=given)
+        assert loaded.processor.chat_template == loaded.tokenizer.chat_template == expected
+        assert render_chat(loaded.reader, "Hi") == render_chat(loaded.tokenizer, "Hi")

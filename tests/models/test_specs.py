@@ -90,3 +90,13 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         return
     assert spec.text == text.strip()
     assert isinstance(spec.kind, Kind)
+
+
+def test_folder_of_several_adapters_names_them(tmp_path: Path) -> None:
+    for name in ("law", "medicine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ModelLoadError, match=r"holds 2 adapters .*\(law, medicine\)\. Name the adapter: .*law"
+    ):
+        parse_spec(tmp_path)

@@ -244,9 +244,9 @@ def fit(
     aligned_chat_template: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help='A Jinja chat template for the aligned model, or "own"; by default --chat-template is for '
-            "both.",
+            metavar="FILE|NAME",
+            help='A Jinja chat template for the aligned model, the name of one of its own, or "own" for its '
+            "default; --chat-template is for both otherwise.",
             rich_help_panel=_MAP,
             show_default=False,
         ),

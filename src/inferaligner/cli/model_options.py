@@ -58,8 +58,9 @@ Quantization = Annotated[
 ChatTemplate = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE",
-        help="A Jinja chat template to use instead of the tokenizer's own.",
+        metavar="FILE|NAME",
+        help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of its own; of "
+        "several, the one named default is used otherwise.",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
@@ -88,13 +89,13 @@ class ModelOptions:
         """
         from inferaligner.models.placement import read_device, read_dtype, read_quantization
         from inferaligner.models.sources import resolve
-        from inferaligner.models.templates import read_template
+        from inferaligner.models.templates import read_choice
 
         _quieten()
         read_dtype(self.dtype)
         read_quantization(self.quantization, read_device(self.device))
         if self.chat_template is not None:
-            read_template(self.chat_template)
+            read_choice(self.chat_template)
         for spec in specs:
             resolve(spec)
 
@@ -145,21 +146,12 @@ def load_artifact(place: str) -> AlignerArtifact:
 
 
 def _check_rendering(loaded: LoadedModel, system: str | None) -> None:
-    import jinja2
-
     from inferaligner.prompts.chat import render_chat
 
     try:
         render_chat(loaded.reader, "a", system=system)
-    except ChatTemplateMissingError as error:
-        raise ChatTemplateMissingError(f"{loaded.spec}: {error}") from None
-    except jinja2.TemplateError as error:
-        what = "a chat" if system is None else "a chat with a system prompt"
-        raise InputError(
-            f"The chat template of {loaded.spec} cannot render {what}: {error}. "
-            "Give another one with --chat-template FILE"
-            + ("." if system is None else ", or leave out the system prompt.")
-        ) from None
+    except (ChatTemplateMissingError, InputError) as error:
+        raise type(error)(f"{loaded.spec}: {error}") from None
 
 
 def _quieten() -> None:

@@ -61,10 +61,10 @@ def answer_logprobs(
     """
     plain = tokenizer_of(tokenizer)
     said = [[tuple(plain(a, add_special_tokens=False)["input_ids"]) for a in row] for row in answers]
-    longest = max((len(tokens) for row in said for tokens in row), default=0)
     limit = context_length(model.config)
-    room = None if limit is None else limit - longest
-    contexts = encode_chats(tokenizer, list(prompts), system=system, max_length=room)
+    # Each prompt with its own answers: another prompt's longer answers take no room from it.
+    rooms = None if limit is None else [limit - max(map(len, row), default=0) for row in said]
+    contexts = encode_chats(tokenizer, list(prompts), system=system, max_length=rooms)
     readings = [
         reading
         for prompt, (context, row) in enumerate(zip(contexts, said, strict=True))

@@ -16,7 +16,7 @@ from inferaligner.models.peft_adapters import apply_adapter
 from inferaligner.models.placement import read_device, read_dtype, read_quantization
 from inferaligner.models.processors import load_processor
 from inferaligner.models.sources import Checkpoint, has_tokenizer, resolve
-from inferaligner.models.templates import ensure_one_bos, read_template, stop_at_turn_ends
+from inferaligner.models.templates import read_choice, read_template, stop_at_turn_ends, use_template
 
 # transformers takes longer to import than everything else together, and whoever only needs the anatomy
 # of a model comes past here too: it is imported where it is used.
@@ -64,7 +64,8 @@ def load_model(
         device: ``"auto"`` (cuda, then mps, then cpu), a device, or ``"balanced"`` / ``"auto-map"`` to spread
             the layers over all devices.
         quantization: None, ``"int8"`` or ``"int4"``, with bitsandbytes or torchao.
-        chat_template: a jinja file or a template, instead of the tokenizer's own.
+        chat_template: a jinja file, a template, or the name of one of the tokenizer's templates. By default
+            the tokenizer's own, and of several the one named default.
         trust_remote_code: run code that is shipped with the checkpoint.
 
     Raises:
@@ -77,13 +78,10 @@ def load_model(
     chosen_dtype = read_dtype(dtype)
     chosen_device = read_device(device)
     quantizer = read_quantization(quantization, chosen_device)
-    template = None if chat_template is None else read_template(chat_template)
+    template = None if chat_template is None else read_choice(chat_template)
 
     checkpoint = resolve(spec)
     tokenizer = _load_tokenizer(checkpoint, trust_remote_code)
-    if template is not None:
-        tokenizer.chat_template = template
-        ensure_one_bos(tokenizer)
     config = _load_config(checkpoint, trust_remote_code)
     if quantizer is not None and getattr(config, "quantization_config", None) is not None:
         raise ModelLoadError(
@@ -92,13 +90,15 @@ def load_model(
         )
     processor = None
     if _sees_images(config):
-        processor = load_processor(checkpoint, config, tokenizer, keep_template=template is not None)
+        processor = load_processor(checkpoint, config, tokenizer)
+    use_template(
+        tokenizer if processor is None else processor, template, f"The tokenizer of {checkpoint.tokenizer}"
+    )
     model = _load_weights(checkpoint, config, chosen_dtype, chosen_device, quantizer, trust_remote_code)
     for folder in checkpoint.adapters:
-        # A tokenizer with more tokens than the base means that the adapter was trained on a larger embedding.
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))
         model = apply_adapter(model, folder, merge=not getattr(model, "is_quantized", False))
+    if checkpoint.tokenizer in map(str, checkpoint.adapters):
+        _check_vocabulary(model, tokenizer, checkpoint)
     model.eval()
     if template is not None:
         stop_at_turn_ends(model, tokenizer)
@@ -107,6 +107,17 @@ def load_model(
     if trust_remote_code and not type(config).__module__.startswith("transformers."):
         check_stream(model)
     return LoadedModel(model=model, tokenizer=tokenizer, spec=os.fspath(spec), processor=processor)
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelLoadError(
+            f"The tokenizer of {checkpoint.tokenizer} has {len(tokenizer)} tokens, the embeddings of "
+            f"{checkpoint.weights} have {rows} rows, and the adapter brings none of its own: it was trained "
+            "on rows that were not saved. Save it again with save_embedding_layers=True, or take the added "
+            "tokens out of its tokenizer."
+        )
 
 
 def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
@@ -145,6 +156,8 @@ def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrain
         )
     except Exception as error:
         raise _unreadable("tokenizer", place, error) from error
+    if checkpoint.template is not None:
+        tokenizer.chat_template = read_template(checkpoint.template)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

@@ -1,4 +1,9 @@
-"""PEFT adapter folders: reading their configuration, and putting them onto a base model."""
+"""PEFT adapter folders: reading their configuration, and putting them onto a base model.
+
+An adapter is loaded only if the loaded model computes what PEFT's own model computes. Most adapters are
+merged into the weights. Those that cannot be merged exactly stay beside the weights, in PEFT's layers. Kinds
+that need more than layers (virtual tokens, a task id, a second model) are refused.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,38 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
+from inferaligner.models.adapter_fit import fit_embeddings, misfit, probe_logits, same_logits, shares_weights
+from inferaligner.models.bare import unwrap
 from inferaligner.models.specs import BUILTIN_PREFIX
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
-# Adapters that put virtual tokens in front of a prompt cannot become weights, and move every position.
-_PROMPT_LEARNING = frozenset(
-    {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT"}
-)
+_VIRTUAL_TOKENS = "adds virtual tokens to every prompt, which move the positions that a gate reads"
+
+# Kinds that act elsewhere than in layers of their own, and what each of them does.
+_REFUSED = {
+    "PROMPT_TUNING": _VIRTUAL_TOKENS,
+    "P_TUNING": _VIRTUAL_TOKENS,
+    "PREFIX_TUNING": _VIRTUAL_TOKENS,
+    "MULTITASK_PROMPT_TUNING": _VIRTUAL_TOKENS,
+    "CPT": _VIRTUAL_TOKENS,
+    "CARTRIDGE": _VIRTUAL_TOKENS,
+    "ADAPTION_PROMPT": _VIRTUAL_TOKENS,
+    "XLORA": "mixes several adapters, with weights that it takes from a first pass over every prompt",
+    "POLY": "needs the number of a task with every prompt",
+    "SHADOW": "runs a second model beside the base model",
+}
+
+# Ways of starting a LoRA that change the base's weights by chance or from data: PEFT cannot repeat them.
+_UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")
+
+# Kinds that PEFT merges exactly. Every other kind stays beside the weights, as PEFT runs it.
+_MERGED = frozenset(
+    ["LORA", "ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA",
+     "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA",
+     "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA",
+     "WAVEFT"]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,15 +82,27 @@ def read_adapter(folder: Path) -> AdapterSource:
             f"The adapter configuration {path} names no peft_type; expected the JSON that PEFT writes. "
             "Save the adapter again with save_pretrained."
         )
-    if config["peft_type"] in _PROMPT_LEARNING:
-        raise ModelLoadError(
-            f"The adapter in {folder} is of type {config['peft_type']}, which adds virtual tokens to every "
-            "prompt; expected one that changes weights, such as LORA."
+    if (kind := config["peft_type"]) in _REFUSED:
+        raise _refused(folder, f"is of type {kind}, which {_REFUSED[kind]}")
+    if config.get("alora_invocation_tokens"):
+        raise _refused(
+            folder,
+            "is an activated LoRA (alora_invocation_tokens), which acts after certain tokens of a prompt and "
+            "leaves other prompts to the base model",
         )
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         raise ModelLoadError(
             f"The adapter in {folder} is for the task {config['task_type']}; expected CAUSAL_LM, an adapter "
             "of a language model."
+        )
+    if config.get("arrow_config"):
+        raise _refused(folder, "is a router (arrow_config), which mixes several adapters token by token")
+    init = str(config.get("init_lora_weights"))
+    if init.startswith(_UNREPEATABLE):
+        raise ModelLoadError(
+            f"The adapter in {folder} began with init_lora_weights={init}, which changed the base model's "
+            "weights when training started and cannot be repeated. Save it as a plain LoRA: PEFT's "
+            "save_pretrained with path_initial_model_for_weight_conversion."
         )
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
@@ -97,55 +138,122 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     """Put the adapter in ``folder`` onto ``model``.
 
     Args:
-        model: the base model; its weights are changed when merging.
+        model: the base model; its weights are changed when merging, and its embeddings get as many rows as
+            those that come with the adapter.
         folder: an adapter folder that ``read_adapter`` has accepted.
-        merge: add the adapter to the weights and return the plain model. Otherwise it stays beside them, as
-            it must on quantised weights, and the result is a PeftModel.
+        merge: add the adapter to the weights and return the plain model, where that is exact. Otherwise, and
+            with False, as on quantised weights, it stays beside them, and the result is a PeftModel.
 
     Raises:
-        ModelLoadError: the adapter does not fit the model, wholly: PEFT would load the part that fits.
+        ModelLoadError: the adapter does not fit the model, wholly (PEFT would load the part that fits), or
+            does not act in the model's layers alone.
         MissingExtraError: PEFT is not installed.
     """
     require_peft(folder)
     import peft
 
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-        problem = next((str(w.message) for w in caught if "missing adapter keys" in str(w.message)), None)
-        if problem is None:
-            problem = _unused_keys(adapted, folder)
-        if problem is not None:
-            raise ValueError(problem)
-        if merge:
-            adapted = adapted.merge_and_unload(safe_merge=True)  # safe: refuses to write NaN into the weights
-            # As any loaded model. PEFT has frozen the base, and of frozen weights torch makes a copy per row
-            # where the input of a matrix product is a slice, as the LM head's is: gigabytes, seconds.
-            adapted.requires_grad_(True)
+        settings = peft.PeftConfig.from_pretrained(str(folder))
     except Exception as error:
         raise ModelLoadError(
-            f"The adapter in {folder} does not fit its base model: {_first_line(error)} Check that "
+            f"peft {peft.__version__} cannot read the adapter in {folder}: {_first_line(error)} It may have "
+            "been written by a newer version: upgrade peft, or save the adapter again."
+        ) from error
+    if settings.is_prompt_learning:
+        raise _refused(folder, f"is of type {settings.peft_type.value}, which {_VIRTUAL_TOKENS}")
+    try:
+        stored = peft.utils.load_peft_weights(str(folder), device="cpu")
+        problem = fit_embeddings(model, stored)
+        if problem is not None:
+            raise ValueError(problem)
+        with warnings.catch_warnings():
+            # PEFT warns of missing weights and of tied ones; both are looked at here.
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            problem = misfit(adapted, stored, adapted.load_adapter(str(folder), "default"))
+        if problem is not None:
+            raise ValueError(problem)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The adapter in {folder} is of type {settings.peft_type.value}, which needs a package that is "
+            f"not installed: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        raise ModelLoadError(
+            f"The adapter in {folder} does not fit its base model: {_reason(error)} Check that "
             "base_model_name_or_path names the very model it was trained on."
         ) from error
+    adapted.eval()
+    beside = _beside(adapted, settings, folder)
+    if merge and settings.peft_type.value in _MERGED and not _inexact(adapted, settings):
+        adapted = _merged(adapted, beside, folder)
+    if merge:
+        # As any loaded model. PEFT has frozen the base, and of frozen weights torch makes a copy per row
+        # where the input of a matrix product is a slice, as the LM head's is: gigabytes, seconds.
+        for parameter in adapted.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)
     return adapted.eval()
 
 
-def _unused_keys(adapted: Any, folder: Path) -> str | None:
-    """LoRA weights in the file for which the model has no place; PEFT leaves them out silently."""
-    path = folder / _WEIGHTS[0]
-    if not path.is_file():
-        return None
-    import peft
-    from safetensors import safe_open
+def _inexact(adapted: Any, settings: Any) -> bool:
+    """Whether merging would change more than the adapter does, or lose a part of it."""
+    return (
+        # The base's layers seldom have a bias to merge one of LoRA's into.
+        bool(getattr(settings, "lora_bias", False))
+        or bool(getattr(settings, "layer_replication", None))
+        or shares_weights(adapted)
+    )
 
-    with safe_open(str(path), framework="pt") as file:
-        stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 (not a dict)
-    placed = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    unused = sorted(stored - placed)
-    if not unused:
-        return None
-    return f"the model has no place for {len(unused)} of its weights, such as {unused[0]}."
+
+def _beside(adapted: Any, settings: Any, folder: Path) -> Any:
+    """Logits of PEFT's model `[1, tokens, vocabulary]`, which must not depend on its wrapper: hooks and gates
+    run the model inside. None on a device without data."""
+    try:
+        with_wrapper = probe_logits(adapted, adapted)
+        alone = probe_logits(unwrap(adapted), adapted)
+    except Exception as error:
+        kind = settings.peft_type.value
+        raise _refused(
+            folder, f"is of type {kind}, which fails on a plain prompt ({_first_line(error)})"
+        ) from error
+    if not same_logits(with_wrapper, alone):
+        raise _refused(
+            folder, f"is of type {settings.peft_type.value}, and acts outside of the model's layers as well"
+        )
+    return with_wrapper
+
+
+def _merged(adapted: Any, expected: Any, folder: Path) -> Any:
+    try:
+        merged = adapted.merge_and_unload(safe_merge=True)  # safe: refuses to write NaN into the weights
+    except Exception as error:
+        raise ModelLoadError(
+            f"The adapter in {folder} cannot be merged into its base model: {_first_line(error)} Check its "
+            "weights, or save it again."
+        ) from error
+    if not same_logits(expected, probe_logits(merged, merged)):
+        raise ModelLoadError(
+            f"The adapter in {folder} cannot be merged into its base model: the merged model computes other "
+            "logits than PEFT's model with the adapter beside its weights. Give the model in float32 "
+            "(--dtype float32), or merge it yourself, check the result, and give that folder."
+        )
+    return merged
+
+
+def _refused(folder: Path, what: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"The adapter in {folder} {what}; expected one that changes weights, such as LORA. Train such an "
+        "adapter, or give the base model alone."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says why: torch lists tensors of other shapes below a heading."""
+    if isinstance(error, KeyError):
+        return f"it lacks the weights {error.args[0]}."
+    lines = (str(error) or type(error).__name__).strip().splitlines()
+    return next((line.strip() for line in lines if "size mismatch" in line), lines[0])[:300]
 
 
 def _first_line(error: Exception) -> str:

@@ -16,9 +16,9 @@ from inferaligner.models.sources import Checkpoint
 _FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any, *, keep_template: bool) -> Any:
+def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any) -> Any:
     """The processor of the checkpoint around `tokenizer`, or None: for a checkpoint without one, and without
-    Pillow. With `keep_template` the tokenizer's chat template stays the one in use.
+    Pillow. It comes with the chat templates of its own.
 
     Raises:
         ModelLoadError: its settings cannot be read.
@@ -55,11 +55,7 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any, *, keep_
         ) from error
     if getattr(processor, "image_processor", None) is None:
         return None
-    # One template and one tokenizer for both, so that a prompt is the same tokens through either.
-    if processor.chat_template is None or keep_template:
-        processor.chat_template = tokenizer.chat_template
-    else:
-        tokenizer.chat_template = processor.chat_template
+    # One tokenizer for both, so that a prompt is the same tokens through either.
     processor.tokenizer = tokenizer
     return processor
 

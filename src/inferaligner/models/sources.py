@@ -29,12 +29,14 @@ class Checkpoint:
         revision: revision on the hub, for ``weights`` that are a hub id.
         tokenizer: folder or hub id of the tokenizer.
         adapters: PEFT adapter folders, in the order in which they go onto the base.
+        template: file of a chat template that goes before the tokenizer's own.
     """
 
     weights: str
     revision: str | None
     tokenizer: str
     adapters: tuple[Path, ...] = ()
+    template: Path | None = None
 
 
 def resolve(spec: str | os.PathLike[str]) -> Checkpoint:
@@ -85,8 +87,11 @@ def _adapter(folder: Path, steps: int) -> Checkpoint:
             "set base_model_name_or_path in adapter_config.json."
         ) from error
     # A fine-tune may have added tokens or a chat template, so its own tokenizer goes first.
-    own = has_tokenizer(folder)
-    return replace(base, tokenizer=str(folder) if own else base.tokenizer, adapters=(*base.adapters, folder))
+    adapters = (*base.adapters, folder)
+    if has_tokenizer(folder):
+        return replace(base, tokenizer=str(folder), adapters=adapters, template=None)
+    template = folder / "chat_template.jinja"
+    return replace(base, adapters=adapters, template=template if template.is_file() else base.template)
 
 
 def _hub(spec: ModelSpec, steps: int) -> Checkpoint:

@@ -105,6 +105,12 @@ def _kind_of_folder(folder: Path) -> Kind:
             f"The folder {folder} holds GGUF files ({', '.join(gguf[:5])}) and no config.json. "
             f"Name the file: {folder / gguf[0]}"
         )
+    adapters = [name for name in names if (folder / name / "adapter_config.json").is_file()]
+    if adapters:
+        raise ModelLoadError(
+            f"The folder {folder} holds {len(adapters)} adapters in folders of their own "
+            f"({', '.join(adapters[:5])}). Name the adapter: {folder / adapters[0]}"
+        )
     listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise ModelLoadError(
         f"The folder {folder} has no config.json and no adapter_config.json (found: {listing or 'nothing'}); "

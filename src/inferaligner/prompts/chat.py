@@ -28,6 +28,17 @@ from inferaligner.prompts.images import Picture, Prompt, pictures_of, text_of
 # that a template's own text is never mistaken for it.
 _MARKERS = ("kestrel", "marmalade")
 
+# What rendering a chat may raise: a template runs any expression, such as 1 // 0, ''.index('a') or 'a' + 1.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 # What configurations call the longest input; transformers maps most others to the first.
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 
@@ -61,11 +72,12 @@ def render_turns(reader: Reader, turns: Sequence[dict[str, Any]]) -> str:
     tokenizer = tokenizer_of(reader)
     try:
         return _rendered(tokenizer, template, for_template(reader, turns))
-    except TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         system = turns[0]["role"] == "system"
         raise InputError(
             f"The tokenizer's chat template refused {'a system prompt and ' if system else ''}a user turn: "
-            f"{error}. Leave the system prompt out, or give another template with --chat-template FILE."
+            f"{error}. {'Leave the system prompt out, or give' if system else 'Give'} another template with "
+            "--chat-template FILE."
         ) from error
 
 
@@ -91,7 +103,7 @@ def _takes_parts_alone(tokenizer: Any, template: str) -> bool:
     for content in (mark, _parts(mark)):
         try:
             found.append(mark in _rendered(tokenizer, template, [{"role": "user", "content": content}]))
-        except (TemplateError, TypeError):
+        except TEMPLATE_ERRORS:
             found.append(False)
     return found == [False, True]
 
@@ -105,10 +117,10 @@ def encode_chats(
     prompts: Sequence[Prompt],
     *,
     system: str | None = None,
-    max_length: int | None = None,
+    max_length: int | Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Token ids of each rendered prompt, without padding. Where any prompt has pictures, all of them are
-    `SeenTokens`, image tokens included.
+    `SeenTokens`, image tokens included. `max_length` is the most tokens of every prompt, or of each.
 
     Raises `PromptTooLongError` instead of truncating: a cut prompt would end on another token than the
     one the guidance gate was fitted on. Raises `InputError` for pictures that the reader cannot read.
@@ -124,12 +136,13 @@ def encode_chats(
         # The template writes the special tokens itself; adding them again would double <bos>.
         encoded = tokenizer_of(reader)(rendered, add_special_tokens=False)["input_ids"]
     if max_length is not None:
-        for number, ids in enumerate(encoded, start=1):
-            if len(ids) > max_length:
+        most = [max_length] * len(encoded) if isinstance(max_length, int) else max_length
+        for number, (ids, allowed) in enumerate(zip(encoded, most, strict=True), start=1):
+            if len(ids) > allowed:
                 start = text_of(prompts[number - 1])[:60].replace("\n", " ")
                 raise PromptTooLongError(
                     f"Prompt {number} ({start!r}…) has {len(ids)} tokens, but the model reads at most "
-                    f"{max_length}. Shorten or drop it; prompts are never cut."
+                    f"{allowed}. Shorten or drop it; prompts are never cut."
                 )
     return encoded
 

@@ -39,9 +39,27 @@ def tokenizer_of(reader: Reader) -> Any:
 
 
 def template_of(reader: Reader) -> str | None:
-    """The chat template in use: a processor's own goes before its tokenizer's."""
+    """The chat template in use: a processor's own goes before its tokenizer's.
+
+    Raises `InputError` where there are several templates and none is named default.
+    """
     template = getattr(reader, "chat_template", None)
-    return template or getattr(tokenizer_of(reader), "chat_template", None)
+    return default_template(template or getattr(tokenizer_of(reader), "chat_template", None))
+
+
+def default_template(templates: str | Mapping[str, str] | None, owner: str = "The tokenizer") -> str | None:
+    """The one template, or of several, by name, the one named default.
+
+    Raises `InputError` where there are several and none is named default; `owner` is the message's subject.
+    """
+    if not isinstance(templates, Mapping):
+        return templates
+    if "default" in templates:
+        return templates["default"]
+    raise InputError(
+        f"{owner} has {len(templates)} named chat templates ({', '.join(sorted(templates))}), and none of "
+        "them is named default. Choose one with --chat-template NAME (chat_template='NAME' in load_model)."
+    )
 
 
 def sees_images(reader: Reader) -> bool:

@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jinja2
-
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
-from inferaligner.prompts.chat import context_length, for_template
+from inferaligner.prompts.chat import TEMPLATE_ERRORS, context_length, for_template
 from inferaligner.prompts.encoding import (
     Reader,
     check_places,
@@ -85,7 +83,7 @@ class PromptMaker:
                     add_generation_prompt=add_generation_prompt and not continue_final_message,
                     continue_final_message=continue_final_message,
                 )
-            except (jinja2.TemplateError, ValueError, TypeError, IndexError, KeyError) as error:
+            except TEMPLATE_ERRORS as error:
                 raise ApiError(
                     f"The model's chat template cannot render these messages: {error}.", param="messages"
                 ) from None

@@ -1,0 +1,172 @@
+"""Whether a PEFT adapter and a base model belong together, and whether two forms of a model are one model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Tokens of the prompt on which two forms of a model are compared.
+_PROBED = 32
+
+# Root mean square difference of logits, as a share of their standard deviation: what rounding makes of a
+# merge in float32, and how many units in the last place of the weights' own format it makes.
+_ROUNDING = 1e-3
+_UNITS = 20
+
+# How PEFT names an embedding that comes whole with an adapter, below the name of its module.
+_WHOLE = ("weight", "base_layer.weight", "token_adapter.base_layer.weight")
+
+
+def fit_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None:
+    """Give the base model's embeddings as many rows as those that come with an adapter, if any do.
+
+    Args:
+        model: changed, if the adapter was trained on a model with more or fewer rows.
+        stored: the adapter's weights as they are in its file.
+
+    Returns:
+        What is missing for the rows to be exact; None if nothing is.
+    """
+    base: Any = model
+    rows, width = base.get_input_embeddings().weight.shape
+    output = base.get_output_embeddings()
+    tied = output is None or output.weight is base.get_input_embeddings().weight
+    found = {
+        side: _whole(stored, name, width)
+        for side, name in (
+            ("input", _name_of(base, base.get_input_embeddings())),
+            ("output", _name_of(base, output)),
+        )
+    }
+    sizes = {number for number in found.values() if number is not None}
+    if not sizes or sizes == {rows}:
+        return None
+    if len(sizes) > 1:
+        return f"its input and output embeddings have {found['input']} and {found['output']} rows."
+    if not tied and None in found.values():
+        lacking = next(side for side, number in found.items() if number is None)
+        return (
+            f"it was trained on a model with {sizes.pop()} rows of embeddings, the base has {rows}, and it "
+            f"does not hold the {lacking} embeddings. Save it again with save_embedding_layers=True."
+        )
+    base.resize_token_embeddings(sizes.pop(), mean_resizing=False)
+    return None
+
+
+def misfit(adapted: nn.Module, stored: Iterable[str], result: Any) -> str | None:
+    """What of an adapter was not loaded, or what it lacks; None if all of it is in its place.
+
+    Args:
+        adapted: the PeftModel.
+        stored: names of the weights in the adapter's file.
+        result: what `load_adapter` returned: the names of unexpected and of missing weights.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    changed = tuple(
+        f"{name}."
+        for name, module in adapted.named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    )
+    if not any(name.startswith(changed) for name in stored):
+        return (
+            "its file holds no weights of a layer, so nothing shows that it was made for these layers. Save "
+            "it with all of its weights (for UniLoRA, with save_indices=True)."
+        )
+    unused = sorted(result.unexpected_keys)
+    if unused:
+        return f"the model has no place for {len(unused)} of its weights, such as {unused[0]}."
+    missing = set(result.missing_keys)
+    if not missing:
+        return None
+    state = adapted.state_dict()
+    # Some kinds keep one tensor for all layers, which is in the file under the first of its names.
+    loaded = {_place(tensor) for name, tensor in state.items() if name not in missing}
+    lacking = sorted(name for name in missing if name not in state or _place(state[name]) not in loaded)
+    if lacking:
+        return f"it lacks {len(lacking)} weights that the model has a place for, such as {lacking[0]}."
+    return None
+
+
+def shares_weights(adapted: nn.Module) -> bool:
+    """Whether a module that an adapter changes has a weight that another module uses too, as tied embeddings
+    and repeated layers do: merged, the change would reach both."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    uses = Counter(
+        id(parameter)
+        for module in adapted.modules()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
+    return any(
+        uses[id(parameter)] > 1
+        for module in adapted.modules()
+        if isinstance(module, BaseTunerLayer)
+        for parameter in _base(module).parameters()
+    )
+
+
+def probe_logits(model: nn.Module, owner: nn.Module) -> Tensor | None:
+    """Logits of a fixed prompt `[1, tokens, vocabulary]`; None where weights have no data.
+
+    Args:
+        model: what is run.
+        owner: the model whose configuration says which tokens stand for images and the like.
+    """
+    parameter = next(owner.parameters())
+    if parameter.device.type == "meta":
+        return None
+    base: Any = owner
+    embeddings = base.get_input_embeddings().weight
+    special = {
+        value
+        for name, value in base.config.to_dict().items()
+        if re.search(r"_token_(id|index)$", name) and isinstance(value, int)
+    }
+    ids = torch.linspace(0, embeddings.shape[0] - 1, _PROBED + len(special)).long().tolist()
+    ids = [token for token in ids if token not in special][:_PROBED]
+    with torch.no_grad():
+        logits: Tensor = model(
+            input_ids=torch.tensor([ids], device=embeddings.device), use_cache=False
+        ).logits
+    return logits.cpu()
+
+
+def same_logits(expected: Tensor | None, found: Tensor | None) -> bool:
+    """Whether two models' logits differ by rounding alone."""
+    if expected is None or found is None or not bool(expected.isfinite().all()):
+        return True
+    if expected.shape != found.shape:
+        return False
+    share = max(_ROUNDING, _UNITS * torch.finfo(expected.dtype).eps)
+    difference = (expected.float() - found.float()).square().mean().sqrt()
+    return bool(difference <= share * expected.float().std())
+
+
+def _whole(stored: Mapping[str, Tensor], name: str | None, width: int) -> int | None:
+    """Rows of the embedding of that name, if it comes whole."""
+    for ending in _WHOLE:
+        tensor = stored.get(f"base_model.model.{name}.{ending}")
+        if tensor is not None and tensor.ndim == 2 and tensor.shape[1] == width:
+            return int(tensor.shape[0])
+    return None
+
+
+def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def _base(layer: Any) -> nn.Module:
+    base: nn.Module = layer.get_base_layer()
+    return base
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape)
