@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
-from inferaligner.prompts.chat import for_template, render_chat, template_suffix
+from inferaligner.prompts.chat import TEMPLATE_ERRORS, for_template, render_chat, template_suffix
 from inferaligner.prompts.encoding import Reader, template_of, tokenizer_of
 
 EndKind = Literal["template", "begun", "raw"]
@@ -141,7 +139,7 @@ def _closings(reader: Reader, size: int) -> tuple[tuple[int, ...], ...]:
                 enable_thinking=False,
             )
         )
-    except (TemplateError, TypeError, ValueError):
+    except TEMPLATE_ERRORS:
         return ()
     if without == usual or not without.startswith(usual):
         return ()
