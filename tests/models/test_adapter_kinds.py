@@ -157,6 +157,10 @@ def test_on_tied_weights(kind: str, target: str, tmp_path: Path) -> None:
         expected = save_kind(kind, tmp_path, adapted=tiny_model("llama", tie_word_embeddings=True), **options)
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
         pytest.skip(f"PEFT has no {kind} for {target}: {str(error)[:80]}")
+    if (kind, target) == ("OSF", "embed_tokens"):  # PEFT adapts it and writes a file without any weights
+        with pytest.raises(ModelLoadError, match="holds no weights of a layer"):
+            load_model(tmp_path / "adapter", device="cpu")
+        return
     check_exact(tmp_path, expected)
 
 

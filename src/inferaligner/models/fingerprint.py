@@ -202,7 +202,9 @@ def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFinge
         elif expected.chat_template_sha256 is None:
             lines.append("the tokenizer has a chat template, and none was used")
         else:
-            lines.append("the chat template is another one")
+            lines.append(
+                "the chat template is another one (--chat-template FILE or NAME chooses the one of the fit)"
+            )
     for name in sorted(found.special_tokens.keys() | expected.special_tokens.keys()):
         here, there = found.special_tokens.get(name), expected.special_tokens.get(name)
         if here != there:

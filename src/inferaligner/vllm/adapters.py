@@ -54,7 +54,7 @@ def serving_flags(folder: Path, name: str) -> list[str]:
 def rank_flags(folder: Path) -> list[str]:
     """Flags of an engine that can run an adapter.
 
-    Raises `ModelLoadError` for a kind or a rank that vLLM does not run.
+    Raises `ModelLoadError` for a kind or a rank that vLLM does not run, and for weights that it leaves out.
     """
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     needed = max([int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values())])
@@ -65,4 +65,32 @@ def rank_flags(folder: Path) -> list[str]:
             f"up to rank {_RANKS[-1]}. Merge it into the model (PEFT's merge_and_unload, then "
             "save_pretrained), and fit the aligner on the merged model."
         )
+    # vLLM checks that it knows a LoRA's settings, and passes over these weights without a word.
+    beside = [name for name in _stored(folder) if "lora_" not in name]
+    if beside:
+        raise ModelLoadError(
+            f"The adapter in {folder} holds {len(beside)} weights beside its low-rank ones, such as "
+            f"{beside[0]}, which vLLM would leave out. Merge it into the model (PEFT's merge_and_unload, then "
+            "save_pretrained), and fit the aligner on the merged model."
+        )
     return ["--enable-lora", "--max-lora-rank", str(rank)]
+
+
+def _stored(folder: Path) -> list[str]:
+    """Names of the weights in an adapter's file."""
+    file = folder / "adapter_model.safetensors"
+    if file.is_file():
+        from safetensors import safe_open
+
+        try:
+            with safe_open(str(file), framework="pt") as weights:
+                return sorted(weights.keys())
+        except Exception as error:
+            raise ModelLoadError(f"The weights {file} cannot be read: {error}. Save them again.") from error
+    import torch
+
+    file = folder / "adapter_model.bin"
+    try:
+        return sorted(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ModelLoadError(f"The weights {file} cannot be read: {error}. Save them again.") from error
