@@ -42,7 +42,7 @@ from reproduction.sibling.training import divergence
 
 console = Console()
 
-HARMFUL_TOKENS, HARMLESS_TOKENS = 120, 48
+HARMFUL_TOKENS, HARMLESS_TOKENS = 120, 32
 """Answer tokens to harmful prompts, within which a refusal is to end, and to the others, of which only
 whether they decline is counted."""
 
@@ -118,7 +118,7 @@ def public_groups(data: Path) -> dict[str, list[Asked]]:
         doubled = set(near_duplicates(public, known))
         fresh = [prompt for row, prompt in enumerate(public) if row not in doubled]
         groups[name] = [_asked(prompt, True) for prompt in sample(fresh, _PER_SET)]
-    for name, count in (("XSTest safe", 250), ("Alpaca", 100), ("MedQA", 60)):
+    for name, count in (("XSTest safe", 150), ("Alpaca", 100), ("MedQA", 60)):
         groups[name] = [_asked(prompt, False) for prompt in sample(BENIGN[name](data), count)]
     return groups
 

@@ -14,20 +14,20 @@ class Recipe:
     ordinary: int = 650
     wrapped: int = 260  # of each side
     conversations: int = 240  # of each side
-    longest: int = 120  # prompts of more tokens are left out of training, to keep batches small
+    longest: int = 90  # prompts of more tokens are left out of training, to keep batches small
     named: float = 0.8  # of the refusals name what was asked for; the others fit any request
 
     # The target's own answers: beginnings of all of them, and some that are whole.
     beginning_tokens: int = 24
-    whole: int = 96
-    whole_tokens: int = 128
+    whole: int = 64
+    whole_tokens: int = 96
 
     # A LoRA adapter in the layers between two shares of the depth.
     rank: int = 16
     first_layer: float = 0.13
     last_layer: float = 0.73
     learning_rate: float = 1e-3
-    epochs: float = 0.75
+    epochs: float = 0.7
     batch_size: int = 16
     harmless_weight: float = 2.0  # of a harmless row's divergence, a refusal's cross-entropy being 1
     first_weight: float = 6.0  # of an answer's first token, every other being 1
