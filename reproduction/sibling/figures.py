@@ -118,7 +118,7 @@ def public_groups(data: Path) -> dict[str, list[Asked]]:
         doubled = set(near_duplicates(public, known))
         fresh = [prompt for row, prompt in enumerate(public) if row not in doubled]
         groups[name] = [_asked(prompt, True) for prompt in sample(fresh, _PER_SET)]
-    for name, count in (("XSTest safe", 150), ("Alpaca", 100), ("MedQA", 60)):
+    for name, count in (("XSTest safe", 120), ("Alpaca", 60), ("MedQA", 40)):
         groups[name] = [_asked(prompt, False) for prompt in sample(BENIGN[name](data), count)]
     return groups
 

@@ -27,10 +27,10 @@ class Recipe:
     first_layer: float = 0.13
     last_layer: float = 0.73
     learning_rate: float = 1e-3
-    epochs: float = 0.7
+    epochs: float = 1.7
     batch_size: int = 16
-    harmless_weight: float = 2.0  # of a harmless row's divergence, a refusal's cross-entropy being 1
-    first_weight: float = 6.0  # of an answer's first token, every other being 1
+    harmless_weight: float = 8.0  # of a harmless row's divergence, a refusal's cross-entropy being 1
+    first_weight: float = 8.0  # of an answer's first token, every other being 1
     # The trained change is taken so many times over.
     scale: float = 1.0
     seed: int = 0
