@@ -35,7 +35,7 @@ def train(model: Any, rows: Sequence[Row], recipe: Recipe, *, padding: int, chec
     for part in adapted.modules():
         if isinstance(part, BaseTunerLayer):
             # Autocast computes in bfloat16 either way: a cast to the adapter's float32 before costs a fifth.
-            part.cast_input_dtype_enabled = False
+            part.cast_input_dtype_enabled = False  # type: ignore[assignment]
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=recipe.batch_size,
