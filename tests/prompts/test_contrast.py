@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from inferaligner.prompts.contrast import (
     ContrastPrompt,
     ContrastSet,
     Pair,
+    Refusal,
     Wrapper,
     fold_of,
     load_contrast_set,
@@ -41,9 +43,9 @@ def small_set(pairs: int = 60, wrappers: int = 12) -> ContrastSet:
         tuple(Benign("everyday", f"ordinary matter number {i}") for i in range(30)),
         tuple(Wrapper(f"wrapper {i}", "role-play", f"<{i}>{{prompt}}</{i}>") for i in range(wrappers)),
         (
-            ("general", "I cannot help with that."),
-            ("general", "No."),
-            ("fraud", "I will not help with fraud."),
+            Refusal("general", "I cannot help with that."),
+            Refusal("general", "No."),
+            Refusal("fraud", "I will not help with fraud."),
         ),
     )
 
@@ -182,6 +184,39 @@ def test_the_digest_is_of_the_content_not_of_the_order() -> None:
     assert re.fullmatch("[0-9a-f]{64}", small.digest())
     assert small.digest() != small_set(pairs=59).digest()
     assert small.digest() != ContrastSet(small.pairs, small.benign, small.wrappers, ()).digest()
+    about = tuple(replace(refusal, about="money") for refusal in small.refusal_texts)
+    assert small.digest() != replace(small, refusal_texts=about).digest()
+
+
+# The refusals
+
+
+def test_a_refusal_is_given_to_the_requests_that_it_names() -> None:
+    many = small_set()
+    texts = (
+        Refusal("category", "Not about bread.", "bread flour"),
+        Refusal("category", "Not about rare bread.", "bread saffron"),
+        Refusal("category", "Nothing of this kind."),
+        Refusal("other", "Not about saffron elsewhere.", "saffron"),
+        Refusal("general", "Nothing at all."),
+    )
+    contrast = replace(many, refusal_texts=texts)
+    asked = replace(contrast.part("extraction")[0], text="Where is saffron bread?", topic="t")
+    assert contrast.refusals_to(asked) == ("Not about rare bread.",)
+    assert contrast.refusals_to(replace(asked, text="Take breads.")) == (
+        "Not about bread.",
+        "Not about rare bread.",
+    )
+    assert contrast.refusals_to(replace(asked, text="Bring it.", topic="more-flour")) == ("Not about bread.",)
+    assert contrast.refusals_to(replace(asked, text="Bring it.")) == ("Nothing of this kind.",)
+    assert contrast.refusals_to(replace(asked, text="Bring it.", category="new")) == ("Nothing at all.",)
+
+
+def test_a_word_that_stands_everywhere_names_nothing() -> None:
+    many = small_set()
+    contrast = replace(many, refusal_texts=(Refusal("category", "A.", "harmful"), Refusal("category", "B.")))
+    asked = replace(contrast.part("extraction")[0], text="harmful", topic="t")
+    assert contrast.refusals_to(asked) == ("B.",)
 
 
 # The format
@@ -301,9 +336,22 @@ def test_no_topic_leaks_into_another_part(shipped: ContrastSet) -> None:
 
 
 def test_every_refusal_is_judged_one(shipped: ContrastSet) -> None:
-    texts = [text for texts in shipped.refusals().values() for text in texts]
-    assert len(texts) >= 100
+    texts = [refusal.text for refusal in shipped.refusal_texts]
+    assert len(set(texts)) == len(texts) >= 800
     assert [text for text in texts if judge(text).outcome != "refusal"] == []
+
+
+def test_refusals_are_short_varied_and_name_what_is_asked(shipped: ContrastSet) -> None:
+    texts = [refusal.text for refusal in shipped.refusal_texts]
+    assert len({" ".join(text.split()[:8]) for text in texts}) >= 600
+    assert all(1 <= len(re.findall(r"[.?!](?:\s|$)", text)) <= 3 for text in texts)
+    assert {"general", "frame", "conversation"} < set(shipped.refusals())
+    for category in {pair.category for pair in shipped.pairs}:
+        mine = [refusal for refusal in shipped.refusal_texts if refusal.category == category]
+        assert len(mine) >= 40 and sum(bool(refusal.about) for refusal in mine) >= 24, category
+    asked = [p for part in PARTS for p in shipped.part(part, wrapped=False) if p.harmful]
+    named = [p for p in asked if shipped.refusals_to(p) != shipped.refusals()[p.category]]
+    assert len(named) >= 0.95 * len(asked)
 
 
 def test_no_prompt_is_taken_for_gibberish(shipped: ContrastSet) -> None:

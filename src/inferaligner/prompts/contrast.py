@@ -19,13 +19,15 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
 from inferaligner.errors import InputError
-from inferaligner.prompts.similarity import near_duplicate_key
+from inferaligner.prompts.similarity import content_words, near_duplicate_key
 
 Part = Literal["extraction", "calibration", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -37,6 +39,9 @@ _EXTRACTION, _CALIBRATION = 0.6, 0.2
 FOLDS = 5
 """A part falls into so many folds, by content and by wrapper: a wrapper is laid only around contents of its
 own fold, so that cross-validation holds out contents and wrappers together."""
+
+# A word in a larger share of the harmful prompts does not say what one of them asks for.
+_COMMON = 0.02
 
 # How many pairs (both sides) and benign prompts each wrapper is laid around.
 _PAIRS_PER_WRAPPER, _BENIGN_PER_WRAPPER = 3, 3
@@ -108,13 +113,27 @@ class ContrastPrompt:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """An answer that declines.
+
+    `category` is the hazard that it fits; `general` fits any, `frame` what comes in a jailbreak's wrapper and
+    `conversation` what comes later in one. A text that names one kind of request says in `about` which words
+    such a request has, any of them; without it the text fits every request of its category.
+    """
+
+    category: str
+    text: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
 class ContrastSet:
     """Pairs, benign prompts, wrappers and model refusals; everything derived from them is deterministic."""
 
     pairs: tuple[Pair, ...]
     benign: tuple[Benign, ...]
     wrappers: tuple[Wrapper, ...]
-    refusal_texts: tuple[tuple[str, str], ...]
+    refusal_texts: tuple[Refusal, ...]
 
     def part(self, name: Part, *, wrapped: bool = True) -> list[ContrastPrompt]:
         """Every prompt of one part: both sides of its pairs, its benign prompts, and wrapped versions.
@@ -158,16 +177,50 @@ class ContrastSet:
         return [wrapper for wrapper in self.wrappers if part_of("wrapper", wrapper.name) == name]
 
     def refusals(self) -> dict[str, tuple[str, ...]]:
-        """Model refusals by category, in the order of the file; `general` fits any request."""
+        """The refusals that fit every request of their category, in the order of the file; see `Refusal`."""
         by_category: dict[str, list[str]] = {}
-        for category, text in self.refusal_texts:
-            by_category.setdefault(category, []).append(text)
+        for refusal in self.refusal_texts:
+            if not refusal.about:
+                by_category.setdefault(refusal.category, []).append(refusal.text)
         return {category: tuple(texts) for category, texts in by_category.items()}
+
+    def refusals_to(self, prompt: ContrastPrompt) -> tuple[str, ...]:
+        """The refusals that name what `prompt` asks for, as exactly as any does, in the order of the file.
+
+        They share the rarest words with the prompt and its topic. Where none shares a word that says what the
+        request is about, they are those of `refusals` for its category, or the general ones.
+        """
+        words = {word: self._rarity(word) for word in content_words(f"{prompt.text} {prompt.topic}")}
+        shared = {
+            refusal.text: sum(words.get(word, 0.0) for word in content_words(refusal.about))
+            for refusal in self.refusal_texts
+            if refusal.about and refusal.category == prompt.category
+        }
+        most = max(shared.values(), default=0.0)
+        if most > 0:
+            return tuple(text for text, score in shared.items() if score == most)
+        known = self.refusals()
+        return known.get(prompt.category) or known.get("general", ())
+
+    def _rarity(self, word: str) -> float:
+        """The logarithm of how many harmful prompts there are to one with `word`; 0 for a word of many."""
+        count = self._holders.get(word, 0)
+        share = max(count, 1) / len(self.pairs)
+        return -math.log(share) if share < _COMMON else 0.0
+
+    @functools.cached_property
+    def _holders(self) -> Counter[str]:
+        """In how many harmful prompts each content word stands."""
+        return Counter(word for pair in self.pairs for word in content_words(pair.harmful))
 
     def digest(self) -> str:
         """SHA-256 of the content, in hexadecimal: the same whatever the order of files and rows."""
-        rows = [asdict(item) for group in (self.pairs, self.benign, self.wrappers) for item in group]
-        lines = sorted(json.dumps(row, sort_keys=True) for row in [*rows, *self.refusal_texts])
+        rows: list[object] = [
+            asdict(item) for group in (self.pairs, self.benign, self.wrappers) for item in group
+        ]
+        texts = [[row.category, row.text, row.about] for row in self.refusal_texts]
+        rows += [[part for part in text if part] for text in texts]
+        lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -196,7 +249,7 @@ def load_contrast_set(folder: Path | None = None) -> ContrastSet:
     pairs: list[Pair] = []
     benign: list[Benign] = []
     wrappers: list[Wrapper] = []
-    refusals: list[tuple[str, str]] = []
+    refusals: list[Refusal] = []
     for name in names:
         stem = name.removesuffix(".jsonl")
         for place, row in _rows(folder / name):
@@ -214,7 +267,8 @@ def load_contrast_set(folder: Path | None = None) -> ContrastSet:
                 wrappers.append(wrapper)
             elif stem == "refusals":
                 category, refusal = _fields(row, ("category", "refusal"), place)
-                refusals.append((category, refusal))
+                about = _fields(row, ("about",), place)[0] if "about" in row else ""
+                refusals.append(Refusal(category, refusal, about))
     if not pairs:
         raise InputError(f"{folder} has no pairs-<category>.jsonl: expected the files of a contrast set")
     return ContrastSet(tuple(pairs), tuple(benign), tuple(wrappers), tuple(refusals))
