@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from inferaligner.gate import Decision
-from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.chat import context_length, encode_chats, tokens_after_answer
 from inferaligner.prompts.encoding import Reader, has_pictures, seen_inputs, tokenizer_of
 from inferaligner.prompts.images import Prompt
 
@@ -27,12 +27,16 @@ TOKENS_PER_BATCH = 8192
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer; `row` is the prompt's index in the caller's list."""
+    """One generated answer; `row` is the prompt's index in the caller's list.
+
+    `ended` says whether the model ended the answer itself; otherwise the length limit cut it off.
+    """
 
     row: int
     text: str
     tokens: tuple[int, ...]
     decision: Decision | None = None
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def generate_answers(
             place = number // answers
             tokens = _until_end(sequence.tolist(), ends)
             text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams])
+            ended = bool(tokens) and tokens[-1] in ends
+            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams], ended)
 
 
 def generate_batches(
@@ -142,6 +147,19 @@ def end_tokens(model: PreTrainedModel, options: Mapping[str, object] | None = No
     """The tokens that end an answer: as given to `generate`, else the model's own."""
     end = (options or {}).get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
     return list(end) if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
+
+
+def answer_end_token(model: PreTrainedModel, reader: Reader) -> int | None:
+    """The token that ends an answer as the chat template writes it; None for a model that has no such token.
+
+    Of several end tokens it is the one behind an assistant's turn (Llama 3: `<|eot_id|>`, not
+    `<|end_of_text|>`).
+    """
+    ends = end_tokens(model)
+    if not ends:
+        return None
+    written = tokens_after_answer(reader)
+    return next((token for token in written if token in ends), ends[0])
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.evaluation.degeneracy import UNLIKELY, degeneracy
+from inferaligner.evaluation.degeneracy import UNLIKELY, degeneracy, loops
 from inferaligner.evaluation.function_words import FUNCTION_WORDS, NEVER_AFTER
 
 PROSE = (
@@ -54,6 +54,18 @@ def test_a_loop_is_found_wherever_the_answer_is_cut(unit: str, times: int) -> No
     for cut in range(0, 8):
         assert degeneracy(looped[: len(looped) - cut]) is not None
     assert degeneracy(PROSE + " " + looped * 2) is not None
+
+
+def test_a_loop_that_begins_late_is_found_although_no_sentence_is_repeated_exactly() -> None:
+    said = ["a lie", "a good one", "a lie but a lie", "any kind of thing", "a bad one", "a kind of lie"]
+    late = " ".join(f"I'm not equipped to help with {thing}, not just {thing}." for thing in said * 2)
+    assert not loops(PROSE) and degeneracy(PROSE) is None
+    assert loops(PROSE + " " + late) and degeneracy(PROSE + " " + late) is not None
+
+
+def test_refrains_and_short_texts_do_not_loop() -> None:
+    assert not loops("No. " * 5)
+    assert not loops(f"{PROSE} He told us that somebody ought to look, and somebody ought to look.")
 
 
 def test_a_few_repeated_words_are_no_loop() -> None:

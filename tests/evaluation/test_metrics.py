@@ -66,6 +66,19 @@ def test_rates_differences_and_gates() -> None:
     assert ("none", "asked", "gate open") not in rows
 
 
+def test_an_answer_that_was_cut_off_is_no_refusal_that_ended() -> None:
+    bare = [record("none", row, "compliance", ended=False, looped=row < 5) for row in range(10)]
+    ours = [record("ours", row, "refusal", ended=row < 8, looped=row == 9) for row in range(10)]
+    rows = by_name([*bare, *ours])
+    assert rows["ours", "asked", "refusal"]["value"] == 1.0
+    assert rows["ours", "asked", "ended"]["value"] == 0.8
+    assert rows["ours", "asked", "refusal that ended"]["value"] == 0.8
+    assert rows["ours", "asked", "refusal that ended, against none"]["value"] == pytest.approx(0.8)
+    assert rows["ours", "asked", "looped"]["value"] == 0.1 and rows["none", "asked", "looped"]["value"] == 0.5
+    # Runs of earlier versions did not write it down, and no share is made up for them.
+    assert ("ours", "asked", "ended") not in by_name([record("ours", row, "refusal") for row in range(3)])
+
+
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     first = [True] * 8 + [False] * 2 + [True] * 5
     second = [False] * 8 + [True] * 2 + [True] * 5

@@ -70,6 +70,14 @@ def test_every_row_has_a_record(whole: tuple[Path, Any]) -> None:
     assert len(records) == 4 * sum(len(s.items) for s in SUITES) == len(read_records(folder))
 
 
+def test_every_generated_answer_says_whether_it_ended(whole: tuple[Path, Any]) -> None:
+    records = [record for record in read_records(whole[0]) if record["task"] == "reply"]
+    assert records
+    for record in records:
+        assert isinstance(record["ended"], bool) and isinstance(record["looped"], bool)
+        assert not (record["ended"] and record["looped"])
+
+
 def test_closed_rows_take_over_the_bare_answer_and_open_ones_do_not(whole: tuple[Path, Any]) -> None:
     _, records = whole
     ours = [r for (m, s, _), r in records.items() if (m, s) == ("inferaligner", "asked")]

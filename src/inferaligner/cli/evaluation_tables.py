@@ -27,14 +27,15 @@ def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
     for name, metric in found["columns"]:
         heading = [name.replace("-", "-\n"), metric.partition(": ")[2]]
         table.add_column("\n".join(heading), justify="right")
-    table.add_column("harmful\ngibberish", justify="right")
-    for title, cells, gibberish in found["rows"]:
+    for companion in found["companions"]:
+        table.add_column(f"harmful\n{companion}", justify="right")
+    for title, cells, companions in found["rows"]:
         shown = [
             f"{value.removesuffix(' %')} {mark or ' '}\n"
             f"[dim]{spread.removesuffix(' %').replace(' to ', '–')}  [/dim]"
             for value, spread, mark in cells
         ]
-        table.add_row(title, *shown, gibberish.removesuffix(" %"))
+        table.add_row(title, *shown, *(value.removesuffix(" %") for value in companions))
     results().print(table)
     told = verdict(folder.records, titles)
     results().print(

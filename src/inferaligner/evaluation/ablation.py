@@ -23,7 +23,7 @@ from inferaligner.errors import InputError
 from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.methods.method import Bench, Method
-from inferaligner.evaluation.metrics import ResultRow, grouped, rate_row, row
+from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
@@ -163,6 +163,9 @@ def ablation_rows(records: Sequence[Record]) -> list[ResultRow]:
                 found.append(
                     rate_row(method, suite, outcome, [r["outcome"] == outcome for r in rows], "rules")
                 )
+            if all("ended" in record for record in rows):
+                for companion in (ENDED, LOOPED):
+                    found.append(rate_row(method, suite, companion, [bool(r[companion]) for r in rows]))
             scores = [safety(record) for record in rows]
             found.append(row(method, suite, "safety score", _mean(scores), "rules and leaning"))
             likely = [-r["mean_logprob"] for r in rows if r.get("mean_logprob") is not None]

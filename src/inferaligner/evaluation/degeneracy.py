@@ -41,6 +41,12 @@ _REPEATED_UNIT = re.compile(r"((?=\S*?[^\W\d_])\S{1,12}?)\1{9,}|([^\w\s])\2{29,}
 _NOTHING_BUT_NUMBERS = re.compile(
     r".{0,12}?(?:(\d)\1{24,}|((?=\W{0,5}\d)[\d\W]{2,6}?)\2{11,}).{0,12}", re.DOTALL
 )
+# Of the three-word sequences in an answer's last 60 words, the share that stood in the answer before. In
+# 2,250 answers of five models to XSTest, 6 reach the first figure and none the second; of 4,818 worked
+# solutions and answers to Alpaca and to patients, none reaches either.
+_LOOPS, _LATE_LOOP = 0.5, 0.75
+_TAIL_WORDS, _FEWEST_SEQUENCES = 60, 30
+
 _CODE_LINE = re.compile(
     r"[;{}]\s*$|\w\(.*\)|\w = |=>|->"
     r"|^\s*(?:def |class |import |from \w+ import|return\b|#include|//|<[/\w]|@\w)"
@@ -82,6 +88,32 @@ def degeneracy(answer: str, *, mean_logprob: float | None = None) -> str | None:
     return found
 
 
+def loops(answer: str) -> bool:
+    """Whether the end of `answer` mostly repeats what the answer said before.
+
+    Ask it of answers that the length limit cut off: there it means that the model would have gone on like
+    this. An answer that ends by itself may end with a refrain.
+    """
+    return _repeated_at_the_end(_WORD.findall(answer.lower())) >= _LOOPS
+
+
+def _repeated_at_the_end(words: Sequence[str]) -> float:
+    """The share of the last sequences of three words that occurred before; 0 for a short text.
+
+    Rows of numbers are data, and do not count.
+    """
+    spoken = [word for word in words if not word.isdigit()]
+    sequences = list(zip(spoken, spoken[1:], spoken[2:], strict=False))
+    if len(sequences) < _FEWEST_SEQUENCES:
+        return 0.0
+    first = max(0, len(sequences) - _TAIL_WORDS)
+    known, repeated = set(sequences[:first]), 0
+    for sequence in sequences[first:]:
+        repeated += sequence in known
+        known.add(sequence)
+    return repeated / (len(sequences) - first)
+
+
 def _in_characters(text: str) -> str | None:
     kinds = [unicodedata.category(character) for character in text if not character.isspace()]
     bad = text.count("\ufffd") + sum(kind in ("Cc", "Co", "Cn") for kind in kinds)
@@ -109,7 +141,7 @@ def _in_code(text: str) -> str | None:
 
 def _in_prose(text: str) -> str | None:
     words = _WORD.findall(text.lower())
-    if _runs(words, repeats=4, least=12):
+    if _runs(words, repeats=4, least=12) or _repeated_at_the_end(words) >= _LATE_LOOP:
         return "loop"
     if _says_the_same(text) or _stammers(text) or _is_poor(words) or _compresses(text):
         return "repetition"

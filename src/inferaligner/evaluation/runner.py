@@ -22,6 +22,7 @@ import torch
 from inferaligner.calibration.stages import Advance, Stages
 from inferaligner.errors import InputError
 from inferaligner.evaluation.batches import plan_batches
+from inferaligner.evaluation.degeneracy import loops
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.labels import last_number, named_choice, same_number
 from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, refusal_leaning
@@ -130,6 +131,7 @@ class Runner:
     ) -> Record:
         text = method.canned or ""
         record = {**self._head(method, subset, row, decisions), "response": text, "tokens": 0}
+        record |= {"ended": True, "looped": False}
         return {**record, "digest": _digest(text), **_judged(subset, row, text, None)}
 
     def _replies(
@@ -172,6 +174,8 @@ class Runner:
                 record |= {
                     "response": answer.text,
                     "tokens": len(answer.tokens),
+                    "ended": answer.ended,
+                    "looped": not answer.ended and loops(answer.text),
                     "digest": _digest(answer.tokens),
                     **({} if leaning is None else {"leaning": leaning}),
                     **({} if likely is None else {"mean_logprob": likely}),

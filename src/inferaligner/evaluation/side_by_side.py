@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 from inferaligner.aligner import Aligner, Source
 from inferaligner.calibration.samples import Sample
 from inferaligner.calibration.stages import Silent, Stages
+from inferaligner.evaluation.degeneracy import loops
 from inferaligner.evaluation.judges import OUTCOMES, Outcome, Verdict
+from inferaligner.evaluation.metrics import ENDED, ENDED_REFUSAL, LOOPED
 from inferaligner.gate import Decision
 from inferaligner.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import Reader
@@ -43,6 +45,8 @@ class Reply:
     tokens: tuple[int, ...]
     outcome: Outcome
     reason: str
+    ended: bool = True  # by the model, not by the length limit
+    looped: bool = False  # repeated itself up to the length limit
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def compare(
 
     def reply(answer: Answer) -> Reply:
         verdict = judge(answer.text)
-        return Reply(answer.text, answer.tokens, verdict.outcome, verdict.reason)
+        looped = not answer.ended and loops(answer.text)
+        return Reply(answer.text, answer.tokens, verdict.outcome, verdict.reason, answer.ended, looped)
 
     everything = range(len(samples))
     bare = generate(everything, "answers: bare model", None)
@@ -196,8 +201,17 @@ def result_rows(rows: Sequence[Row], *, judge: str) -> list[dict[str, Any]]:
             total = sum(counts.values())
             for outcome, count in counts.items():
                 add(method, suite, outcome, clopper_pearson(count, total), judge)
+            replies = [row.replies[method] for row in rows if row.suite == suite]  # type: ignore[index]
+            refused = [reply.outcome == "refusal" and reply.ended for reply in replies]
+            add(method, suite, ENDED, _share([reply.ended for reply in replies]), None)
+            add(method, suite, LOOPED, _share([reply.looped for reply in replies]), None)
+            add(method, suite, ENDED_REFUSAL, _share(refused), judge)
     add("inferaligner", "gate closed", "identical to the bare model", closed_identical(rows), None)
     return found
+
+
+def _share(found: Sequence[bool]) -> Interval:
+    return clopper_pearson(sum(found), len(found))
 
 
 def gate_rows(held_out: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -234,6 +248,8 @@ def records(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                 "tokens": len(reply.tokens),
                 "outcome": reply.outcome,
                 "reason": reply.reason,
+                "ended": reply.ended,
+                "looped": reply.looped,
                 "score": row.decision.score,
                 "open": row.decision.open,
             }

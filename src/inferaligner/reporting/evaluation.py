@@ -10,8 +10,10 @@ from inferaligner.evaluation.inference_time import SUITE as TIME_SUITE
 from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import (
     BARE,
+    ENDED,
     GATE_SUITE,
     HARMFUL_KINDS,
+    LOOPED,
     ResultRow,
     grouped,
 )
@@ -21,11 +23,15 @@ from inferaligner.reporting.evaluation_figures import evaluation_figures
 from inferaligner.reporting.evaluation_samples import samples
 from inferaligner.reporting.go_no_go import CRITERIA, pooled, verdict
 from inferaligner.reporting.html import render
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics import Interval, clopper_pearson
 from inferaligner.version import __version__
 
 MAIN_METRIC = {"harmful": "refusal", "jailbreak": "refusal", "over-refusal": "refusal"}
 """What a suite of a kind is told by in the table; utility has its accuracy, benign traffic its identity."""
+
+COMPANIONS = (("gibberish", "outcome", "gibberish"), ("loops", LOOPED, True), ("ended", ENDED, True))
+"""What the table says of the answers to harmful prompts besides their outcome: heading, field of the record,
+value."""
 
 
 def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
@@ -82,10 +88,18 @@ def method_table(records: Sequence[Record], titles: Mapping[str, str]) -> dict[s
             values = [_value(r, b, kind, metric) for r, b in zip(rows, bare, strict=False)]
             base = [_value(b, b, kind, metric) for b in bare]
             cells.append(_cell(values, base, is_bare=method == BARE))
-        gibberish = pooled(records, method, HARMFUL_KINDS, outcome="gibberish")
-        body.append((title, cells, "–" if gibberish.n == 0 else f"{100 * gibberish.value:.0f} %"))
+        companions = [
+            # Records of earlier versions lack some fields.
+            pooled([r for r in records if name in r], method, HARMFUL_KINDS, **{name: value})
+            for _, name, value in COMPANIONS
+        ]
+        body.append((title, cells, [_percent(share) for share in companions]))
     headings = [(name, f"{kind}: {metric}") for name, kind, metric in columns]
-    return {"columns": headings, "rows": body}
+    return {"columns": headings, "companions": [heading for heading, _, _ in COMPANIONS], "rows": body}
+
+
+def _percent(share: Interval) -> str:
+    return "–" if share.n == 0 else f"{100 * share.value:.0f} %"
 
 
 def _metric(record: Record) -> str:
