@@ -70,8 +70,8 @@ def rank_flags(folder: Path) -> list[str]:
     if beside:
         raise ModelLoadError(
             f"The adapter in {folder} holds {len(beside)} weights beside its low-rank ones, such as "
-            f"{beside[0]}, which vLLM would leave out. Merge it into the model (PEFT's merge_and_unload, then "
-            "save_pretrained), and fit the aligner on the merged model."
+            f"{beside[0]}, which vLLM would leave out. Merge it into the model (PEFT's merge_and_unload, "
+            "then save_pretrained), and fit the aligner on the merged model."
         )
     return ["--enable-lora", "--max-lora-rank", str(rank)]
 
