@@ -230,7 +230,7 @@ def test_python_modules(
 ) -> None:
     words = command.words()
     module, *arguments = words[words.index("-m") + 1 :]
-    name = f"{module}.__main__" if (ROOT / module).is_dir() else module
+    name = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
     assert importlib.util.find_spec(name) is not None, f"there is no module {module}"
     if not module.startswith(("reproduction", "benchmarks", "inferaligner")):
         return
@@ -290,8 +290,8 @@ def test_every_target_of_the_makefile(target: str, monkeypatch: pytest.MonkeyPat
     """Its recipe names programs, modules and folders that exist."""
     done = dry_run(target)
     assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        words = shlex.split(line.replace(".venv-vllm/bin/", "").replace(".venv/bin/", ""))
+    for line in done.stdout.replace("\\\n", " ").splitlines():
+        words = shlex.split(re.sub(r"\.venv(-\w+)?/bin/", "", line))
         while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", words[0]):
             words = words[1:]
         if words[:1] == ["inferaligner"]:

@@ -211,10 +211,12 @@ def _fit_gate(
 
 
 def _batch_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
-    """How far scores move with the batch; None where an engine of its own makes them."""
+    """How far scores move with the batch; None where an engine of its own makes them, and without any text."""
     if target.recorder is not None:
         return None
     texts = [s.text for s in samples.fitting if not s.harmful and not s.wrapped and s.shown is None]
+    if not texts:
+        return None
     texts.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
     return batch_shift(
         target.model, encode_chats(target.tokenizer, texts[:PROMPTS], system=options.system), gate
