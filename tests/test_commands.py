@@ -298,8 +298,10 @@ def test_every_target_of_the_makefile(target: str, monkeypatch: pytest.MonkeyPat
             parse_click(typer.main.get_command(app), words[1:], whole=True)
         elif words[:2] in (["python", "-m"], ["python3", "-m"]):
             assert importlib.util.find_spec(words[2]) is not None, line
-        elif words[:1] in (["python"], ["python3"]) and words[1:2] != ["-m"] and "venv" not in words:
-            pytest.fail(f"{line}: run it as a module")
+        elif words[:1] in (["python"], ["python3"]):
+            script = ROOT / words[1]
+            assert script.is_file(), line
+            assert not (script.parent / "__init__.py").exists(), f"{line}: run it as a module"
         elif words[:1] == ["ruff"]:
             assert not [word for word in words[2:] if word[0] != "-" and not (ROOT / word).exists()], line
 

@@ -211,7 +211,7 @@ def _fit_gate(
 
 
 def _batch_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
-    """How far scores move with the batch; None where an engine of its own makes them, and without any text."""
+    """How far scores move with the batch; None without a text, or where an engine makes the scores."""
     if target.recorder is not None:
         return None
     texts = [s.text for s in samples.fitting if not s.harmful and not s.wrapped and s.shown is None]
