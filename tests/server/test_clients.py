@@ -267,15 +267,15 @@ def test_parts_and_cache_marks(server: Running, role: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"stop": [""]}, "stop.0", "The text is empty; expected at least 1."),
-        ({"stop": ""}, "stop", "The text is empty; expected at least 1."),
+        ({"stop": [""]}, "stop.0", "The text is empty; expected at least 1 character."),
+        ({"stop": ""}, "stop", "The text is empty; expected at least 1 character."),
         ({"stop": 5}, "stop", "Expected a text, or a list of texts."),
-        ({"stop": ["a"] * 17}, "stop", "The list has 17 entries; expected at most 16."),
-        ({"messages": []}, "messages", "The list is empty; expected at least 1."),
+        ({"stop": ["a"] * 17}, "stop", "The list has 17 entries; expected at most 16 entries."),
+        ({"messages": []}, "messages", "The list is empty; expected at least 1 entry."),
         (
             {"messages": [{**TURN, "content": []}]},
             "messages.0.content",
-            "The list is empty; expected at least 1.",
+            "The list is empty; expected at least 1 entry.",
         ),
         (
             {"messages": [{**TURN, "content": 5}]},

@@ -306,12 +306,17 @@ def _in_plain_words(problem: Mapping[str, Any]) -> str:
         return "This field is required."
     kind = problem["type"].removeprefix("string_")
     if kind in ("too_short", "too_long"):
-        thing, unit = ("text", "characters") if isinstance(problem["input"], str) else ("list", "entries")
+        thing, one, unit = (
+            ("text", "character", "characters")
+            if isinstance(problem["input"], str)
+            else ("list", "entry", "entries")
+        )
         found = "is empty" if not problem["input"] else f"has {len(problem['input'])} {unit}"
         least = kind == "too_short"
+        limit = limits["min_length" if least else "max_length"]
         return (
-            f"The {thing} {found}; expected at {'least' if least else 'most'} "
-            f"{limits['min_length' if least else 'max_length']}."
+            f"The {thing} {found}; expected at {'least' if least else 'most'} {limit} "
+            f"{one if limit == 1 else unit}."
         )
     if problem["type"] == "not_served":
         return f"This value cannot be used: {problem['msg']}. Leave the field out."
