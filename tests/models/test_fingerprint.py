@@ -149,7 +149,10 @@ def change_eos(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (change_template, "the chat template is another one"),
+        (
+            change_template,
+            "the chat template is another one (--chat-template FILE or NAME chooses the one of the fit)",
+        ),
         (drop_template, "the tokenizer has no chat template, and one was used"),
         (
             change_normaliser,
