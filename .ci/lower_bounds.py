@@ -1,7 +1,8 @@
 """Prints pip constraints that hold every library of pyproject.toml at its lower bound.
 
 torch keeps the build that constraints.txt names: the oldest builds for Linux all come with CUDA, several
-gigabytes. The tools of `dev`, and extras that have an environment of their own, are left to pip.
+gigabytes. The tools of `dev` (among them the openai client, whose newest features the tests of the
+servers use), and extras that these tests do not install, are left to pip.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10
     from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
 
 ROOT = Path(__file__).parents[1]
-_LEFT_OUT = ("dev", "vllm", "reproduction")
+_LEFT_OUT = ("dev", "eval", "vllm", "reproduction")
 _LIBRARY = re.compile(r"(?P<name>[A-Za-z0-9_-]+)>=(?P<bound>[0-9.]+)")
 
 

@@ -16,7 +16,7 @@ from inferaligner.errors import InputError, MismatchError
 from inferaligner.generation import generate_answers
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, pictures_of
-from tests.models.tiny_vision import picture, prompts, tiny_vision
+from tests.models.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
 from tests.test_aligner import HARMFUL, HARMLESS
 
 # (family, class of a text-only model with the same decoder)
@@ -27,6 +27,7 @@ _BACKBONES = [
     ("internvl", "Qwen2ForCausalLM"),
     ("gemma3", "Gemma3ForCausalLM"),
 ]
+_BACKBONES = [each for each in _BACKBONES if each[0] in VISION_FAMILIES]
 
 
 def backbone_of(family: str, name: str) -> Any:

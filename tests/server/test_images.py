@@ -18,7 +18,7 @@ from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server import seeing
 from inferaligner.server.errors import ApiError
 from inferaligner.server.seeing import MOST_IMAGES, ImageDoor
-from tests.models.tiny_vision import picture, tiny_vision
+from tests.models.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 from tests.server.conftest import Running, start
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 
@@ -32,7 +32,10 @@ def content(text: str, *shown: Picture) -> list[dict[str, Any]]:
     return [*parts, {"type": "text", "text": text}]
 
 
-@pytest.fixture(scope="module", params=["llava", "smolvlm", "gemma3", "qwen2_5_vl", "qwen3_vl"])
+FAMILIES = [f for f in ("llava", "smolvlm", "gemma3", "qwen2_5_vl", "qwen3_vl") if f in VISION_FAMILIES]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def seeing_server(request: pytest.FixtureRequest) -> Iterator[tuple[Running, LoadedModel]]:
     loaded = tiny_vision(request.param)
     running = start(loaded=loaded, aligner=tiny_aligner(loaded.model, loaded.reader))
