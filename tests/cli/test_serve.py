@@ -126,6 +126,19 @@ def test_flags_that_could_undo_the_gate_are_refused(run: Run, target: Path, alig
     )
 
 
+@pytest.mark.parametrize(
+    "flags", [["--chat-template", "x.jinja"], ["--chat_template=x.jinja"], ["--trust-request-chat-template"]]
+)
+def test_another_chat_template_is_no_flag_of_vllm(
+    run: Run, target: Path, aligner: Path, flags: list[str]
+) -> None:
+    """vLLM would render with it, and the plugin compare the tokenizer's own with the aligner's."""
+    start = ("serve", target, "-a", aligner, "--engine", "vllm", "--print-command")
+    refused(run(*start, "--", *flags), flags[0], "as the tokenizer's own")
+    refused(run(*start, "--chat-template", "x.jinja"), "--chat-template", "as the tokenizer's own")
+    assert run(*start, "--", "--chat-template-content-format", "string").code == 0
+
+
 def test_bad_choices(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
     refused(
         run("serve", target, "-a", aligner, "--engine", "steam"), "--engine steam", "transformers or vllm"

@@ -319,11 +319,12 @@ def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
             other = next(each for each in _ENGINES if each != engine)
-            instead = (
-                f"Give --engine {other}, or leave it out."
-                if engine == "transformers"
-                else "Leave it out; vLLM's own flags go after --, such as -- --port 8000."
-            )
+            if engine == "transformers":
+                instead = f"Give --engine {other}, or leave it out."
+            elif name == "chat_template":
+                instead = _TEMPLATE_ADVICE
+            else:
+                instead = "Leave it out; vLLM's own flags go after --, such as -- --port 8000."
             raise InputError(f"{option} is an option of --engine {other}, and {engine} runs here. {instead}")
 
 
@@ -333,9 +334,22 @@ _OWN_FLAGS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--middl
 _LORA_FLAGS = ("--enable-lora", "--no-enable-lora", "--lora-modules", "--max-lora-rank")
 
 
+# With these vLLM renders with another chat template than the tokenizer's, which the plugin compares.
+_TEMPLATE_FLAGS = ("--chat-template", "--trust-request-chat-template")
+_TEMPLATE_ADVICE = (
+    "Save the template that the aligner was fitted with as the tokenizer's own (set tokenizer.chat_template, "
+    "then save_pretrained), and serve that folder."
+)
+
+
 def _refuse_own_flags(flags: list[str], own_flags: tuple[str, ...]) -> None:
     for flag in flags:
         name = flag.partition("=")[0].partition(".")[0].replace("_", "-")
+        if name in _TEMPLATE_FLAGS:
+            raise InputError(
+                f"With {flag}, vLLM would render prompts with another chat template than the one that is "
+                f"compared with the aligner's. {_TEMPLATE_ADVICE}"
+            )
         # vLLM's parser takes abbreviations too.
         if name.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 4):
             raise InputError(
