@@ -151,7 +151,11 @@ def test_the_self_test_finds_steering_that_ignores_the_decision(
     from inferaligner.vllm.rows import RowBuffers
 
     real = RowBuffers.begin
-    monkeypatch.setattr(RowBuffers, "begin", lambda self, slot, open_now: real(self, slot, open_now=True))
+
+    def always_open(self: RowBuffers, slot: int, open_now: bool, *more: Any, **named: Any) -> None:
+        real(self, slot, True, *more, **named)
+
+    monkeypatch.setattr(RowBuffers, "begin", always_open)
     refused(deployment, "rows whose gate is closed were changed")
 
 
