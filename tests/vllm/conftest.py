@@ -23,5 +23,5 @@ if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The second runner's tests take minutes: they come first, so that no worker waits for them at the end."""
+    """The second runner's tests take minutes, so they come first: no worker waits for them at the end."""
     items.sort(key=lambda item: item.path.name != "test_runner_v2.py")
