@@ -88,28 +88,10 @@ def for_template(reader: Reader, turns: Sequence[dict[str, Any]]) -> list[dict[s
     return [{**turn, "content": _parts(turn["content"])} for turn in turns]
 
 
-def tokens_after_answer(reader: Reader) -> list[int]:
-    """The token ids that the chat template writes behind an assistant's turn.
-
-    Empty where the template refuses a conversation that ends with the assistant.
-    """
-    tokenizer, template = tokenizer_of(reader), template_of(reader) or ""
-    asked, answered = _MARKERS
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    try:
-        text = _rendered(tokenizer, template, for_template(reader, turns), answer_follows=False)
-    except (TemplateError, TypeError, ValueError):
-        return []
-    _, _, behind = text.rpartition(answered)
-    return list(tokenizer(behind, add_special_tokens=False)["input_ids"])
-
-
-def _rendered(
-    tokenizer: Any, template: str, turns: Sequence[dict[str, Any]], *, answer_follows: bool = True
-) -> str:
+def _rendered(tokenizer: Any, template: str, turns: Sequence[dict[str, Any]]) -> str:
     return str(
         tokenizer.apply_chat_template(
-            list(turns), chat_template=template, tokenize=False, add_generation_prompt=answer_follows
+            list(turns), chat_template=template, tokenize=False, add_generation_prompt=True
         )
     )
 
