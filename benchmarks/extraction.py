@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.peers import Peer, find_peers
 from benchmarks.rounds import Arm, Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
 from benchmarks.subjects import add_subject_options, check_subject_options, load_subject
-from inferaligner.activations import record_activations
+from inferaligner.method.activations import record_activations
 from inferaligner.models.anatomy import backbone, dissect
 from inferaligner.prompts.chat import render_chat
 from inferaligner.prompts.contrast import load_contrast_set

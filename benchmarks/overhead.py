@@ -26,9 +26,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.rounds import Arm, Stopwatch, machine, ratio_table, report_console, run_rounds, write_json
 from benchmarks.subjects import add_subject_options, check_subject_options, load_subject
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 

@@ -39,7 +39,7 @@ import httpx
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.generation import generate_batches
+from inferaligner.models.generation import generate_batches
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.vllm import ops as ops  # registers torch.ops.inferaligner
 from inferaligner.vllm.messages import Order, StepOrders
 from inferaligner.vllm.rows import RowBuffers

@@ -28,14 +28,14 @@ import torch
 from benchmarks.rounds import machine, ratio_table, report_console, run_rounds, write_json
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.loading import load_model
 from inferaligner.models.sources import resolve
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.steering_settings import SteeringSettings
 from inferaligner.vllm import engine_args, gate_of
 
 SHARES = {"benign only": 0.0, "half open": 0.5, "all open": 1.0}

@@ -31,13 +31,13 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.generation import generate_answers
 from inferaligner.models.anatomy import dissect
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet, load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.answer_batches import Example, tokenize
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 from reproduction.direction_training import train_sibling

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 
 console = Console()

@@ -23,22 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.answer_vectors import answer_vectors
 from inferaligner.calibration.samples import Sample, samples_from_contrast
 from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.calibration.transfer import FOLDS, carry_over
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.generation import generate_answers
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.vectors import cosine, mean_difference
 from inferaligner.models.anatomy import dissect
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vectors import cosine, mean_difference
 
 OUTCOMES = ("refusal", "compliance", "gibberish")
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)

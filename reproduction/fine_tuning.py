@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InferAlignerError, InputError, MissingExtraError
 from inferaligner.models.loading import load_model
+from inferaligner.storage.atomic_io import replace_file
 from reproduction.answer_loss import head_says_all, on_answers_alone
 from reproduction.chat_rows import token_rows
 from reproduction.corpora.corpus import Row

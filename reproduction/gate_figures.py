@@ -31,18 +31,18 @@ from rich.console import Console
 from rich.table import Table
 
 import reproduction.benchmark_prompts as public
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.calibration.gate_choice import paper_gate
 from inferaligner.calibration.operating_point import promised_threshold
 from inferaligner.calibration.samples import Sample, samples_from_contrast
 from inferaligner.calibration.traffic import raise_threshold
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 
 console = Console()
 

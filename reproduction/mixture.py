@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
+from inferaligner.storage.atomic_io import replace_file
 from reproduction.corpora.catalogue import named
 from reproduction.corpora.corpus import Row
 from reproduction.separation import separate

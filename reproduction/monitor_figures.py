@@ -22,11 +22,11 @@ from inferaligner.calibration.fit_options import MONITOR_TOKENS, FitOptions, Sid
 from inferaligner.calibration.monitor import fit_monitor
 from inferaligner.calibration.samples import samples_from_contrast
 from inferaligner.cli.progress import RichStages
-from inferaligner.generation import generate_batches
+from inferaligner.models.generation import generate_batches
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 
 

@@ -46,7 +46,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferaligner.calibration.operating_point import promised_threshold
-from inferaligner.statistics import binomial_at_least
+from inferaligner.statistics.intervals import binomial_at_least
 
 
 @dataclass(frozen=True)

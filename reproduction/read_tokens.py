@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 import reproduction.benchmark_prompts as public
-from inferaligner.activations import Activations, record_activations
 from inferaligner.calibration.fit_options import SHIPPED_LIMIT
 from inferaligner.calibration.gate_choice import Evidence, build_gate, try_gate
 from inferaligner.calibration.gates import WhitenedGate
 from inferaligner.calibration.samples import samples_from_contrast
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import Activations, record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats, template_suffix
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.gate_figures import fresh
 
 console = Console()

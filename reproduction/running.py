@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.reporting import figures
 from inferaligner.reporting.figures import require_matplotlib
+from inferaligner.storage.atomic_io import replace_file
 from reproduction.cell import Cell, Place
 from reproduction.recipe import Ablation, Book, Domain, Scale, Summary
 from reproduction.stages import ablating, confounding, evaluation, fitting, reporting, training

@@ -32,11 +32,11 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 from reproduction.benchmark_prompts import HARMFUL, sample

@@ -7,7 +7,7 @@ from typing import Any
 
 from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.reporting import figures
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
 from reproduction.claims import figure, suites_of
 
 Found = Mapping[str, Any]

@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InferAlignerError, InputError
-from inferaligner.plain_json import dump, plain
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump, plain
 
 console = Console(stderr=True)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner import activations
-from inferaligner.activations import _Recorder, is_recording, record_activations
 from inferaligner.errors import InputError
+from inferaligner.method import activations
+from inferaligner.method.activations import _Recorder, is_recording, record_activations
 from inferaligner.models.anatomy import dissect, residual
 from tests.models.tiny import FAMILIES, tiny_model
 

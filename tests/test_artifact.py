@@ -20,11 +20,11 @@ from inferaligner.artifact import (
     Provenance,
     check_output_folder,
 )
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
-from inferaligner.steering_settings import SteeringSettings
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
 

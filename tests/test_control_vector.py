@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.control_vector import read_control_vector, write_control_vector
 from inferaligner.errors import ArtifactError, InputError, MissingExtraError
+from inferaligner.storage.control_vector import read_control_vector, write_control_vector
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.distribution import LEVELS_IN_THOUSANDTHS, StoredSample, distance, kolmogorov_p
 from inferaligner.errors import InputError
+from inferaligner.statistics.stored_sample import LEVELS_IN_THOUSANDTHS, StoredSample, distance, kolmogorov_p
 
 # Small integers tie often, as scores of repeated prompts do.
 SCORES = st.lists(st.one_of(st.integers(-4, 4).map(float), st.floats(-50, 50)), min_size=1, max_size=400)

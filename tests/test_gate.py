@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inferaligner.errors import ArtifactError, CalibrationError
-from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.gate import Decision, GateRead, GuidanceGate
 
 
 def gate(*reads: tuple[int, int], bias: float = 0.0) -> GuidanceGate:

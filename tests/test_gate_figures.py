@@ -12,7 +12,7 @@ import reproduction.benchmark_prompts as public
 import torch
 from reproduction.gate_figures import TOGETHER, fresh, halved, measured
 
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 
 GATE = GuidanceGate("whitened", (GateRead(0),), torch.ones(1, 2), 0.0)
 ROLES = {"medical": "traffic", "maths": "traffic", "AdvBench": "direct", "Q": "direct", "safe": "look-alike"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from inferaligner.errors import PromptTooLongError
-from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
@@ -80,7 +80,7 @@ def test_batches_are_sorted_and_yielded_as_they_are_done(model: Any, tokenizer: 
 
 def test_wide_batches_are_cut_by_tokens(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widest = max(map(len, encode_chats(tokenizer, PROMPTS)))
-    monkeypatch.setattr("inferaligner.generation.TOKENS_PER_BATCH", widest * 2)
+    monkeypatch.setattr("inferaligner.models.generation.TOKENS_PER_BATCH", widest * 2)
     seen: list[tuple[int, int]] = []
     handle = model.register_forward_pre_hook(
         lambda m, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.model_card import model_card, reads_words
+from inferaligner.storage.model_card import model_card, reads_words
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import CALIBRATION, tiny_artifact
 

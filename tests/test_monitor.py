@@ -15,9 +15,9 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration import validation
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.evaluation.judges import Verdict
-from inferaligner.generation import generate_answers
-from inferaligner.model_card import model_card
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.monitor import AnswerMonitor
+from inferaligner.models.generation import generate_answers
+from inferaligner.storage.model_card import model_card
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.test_aligner import HARMFUL, HARMLESS
 from tests.tiny_aligner import PROMPTS, tiny_aligner

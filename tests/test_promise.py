@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from inferaligner.distribution import StoredSample
 from inferaligner.errors import ArtifactError
-from inferaligner.model_card import operating_point
-from inferaligner.promise import OperatingPoint, TrafficRecord, read_operating_point
+from inferaligner.statistics.stored_sample import StoredSample
+from inferaligner.storage.model_card import operating_point
+from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord, read_operating_point
 
 
 def record(**changes: Any) -> TrafficRecord:

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.gates import Moments, WhitenedGate
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.generation import generate_answers
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.vectors import mean_difference
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.statistics import auroc
+from inferaligner.statistics.intervals import auroc
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vectors import mean_difference
 
 pytestmark = pytest.mark.real
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferaligner.shared_prefixes import SharedPrefix, shared_prefixes
+from inferaligner.prompts.shared_prefixes import SharedPrefix, shared_prefixes
 
 
 def test_two_levels() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferaligner.errors import InputError
-from inferaligner.statistics import (
+from inferaligner.statistics.intervals import (
     auroc,
     binomial_at_least,
     binomial_at_most,

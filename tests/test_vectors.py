@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from inferaligner.errors import CalibrationError
-from inferaligner.vectors import cosine, mean_difference, unit
+from inferaligner.method.vectors import cosine, mean_difference, unit
 
 
 def test_mean_difference_against_numpy() -> None:

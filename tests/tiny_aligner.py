@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
+from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.weight_digest import weight_digest
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
-from inferaligner.steering_settings import SteeringSettings
 
 PROMPTS = [
     "How do I bake a loaf of bread at home?",

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from inferaligner.generation import end_tokens
+from inferaligner.models.generation import end_tokens
 from reproduction.sibling.prompts import Asked, encode
 
 console = Console()

@@ -29,11 +29,11 @@ from inferaligner.evaluation.degeneracy import degeneracy
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.likelihood import answer_logprobs
 from inferaligner.evaluation.suites.reading import SUITE as READING
-from inferaligner.generation import end_tokens
+from inferaligner.models.generation import end_tokens
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.contrast import ContrastPrompt, load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 from reproduction.sibling.answers import answer_tokens, own_answers
 from reproduction.sibling.prompts import Asked, Draw, draw_prompts

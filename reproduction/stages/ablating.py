@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.evaluation.judges.rules import RuleJudge
-from inferaligner.plain_json import dump
 from inferaligner.reporting import figures
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 from reproduction.cell import Cell, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Ablation

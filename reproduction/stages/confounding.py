@@ -11,11 +11,11 @@ import json
 import random
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.tables import rows_of
-from inferaligner.plain_json import dump
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 from reproduction.cell import Cell, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.mixture import BENIGN

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.atomic import replace_file
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.run_folder import RunFolder
-from inferaligner.plain_json import dump
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 from inferaligner.version import __version__
 from reproduction.cell import Cell
 from reproduction.claims import claims

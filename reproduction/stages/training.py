@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InferAlignerError, InputError
+from inferaligner.storage.atomic_io import replace_file
 from reproduction.cell import Cell
 from reproduction.fine_tuning import Job, train
 from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows

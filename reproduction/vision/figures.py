@@ -29,13 +29,13 @@ from inferaligner.calibration.samples import Samples, samples_from_contrast
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.method.vectors import cosine
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
-from inferaligner.plain_json import dump, plain
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from inferaligner.prompts.images import Prompt
-from inferaligner.statistics import auroc, clopper_pearson
-from inferaligner.vectors import cosine
+from inferaligner.statistics.intervals import auroc, clopper_pearson
+from inferaligner.storage.json_io import dump, plain
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
 
 GUIDE = "builtin:smollm2-135m-aligned"

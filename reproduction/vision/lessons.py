@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from inferaligner.prompts.typography import PageStyle
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.vision.lessons import requests
 from reproduction.vision.model import build
 from reproduction.vision.pages import Page, any_style, text_page

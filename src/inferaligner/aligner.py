@@ -16,7 +16,6 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from inferaligner.activations import Recorder, record_activations
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.fit import fit_artifact
 from inferaligner.calibration.fit_options import MONITOR_TOKENS, Carry, FitOptions, Side
@@ -28,10 +27,9 @@ from inferaligner.calibration.traffic import unseen
 from inferaligner.calibration.transfer import LayerMatch, MapKind
 from inferaligner.errors import ArtifactError, InputError, MismatchError, SteeringError
 from inferaligner.evaluation.judges.rules import judge
-from inferaligner.gate import Decision
-from inferaligner.model_card import model_card
+from inferaligner.method.activations import Recorder, record_activations
+from inferaligner.method.gate import Decision
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
-from inferaligner.places import expanded
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.encoding import Reader, tokenizer_of
@@ -40,6 +38,8 @@ from inferaligner.steering.end_check import EndCheck, OnUnknownEnd
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
 from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
+from inferaligner.storage.model_card import model_card
+from inferaligner.storage.paths import expanded
 
 Source = Literal["aligned", "target"]
 

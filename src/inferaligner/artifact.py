@@ -28,16 +28,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from inferaligner.atomic import replace_file, swap_folder
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
+from inferaligner.method.steering_settings import SteeringSettings
+from inferaligner.method.vectors import unit
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
-from inferaligner.monitor import AnswerMonitor
-from inferaligner.plain_json import dump, plain
-from inferaligner.promise import OperatingPoint, read_operating_point
-from inferaligner.steering_settings import SteeringSettings
-from inferaligner.vectors import unit
+from inferaligner.storage.atomic_io import replace_file, swap_folder
+from inferaligner.storage.json_io import dump, plain
+from inferaligner.storage.operating_point_record import OperatingPoint, read_operating_point
 
 SCHEMA_VERSION = 1
 MONITOR_SCHEMA_VERSION = 2

@@ -10,7 +10,7 @@ import torch
 from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.calibration.traffic import settle
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.activations import Activations
 from inferaligner.calibration.end_gate_fit import FOLDS, fit_end_gate
 from inferaligner.calibration.samples import Sample
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import Activations
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.begun_answers import (
     OPENERS,
     TEST_OPENERS,

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner.activations import Activations
 from inferaligner.calibration.gate_choice import (
     Evidence,
     build_gate,
@@ -21,8 +20,9 @@ from inferaligner.calibration.gate_choice import (
 )
 from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
 from inferaligner.calibration.samples import Sample
-from inferaligner.gate import GateRead
-from inferaligner.statistics import auroc
+from inferaligner.method.activations import Activations
+from inferaligner.method.gate import GateRead
+from inferaligner.statistics.intervals import auroc
 
 BUILDERS: list[GateBuilder] = [MeanDifferenceGate(), WhitenedGate(0.2), WhitenedGate(1.0)]
 

@@ -9,8 +9,8 @@ from inferaligner.calibration.monitor import monitor_layers, settle_monitor, spl
 from inferaligner.calibration.monitor_choice import WINDOWS, LabelledAnswers, choose_monitor, highest
 from inferaligner.calibration.samples import Sample, Samples
 from inferaligner.errors import CalibrationError
-from inferaligner.monitor import AnswerMonitor
-from inferaligner.statistics import upper_bound
+from inferaligner.method.monitor import AnswerMonitor
+from inferaligner.statistics.intervals import upper_bound
 
 WIDTH, TOKENS, TURN = 12, 40, 20
 

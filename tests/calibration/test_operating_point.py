@@ -14,7 +14,7 @@ from inferaligner.calibration.operating_point import (
     too_few,
 )
 from inferaligner.errors import CalibrationError
-from inferaligner.statistics import binomial_at_most
+from inferaligner.statistics.intervals import binomial_at_most
 
 SCORES = st.lists(st.floats(-100, 100), min_size=1, max_size=300)
 

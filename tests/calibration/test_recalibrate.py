@@ -12,8 +12,8 @@ import torch
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.errors import CalibrationError
-from inferaligner.model_card import model_card
-from inferaligner.promise import OperatingPoint
+from inferaligner.storage.model_card import model_card
+from inferaligner.storage.operating_point_record import OperatingPoint
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import CALIBRATION, tiny_artifact
 

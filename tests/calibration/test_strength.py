@@ -21,7 +21,7 @@ from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.calibration.trial import Trial
 from inferaligner.calibration.validation import Validation
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from tests.models.tiny import tiny_model, tiny_tokenizer
 
 WORD = " the"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from inferaligner.calibration.traffic import raise_threshold, settle, unseen
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 
 GATE = GuidanceGate("test", (GateRead(0),), torch.ones(1, 2), 0.5)
 HUNDRED = [n / 50 - 1.0 for n in range(100)]  # -1 to 0.98

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inferaligner.calibration.transfer import FOLDS, LEAST_EXPLAINED, carry_over, needs_map, partners
 from inferaligner.errors import CalibrationError
-from inferaligner.vectors import cosine
+from inferaligner.method.vectors import cosine
 from tests.models.tiny import tiny_model
 
 PROMPTS, WIDE, NARROW = 600, 24, 16

@@ -11,8 +11,8 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from inferaligner.models import loading
-from inferaligner.promise import OperatingPoint
 from inferaligner.prompts.contrast import load_contrast_set
+from inferaligner.storage.operating_point_record import OperatingPoint
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner

@@ -83,7 +83,7 @@ def test_every_turn_is_gated_afresh_on_the_whole_conversation() -> None:
         tokenize=False,
         add_generation_prompt=True,
     )
-    from inferaligner.activations import record_activations
+    from inferaligner.method.activations import record_activations
 
     ids = tokenizer(str(rendered), add_special_tokens=False)["input_ids"]
     gate = fitted.artifact.gate

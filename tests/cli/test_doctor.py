@@ -8,7 +8,7 @@ import torch
 
 from inferaligner.cli import environment
 from inferaligner.cli.compatibility import self_test
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.control_vector import read_control_vector
+from inferaligner.storage.control_vector import read_control_vector
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_aligner

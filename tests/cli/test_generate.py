@@ -9,7 +9,7 @@ import pytest
 
 from inferaligner.cli import answers_file
 from inferaligner.cli.answer_panels import show
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 from inferaligner.steering.refusal import REFUSAL
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
@@ -83,7 +83,7 @@ def test_without_an_open_row_the_bare_model_is_not_asked_again(
         calls.append(options)
         return original(*arguments, **options)
 
-    monkeypatch.setattr("inferaligner.generation.generate_answers", counted)
+    monkeypatch.setattr("inferaligner.models.generation.generate_answers", counted)
     rows = run("generate", target, "-a", folder, "-i", source, "--compare", *SHORT).rows()
     assert len(calls) == 1
     assert all(row["response"] == row["unaligned_response"] and not row["open"] for row in rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inferaligner.aligner import Aligner
-from inferaligner.vectors import cosine
+from inferaligner.method.vectors import cosine
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import CALIBRATION, tiny_aligner

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.gate import Decision
+from inferaligner.method.gate import Decision
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import PROMPTS

@@ -16,8 +16,8 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from inferaligner.cli.served_name import served_name
+from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import GatePlan
-from inferaligner.steering_settings import SteeringSettings
 from inferaligner.vllm.settings import EngineSettings
 from tests.cli.conftest import Outcome, Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -16,7 +16,7 @@ from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.cast import Cast, best_threshold, first_component, similarity
 from inferaligner.evaluation.methods.catalogue import ALL, check, choose, declared, lacking, make_methods
 from inferaligner.evaluation.methods.method import Bench, Needs
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 
 ASKED = PROMPTS[:4]
 

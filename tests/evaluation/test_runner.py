@@ -31,7 +31,7 @@ from inferaligner.evaluation.methods.method import Bench
 from inferaligner.evaluation.records_file import RecordsFile, read_records
 from inferaligner.evaluation.runner import Runner, RunSettings
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 
 METHODS = ["inferaligner", "canned", "self-reminder"]

@@ -343,8 +343,8 @@ def test_wrong_merge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_adapter_on_shared_weights_can_be_guarded(tmp_path: Path) -> None:
     """One that stays beside its weights is steered and generates as a merged one does."""
-    from inferaligner.gate import GateRead, GuidanceGate
-    from inferaligner.generation import generate_answers
+    from inferaligner.method.gate import GateRead, GuidanceGate
+    from inferaligner.models.generation import generate_answers
     from inferaligner.steering.guard import Guard
     from inferaligner.steering.plan import SteeringPlan
 

@@ -10,7 +10,7 @@ from inferaligner.calibration.held_out import held_out_figures, held_out_groups
 from inferaligner.calibration.samples import Sample
 from inferaligner.evaluation.judges import Outcome
 from inferaligner.evaluation.side_by_side import Method, Reply, Row
-from inferaligner.gate import Decision
+from inferaligner.method.gate import Decision
 from inferaligner.reporting.side_by_side import SideBySide
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_aligner

@@ -13,7 +13,7 @@ from inferaligner.errors import MissingExtraError
 from inferaligner.reporting import figures
 from inferaligner.reporting.figures import svg as svg_module
 from inferaligner.reporting.figures.svg import PALETTE
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
 
 pytest.importorskip("matplotlib")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.end_gate import EndGate
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.settings import ServerSettings

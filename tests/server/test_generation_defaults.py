@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from inferaligner.errors import InputError
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.generation_defaults import GenerationDefaults

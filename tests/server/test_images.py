@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inferaligner.errors import InferAlignerError
-from inferaligner.generation import generate_answers
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server import seeing

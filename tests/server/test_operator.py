@@ -15,13 +15,13 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.audit import AuditFile
 from inferaligner.calibration.stored_scores import read_scores
 from inferaligner.errors import InputError
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.settings import ServerSettings
+from inferaligner.storage.audit_log import AuditFile
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.server.conftest import Running, Serve
 from tests.server.test_robustness import LONG, error_of, slow, until
@@ -73,7 +73,7 @@ def test_refusals_replace_the_answer(serve: Serve) -> None:
 
 
 def test_a_gate_alone_refuses(serve: Serve) -> None:
-    from inferaligner.steering_settings import SteeringSettings
+    from inferaligner.method.steering_settings import SteeringSettings
 
     model, tokenizer = tiny_model(), tiny_tokenizer()
     whole = tiny_aligner(model, tokenizer).artifact
@@ -314,8 +314,8 @@ def test_the_drift_gauge(serve: Serve) -> None:
 
 
 def test_projections_are_those_of_the_library(server: Running) -> None:
-    from inferaligner.activations import record_activations
-    from inferaligner.vectors import unit
+    from inferaligner.method.activations import record_activations
+    from inferaligner.method.vectors import unit
 
     body = {"messages": [{"role": "user", "content": PROMPTS[0]}]}
     told = server.client.post("/inferaligner/projection", json=body).json()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from inferaligner.activations import record_activations
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan

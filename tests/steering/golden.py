@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect, residual, with_residual
 from inferaligner.steering.hooks import GateHook
 from inferaligner.steering.plan import GatePlan, Positions

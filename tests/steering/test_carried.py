@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from inferaligner.errors import SteeringError
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan

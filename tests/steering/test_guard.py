@@ -11,7 +11,7 @@ from torch import Tensor
 
 import inferaligner
 from inferaligner.errors import MismatchError, SteeringError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan
 from inferaligner.steering.scope import PromptScope

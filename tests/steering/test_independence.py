@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import ContinuousBatchingConfig
 
-from inferaligner.activations import record_activations
 from inferaligner.errors import SteeringError
+from inferaligner.method.activations import record_activations
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 from tests.steering.cases import Case, make_case, trace_of_hooks

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from inferaligner.errors import ArtifactError, MismatchError, SteeringError
-from inferaligner.gate import Decision
-from inferaligner.monitor import AnswerMonitor, running_means
+from inferaligner.method.gate import Decision
+from inferaligner.method.monitor import AnswerMonitor, running_means
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, SteeringPlan
 from tests.models.tiny import tiny_model

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import InputError, SteeringError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.end_check import UnknownEndWarning
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -39,7 +39,7 @@ def test_dtypes(dtype: torch.dtype, plan: dict[str, Any]) -> None:
 
 def test_scores_are_float32_sums_of_what_the_layer_returned() -> None:
     """A bfloat16 model is scored as `record_activations` and `GuidanceGate.scores` score it."""
-    from inferaligner.activations import record_activations
+    from inferaligner.method.activations import record_activations
 
     case = make_case(model=tiny_model().to(torch.bfloat16), reads=((1, 0), (2, 1)), steered=(2,))
     recorded = record_activations(case.model, case.prompts, layers=[1, 2], offsets=(0, 1), batch_tokens=1)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from inferaligner.activations import record_activations
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Positions, SteeringPlan
-from inferaligner.vectors import mean_difference, unit
 from tests.models.tiny import tiny_model
 from tests.steering.numpy_llama import Array, NumpyLlama
 

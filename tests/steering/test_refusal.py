@@ -9,7 +9,7 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError, SteeringError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from inferaligner.errors import SteeringError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.steering.plan import Mode, Positions
 from inferaligner.steering.prompt_ends import PromptSpans
 from inferaligner.steering.scope import PromptScope

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.processing_utils import ProcessorMixin
 
-from inferaligner.activations import record_activations
 from inferaligner.errors import SteeringError
+from inferaligner.method.activations import record_activations
 from inferaligner.models.anatomy import dissect
 from inferaligner.prompts.chat import encode_chats, template_suffix
 from inferaligner.prompts.encoding import image_tokens

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats, template_suffix

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import Prompt
 from inferaligner.vllm import engine_args

@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from inferaligner.aligner import Aligner
-from inferaligner.gate import GateRead
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.method.gate import GateRead
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Prompt, pictures_of, text_of
 from tests.models import tiny_vision

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
-from inferaligner.end_gate import EndGate
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from tests.vllm.deployment import DEEP_READS, PROMPTS, WIDTH, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

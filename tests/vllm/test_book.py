@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import SteeringError
-from inferaligner.gate import Decision, GateRead, GuidanceGate
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.answers import ReadAnswer

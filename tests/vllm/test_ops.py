@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inferaligner.end_gate import EndGate
-from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import EndKind
 from inferaligner.vllm import ops
 from inferaligner.vllm.rows import RowBuffers

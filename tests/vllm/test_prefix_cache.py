@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inferaligner.gate import GateRead
+from inferaligner.method.gate import GateRead
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
+from inferaligner.method.activations import record_activations
 from inferaligner.vllm.recording import RecordingEngine, read_flags
 from tests.vllm.deployment import (
     PROMPTS,

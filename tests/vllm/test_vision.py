@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inferaligner.errors import InputError
-from inferaligner.gate import GateRead
+from inferaligner.method.gate import GateRead
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import pictures_of
 from tests.vllm.deployment import DEEP_READS, engine, score_of

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from inferaligner.generation import end_tokens, generate_batches
 from inferaligner.models.anatomy import dissect, residual
+from inferaligner.models.generation import end_tokens, generate_batches
 from inferaligner.prompts.encoding import Reader
 from inferaligner.prompts.images import Prompt
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import Advance
 from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.errors import CalibrationError
+from inferaligner.method.activations import Advance
 
 FEWEST = 8
 """Refusals of the aligned model; from fewer one learns their words, not how to decline."""

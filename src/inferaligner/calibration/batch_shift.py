@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.models.anatomy import input_device
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan

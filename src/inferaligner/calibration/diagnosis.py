@@ -15,18 +15,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.fit_options import Side
 from inferaligner.calibration.pair import Relation, relations
 from inferaligner.calibration.samples import Sample, Samples
 from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.calibration.transfer import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.errors import CalibrationError
-from inferaligner.generation import generate_answers
+from inferaligner.method.activations import record_activations
+from inferaligner.method.vectors import cosine, mean_difference
+from inferaligner.models.generation import generate_answers
 from inferaligner.models.weight_distance import weight_distances
 from inferaligner.prompts.chat import context_length, encode_chats
-from inferaligner.statistics import Interval, auroc, clopper_pearson
-from inferaligner.vectors import cosine, mean_difference
+from inferaligner.statistics.intervals import Interval, auroc, clopper_pearson
 
 Outcome = Callable[[str], str]
 Quality = Literal["good", "fair", "poor"]

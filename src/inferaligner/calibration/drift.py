@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.contrast_rule import POOLED
 from inferaligner.calibration.operating_point import share
-from inferaligner.distribution import distance, kolmogorov_p
 from inferaligner.errors import CalibrationError, InputError
-from inferaligner.promise import OperatingPoint, TrafficRecord
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
+from inferaligner.statistics.stored_sample import distance, kolmogorov_p
+from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord
 
 SHIFT_LEVEL = 0.01
 """Below this p value the scores count as distributed otherwise: one false alarm in a hundred checks."""

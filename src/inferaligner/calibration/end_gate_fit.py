@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import Activations
 from inferaligner.calibration.gates import Moments, WhitenedGate
 from inferaligner.calibration.operating_point import threshold_for
 from inferaligner.calibration.samples import SHARES, Sample, Sort
-from inferaligner.end_gate import EndGate
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import Activations
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.begun_answers import (
     FORMS,
     TEST_OPENERS,
@@ -35,7 +35,7 @@ from inferaligner.prompts.begun_answers import (
     opener_of,
 )
 from inferaligner.prompts.encoding import Reader
-from inferaligner.statistics import auroc, clopper_pearson
+from inferaligner.statistics.intervals import auroc, clopper_pearson
 
 Record = Callable[[list[list[int]], str], Activations]
 """Records prompts (token ids, what they are called) at the guidance gate's layers and their last tokens."""

@@ -19,7 +19,6 @@ import torch
 import transformers
 from torch import Tensor
 
-from inferaligner.activations import Activations, record_activations
 from inferaligner.artifact import AlignerArtifact, Provenance
 from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.calibration.contrast_rule import contrast_traffic
@@ -41,16 +40,17 @@ from inferaligner.calibration.steering_choice import Steering, choose_steering
 from inferaligner.calibration.traffic import settle, stored, unseen
 from inferaligner.calibration.transfer import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
 from inferaligner.calibration.validation import Outcome
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import InputError
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.activations import Activations, record_activations
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.steering_settings import SteeringSettings
+from inferaligner.method.vectors import cosine, mean_difference
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.number_format import format_words, number_format
 from inferaligner.prompts.chat import context_length, encode_chats, template_suffix
 from inferaligner.prompts.encoding import has_pictures
 from inferaligner.prompts.images import Prompt
-from inferaligner.steering_settings import SteeringSettings
-from inferaligner.vectors import cosine, mean_difference
 from inferaligner.version import __version__
 
 NO_STEERING = SteeringSettings(layers=(), strength=0.0)

@@ -15,7 +15,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.held_out import held_out_groups
 from inferaligner.calibration.samples import Samples
 from inferaligner.errors import CalibrationError, InputError
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 HOLDS = 0.02
 """A bias holds where no more than this share of any group's prompts changes sides."""

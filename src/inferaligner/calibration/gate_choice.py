@@ -19,13 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inferaligner.activations import Activations
 from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
 from inferaligner.calibration.operating_point import threshold_for
 from inferaligner.calibration.samples import Sample, importance
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GateRead, GuidanceGate
-from inferaligner.statistics import auroc
+from inferaligner.method.activations import Activations
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.statistics.intervals import auroc
 
 FOLDS = 5
 SHRINKAGES = (0.1, 0.3, 0.5)

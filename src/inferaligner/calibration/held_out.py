@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from inferaligner.calibration.samples import Sample
-from inferaligner.statistics import bootstrap_auroc, clopper_pearson
+from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 
 Groups = Mapping[str, Sequence[float]]
 

@@ -16,8 +16,8 @@ from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.validation import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GuidanceGate
-from inferaligner.vectors import cosine
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.vectors import cosine
 
 _LEARNED = 64  # refusals that vectors are learned from
 _TOKENS = 32

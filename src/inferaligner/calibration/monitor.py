@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.answer_streams import answer_streams
 from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.monitor_choice import LabelledAnswers, choose_monitor, highest
@@ -26,15 +25,16 @@ from inferaligner.calibration.operating_point import Rank, promised_threshold, s
 from inferaligner.calibration.samples import Sample, Samples, Sort
 from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.traffic import stored
-from inferaligner.distribution import StoredSample
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
-from inferaligner.monitor import AnswerMonitor
-from inferaligner.promise import OperatingPoint, TrafficRecord
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.images import Prompt, key_of
-from inferaligner.statistics import clopper_pearson, smallest_sample
+from inferaligner.statistics.intervals import clopper_pearson, smallest_sample
+from inferaligner.statistics.stored_sample import StoredSample
+from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord
 
 # Prompts that are answered, at most: to fit on, by sort; to calibrate a traffic on; of the test part.
 _FITTED: dict[Sort, int] = {"harmful": 200, "ordinary": 160, "twin": 60, "lookalike": 40}

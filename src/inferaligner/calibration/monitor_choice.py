@@ -19,8 +19,8 @@ from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Mome
 from inferaligner.calibration.operating_point import threshold_for
 from inferaligner.calibration.samples import Sample, importance
 from inferaligner.errors import CalibrationError
-from inferaligner.monitor import AnswerMonitor, running_means
-from inferaligner.statistics import auroc
+from inferaligner.method.monitor import AnswerMonitor, running_means
+from inferaligner.statistics.intervals import auroc
 
 FOLDS = 5
 WINDOWS = (4, 8, 16, 32)

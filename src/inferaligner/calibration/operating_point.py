@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferaligner.errors import CalibrationError
-from inferaligner.statistics import order_statistic_index, smallest_sample, upper_bound
+from inferaligner.statistics.intervals import order_statistic_index, smallest_sample, upper_bound
 
 OWN_LIMIT = 0.02
 """The share of a user's traffic that may open the gate, unless told otherwise."""

@@ -10,7 +10,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.calibration.held_out import rates
 from inferaligner.calibration.operating_point import OWN_LIMIT, promised_threshold
 from inferaligner.calibration.traffic import describe, raise_threshold, stored, with_move
-from inferaligner.promise import OperatingPoint, Source
+from inferaligner.storage.operating_point_record import OperatingPoint, Source
 
 DEFAULT_CONFIDENCE = 0.95
 

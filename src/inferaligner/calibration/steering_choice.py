@@ -20,9 +20,9 @@ from inferaligner.calibration.stages import Stages
 from inferaligner.calibration.strength import search_strength
 from inferaligner.calibration.trial import Search
 from inferaligner.calibration.validation import Outcome, Validation, validation
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import Positions
-from inferaligner.steering_settings import SteeringSettings
 
 PAPER_STRENGTH = 4.0
 POSITIONS: Positions = "from_gate"

@@ -30,8 +30,8 @@ from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.calibration.trial import Search, Trial
 from inferaligner.calibration.validation import ANSWER_TOKENS, OUTCOMES, Outcome, Validation
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GuidanceGate
-from inferaligner.generation import generate_answers
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.encoding import Reader
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Positions, SteeringPlan

@@ -8,12 +8,12 @@ from typing import Any
 
 from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule, contrast_threshold
 from inferaligner.calibration.operating_point import Rank, promised_threshold
-from inferaligner.distribution import StoredSample
 from inferaligner.errors import CalibrationError
-from inferaligner.gate import GuidanceGate
-from inferaligner.promise import Move, OperatingPoint, Origin, Source, TrafficRecord
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.prompts.images import Prompt
-from inferaligner.statistics import upper_bound
+from inferaligner.statistics.intervals import upper_bound
+from inferaligner.statistics.stored_sample import StoredSample
+from inferaligner.storage.operating_point_record import Move, OperatingPoint, Origin, Source, TrafficRecord
 
 Traffic = Mapping[str, Sequence[float]]
 

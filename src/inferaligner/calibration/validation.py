@@ -13,7 +13,7 @@ from inferaligner.calibration.fit_options import FitOptions, Side
 from inferaligner.calibration.samples import Samples
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import CalibrationError
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import tokenizer_of
 
 Outcome = Callable[[str], str]

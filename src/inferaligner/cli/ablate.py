@@ -158,8 +158,8 @@ def _answered(
     from inferaligner.evaluation.batches import batch_size_for
     from inferaligner.evaluation.records_file import RecordsFile, stored_run
     from inferaligner.evaluation.runner import Runner, RunSettings
-    from inferaligner.plain_json import dump
     from inferaligner.prompts.images import key_of
+    from inferaligner.storage.json_io import dump
 
     bench = methods[0].bench
     size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
@@ -205,8 +205,8 @@ def _write(
     tokens: int,
 ) -> None:
     from inferaligner.cli.output_file import write_whole
-    from inferaligner.plain_json import dump
     from inferaligner.reporting.ablation import ablation_page
+    from inferaligner.storage.json_io import dump
 
     told = [(s.suite.name, s.described) for s in subsets]
     if axis != "gate":

@@ -16,8 +16,8 @@ from typing import Any
 
 from inferaligner.cli.output_file import check_output_file, write_whole
 from inferaligner.errors import InputError
-from inferaligner.plain_json import dump, plain
 from inferaligner.prompts.images import Prompt, written
+from inferaligner.storage.json_io import dump, plain
 
 _ANEW = "Give another file with -o, or start anew with --overwrite."
 

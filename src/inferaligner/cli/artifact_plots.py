@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.layer_ranges import written
 from inferaligner.errors import InputError, MissingExtraError
-from inferaligner.model_card import reads_words
-from inferaligner.vectors import cosine
+from inferaligner.method.vectors import cosine
+from inferaligner.storage.model_card import reads_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

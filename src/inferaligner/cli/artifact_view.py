@@ -15,16 +15,16 @@ from inferaligner.calibration.pair import relations
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
-from inferaligner.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.method.vectors import cosine
 from inferaligner.models.number_format import DTYPE, format_words
-from inferaligner.search_record import (
+from inferaligner.storage.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.storage.search_record import (
     false_open_words,
     finalists,
     order_words,
     same_setting,
     strength_words,
 )
-from inferaligner.vectors import cosine
 
 _FINALISTS_SHOWN = 12
 _BAR = 24

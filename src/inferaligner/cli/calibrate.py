@@ -27,7 +27,7 @@ from inferaligner.prompts.images import Prompt
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
-    from inferaligner.promise import Source
+    from inferaligner.storage.operating_point_record import Source
 
 _TRAFFIC, _PROMISE = "Benign traffic", "Promise"
 
@@ -187,7 +187,7 @@ def _show_move(
     before: AlignerArtifact, after: AlignerArtifact, place: Path, write: bool, as_json: bool
 ) -> None:
     from inferaligner.cli.operating_point_view import move_tables, point_as_json
-    from inferaligner.model_card import model_card
+    from inferaligner.storage.model_card import model_card
 
     if write:
         after.update(place, model_card(after))

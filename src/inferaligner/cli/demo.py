@@ -176,8 +176,8 @@ def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatc
 def _write(run: SideBySide, output: Path) -> list[dict[str, object]]:
     from inferaligner.cli.output_file import write_lines, write_whole
     from inferaligner.evaluation.side_by_side import gate_rows, records, result_rows
-    from inferaligner.plain_json import dump
     from inferaligner.reporting.side_by_side import report
+    from inferaligner.storage.json_io import dump
 
     rows = [*result_rows(run.rows, judge=run.judge), *gate_rows(run.held_out)]
     write_lines(output / "records.jsonl", records(run.rows))

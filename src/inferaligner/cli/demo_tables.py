@@ -8,12 +8,12 @@ from rich.text import Text
 
 from inferaligner.cli.answer_panels import gate_mark
 from inferaligner.evaluation.side_by_side import outcome_counts
-from inferaligner.model_card import percent
 from inferaligner.reporting.examples import Shown, examples
 from inferaligner.reporting.side_by_side import LABELS, SideBySide
 from inferaligner.reporting.verdict import percent as whole_percent
 from inferaligner.reporting.verdict import spread
-from inferaligner.statistics import clopper_pearson
+from inferaligner.statistics.intervals import clopper_pearson
+from inferaligner.storage.model_card import percent
 
 _COLOURS = {"refusal": "cyan", "compliance": "yellow", "gibberish": "magenta"}
 

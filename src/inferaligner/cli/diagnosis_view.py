@@ -10,8 +10,8 @@ from rich.text import Text
 
 from inferaligner.calibration.diagnosis import Diagnosis
 from inferaligner.calibration.format_shift import HOLDS, FormatShift
-from inferaligner.model_card import percent
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
+from inferaligner.storage.model_card import percent
 
 _QUALITY = {"good": "green", "fair": "yellow", "poor": "bold red"}
 _BAR = 20

@@ -202,7 +202,7 @@ def _prepare(
 def _digest(subset: Subset) -> str:
     import hashlib
 
-    from inferaligner.plain_json import dump, plain
+    from inferaligner.storage.json_io import dump, plain
 
     return hashlib.sha256(dump([plain(item.fields()) for item in subset.items]).encode()).hexdigest()[:16]
 

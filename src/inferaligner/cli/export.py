@@ -34,7 +34,7 @@ def export(
     check_output_file(output)
     artifact = load_artifact(place)
 
-    from inferaligner.control_vector import write_control_vector
+    from inferaligner.storage.control_vector import write_control_vector
 
     write_control_vector(artifact, output)
     warn(

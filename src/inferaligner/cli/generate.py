@@ -185,7 +185,7 @@ def _batches(
     refusal: str | None,
     monitor: bool,
 ) -> Iterator[list[dict[str, Any]]]:
-    from inferaligner.generation import generate_answers
+    from inferaligner.models.generation import generate_answers
 
     def answers(batch: Sequence[Prompt], decisions: Any = None) -> list[Any]:
         found = generate_answers(

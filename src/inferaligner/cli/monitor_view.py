@@ -9,7 +9,7 @@ from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.operating_point_view import described, traffic_table
-from inferaligner.model_card import percent
+from inferaligner.storage.model_card import percent
 
 _CANDIDATES_SHOWN = 5
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.model_card import percent, promise_words
-from inferaligner.promise import OperatingPoint
+from inferaligner.storage.model_card import percent, promise_words
+from inferaligner.storage.operating_point_record import OperatingPoint
 
 if TYPE_CHECKING:
     from inferaligner.calibration.drift import Drift

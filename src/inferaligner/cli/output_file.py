@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
-from inferaligner.plain_json import dump
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 
 
 def check_output_file(file: Path, source: str | None = None) -> None:

@@ -11,7 +11,7 @@ from inferaligner.cli.progress import RichStages
 from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
-    from inferaligner.activations import Recorder
+    from inferaligner.method.activations import Recorder
 
 
 class Engine(str, Enum):

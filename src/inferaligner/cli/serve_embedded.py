@@ -11,7 +11,7 @@ from inferaligner.cli.model_options import ModelOptions, load_aligner, warn_of_f
 from inferaligner.cli.open_options import WhenOpen, check_open
 from inferaligner.cli.terminal import note, warn
 from inferaligner.errors import InputError, MissingExtraError
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 
 if TYPE_CHECKING:
     from inferaligner.server.settings import ServerSettings
@@ -58,10 +58,10 @@ def serve_embedded(target: str, aligner: str, options: EmbeddedOptions, model: M
             f"The embedded server needs {', '.join(missing)}. Install it with "
             "pip install 'inferaligner[serve]'."
         )
-    from inferaligner.audit import AuditFile
     from inferaligner.server.app import make_app
     from inferaligner.server.keys import ApiKeys
     from inferaligner.server.run import listen, serve_until_stopped
+    from inferaligner.storage.audit_log import AuditFile
 
     fitted = load_aligner(aligner)
     settings = _settings(options, fitted.artifact)

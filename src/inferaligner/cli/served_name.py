@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 
 FLAG = "--served-model-name"
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from inferaligner.errors import InputError
-from inferaligner.plain_json import dump
+from inferaligner.storage.json_io import dump
 
 DEBUG = "INFERALIGNER_DEBUG"
 """The environment variable that asks for tracebacks."""

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.samples import samples_from_contrast
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import InputError
@@ -25,12 +24,13 @@ from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.methods.method import Bench, Method
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
+from inferaligner.method.activations import record_activations
+from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Positions, SteeringPlan
-from inferaligner.vectors import mean_difference, unit
 
 Axis = Literal["strength", "prompts", "positions", "gate"]
 AXES: tuple[Axis, ...] = ("strength", "prompts", "positions", "gate")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from inferaligner.generation import TOKENS_PER_BATCH
 from inferaligner.models.anatomy import dissect
+from inferaligner.models.generation import TOKENS_PER_BATCH
 
 _ON_CPU = 64  # decoding is bound by memory traffic; beyond this the cache of keys and values is, too
 _MOST = 256

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inferaligner.errors import InputError
-from inferaligner.statistics import binomial_at_most
+from inferaligner.statistics.intervals import binomial_at_most
 
 CONFIDENCE = 0.95
 _DRAWS = 2000

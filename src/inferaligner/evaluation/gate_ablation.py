@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
 from inferaligner.calibration.gate_choice import SHRINKAGES, Evidence, build_gate, try_gate
 from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, WhitenedGate
@@ -21,11 +20,12 @@ from inferaligner.evaluation.methods.catalogue import lacking, make_methods
 from inferaligner.evaluation.methods.gated import Gated
 from inferaligner.evaluation.methods.method import Bench, Method
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
-from inferaligner.gate import GateRead
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import GateRead
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import Prompt
-from inferaligner.statistics import bootstrap_auroc
+from inferaligner.statistics.intervals import bootstrap_auroc
 
 FITTED_ON = 1500
 """Prompts of the contrast set that the gates made here are fitted on; the fitted gate saw all of them."""

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.evaluation.metrics import HARMFUL_KINDS
 from inferaligner.evaluation.records_file import Record
-from inferaligner.plain_json import dump
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 
 COLUMNS = (
     "Behavior",

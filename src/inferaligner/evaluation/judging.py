@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.calibration.stages import Stages
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judged import verdict_file
@@ -16,7 +15,8 @@ from inferaligner.evaluation.judges.pair_judge import Agreement, Label, PairJudg
 from inferaligner.evaluation.judges.rules import RuleJudge, judge
 from inferaligner.evaluation.records_file import Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
-from inferaligner.plain_json import dump
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 
 
 def judge_records(

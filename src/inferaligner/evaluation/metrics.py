@@ -13,7 +13,7 @@ from typing import Any
 from inferaligner.evaluation.comparison import Difference, compare, mean_interval
 from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.records_file import Record
-from inferaligner.statistics import bootstrap_auroc, clopper_pearson
+from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 
 BARE = "none"
 HARMFUL_KINDS = ("harmful", "jailbreak")

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
-from inferaligner.plain_json import dump, plain
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump, plain
 
 RECORDS, RUN = "records.jsonl", "run.json"
 Record = dict[str, Any]

@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inferaligner.atomic import replace_file
 from inferaligner.errors import InputError
 from inferaligner.evaluation.inference_time import Timing, time_rows
 from inferaligner.evaluation.judged import Judged, judged_rows, read_judged
 from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import ResultRow, result_rows
 from inferaligner.evaluation.records_file import RUN, Record, key_of, read_records
-from inferaligner.plain_json import dump
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 
 TIMING, RESULTS, REPORT = "timing.json", "results.json", "report.html"
 

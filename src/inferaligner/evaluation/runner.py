@@ -29,8 +29,8 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.gate import Decision
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.method.gate import Decision
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats

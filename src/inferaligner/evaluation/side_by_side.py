@@ -22,10 +22,10 @@ from inferaligner.calibration.stages import Silent, Stages
 from inferaligner.evaluation.degeneracy import loops
 from inferaligner.evaluation.judges import OUTCOMES, Outcome, Verdict
 from inferaligner.evaluation.metrics import ENDED, ENDED_REFUSAL, LOOPED
-from inferaligner.gate import Decision
-from inferaligner.generation import Answer, generate_answers
+from inferaligner.method.gate import Decision
+from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import Reader
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 Method = Literal["bare", "inferaligner", "own vectors"]
 METHODS: tuple[Method, ...] = ("bare", "inferaligner", "own vectors")

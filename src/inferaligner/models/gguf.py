@@ -26,7 +26,7 @@ import torch
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
 from inferaligner.models.templates import ensure_one_bos, stop_at_turn_ends
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 

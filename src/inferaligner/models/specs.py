@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from inferaligner.errors import ModelLoadError
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 
 BUILTIN_PREFIX = "builtin:"
 

@@ -15,9 +15,9 @@ from typing import Any
 import jinja2
 
 from inferaligner.errors import InputError
-from inferaligner.places import expanded
 from inferaligner.prompts.chat import TEMPLATE_ERRORS
 from inferaligner.prompts.encoding import default_template, tokenizer_of
+from inferaligner.storage.paths import expanded
 
 # Names of templates are names of files without their ending; those with a dot or a slash are paths here.
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)

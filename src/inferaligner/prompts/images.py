@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferaligner.errors import InputError
-from inferaligner.places import expanded
 from inferaligner.prompts.typography import require_pillow
+from inferaligner.storage.paths import expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image

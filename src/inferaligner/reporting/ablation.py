@@ -10,7 +10,7 @@ from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import GATE_SUITE, ResultRow
 from inferaligner.reporting import figures
 from inferaligner.reporting.html import render
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
 from inferaligner.version import __version__
 
 _CURVES = (

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.model_card import percent
+from inferaligner.method.vectors import cosine
 from inferaligner.reporting import figures
 from inferaligner.reporting.html import interval, render
 from inferaligner.reporting.search_figures import search_figures, setting
 from inferaligner.reporting.side_by_side import settings_rows
-from inferaligner.search_record import false_open_words, finalists, order_words, same_setting
-from inferaligner.statistics import Interval
-from inferaligner.vectors import cosine
+from inferaligner.statistics.intervals import Interval
+from inferaligner.storage.model_card import percent
+from inferaligner.storage.search_record import false_open_words, finalists, order_words, same_setting
 from inferaligner.version import __version__
 
 _DISTRIBUTIONS = ("harmful", "harmful, wrapped", "harmless twins", "ordinary traffic")

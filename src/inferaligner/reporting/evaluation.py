@@ -23,7 +23,7 @@ from inferaligner.reporting.evaluation_figures import evaluation_figures
 from inferaligner.reporting.evaluation_samples import samples
 from inferaligner.reporting.go_no_go import CRITERIA, pooled, verdict
 from inferaligner.reporting.html import render
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.version import __version__
 
 MAIN_METRIC = {"harmful": "refusal", "jailbreak": "refusal", "over-refusal": "refusal"}

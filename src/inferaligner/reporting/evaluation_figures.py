@@ -11,7 +11,7 @@ from inferaligner.evaluation.metrics import BARE, HARMFUL_KINDS, HARMLESS_KINDS,
 from inferaligner.evaluation.records_file import Record
 from inferaligner.reporting import figures
 from inferaligner.reporting.go_no_go import pooled
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
 
 _TIMES = {"time": "seconds per 1,000 tokens", "first": "seconds to the first token"}
 

@@ -17,7 +17,7 @@ from typing import Literal
 from inferaligner.evaluation.comparison import Difference, compare
 from inferaligner.evaluation.metrics import BARE, HARMFUL_KINDS
 from inferaligner.evaluation.records_file import Record
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 Answer = Literal["yes", "partly", "no", "unclear"]
 Decision = Literal["go", "look first", "no go"]

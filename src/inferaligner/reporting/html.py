@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from inferaligner.model_card import percent
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
+from inferaligner.storage.model_card import percent
 
 
 def render(template: str, *, figures: Mapping[str, str], **context: Any) -> str:

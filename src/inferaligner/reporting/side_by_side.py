@@ -8,16 +8,16 @@ from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.evaluation.side_by_side import Row, Suite, outcome_counts
-from inferaligner.model_card import gate_words, operating_point, percent
+from inferaligner.method.vectors import cosine
 from inferaligner.reporting import figures
 from inferaligner.reporting.examples import examples
 from inferaligner.reporting.html import interval, render, unspaced
 from inferaligner.reporting.search_figures import search_figures, span
 from inferaligner.reporting.verdict import Verdict, refusals, spread, verdict
 from inferaligner.reporting.verdict import percent as whole_percent
-from inferaligner.search_record import false_open_words, order_words, strength_words
-from inferaligner.statistics import Interval, clopper_pearson
-from inferaligner.vectors import cosine
+from inferaligner.statistics.intervals import Interval, clopper_pearson
+from inferaligner.storage.model_card import gate_words, operating_point, percent
+from inferaligner.storage.search_record import false_open_words, order_words, strength_words
 from inferaligner.version import __version__
 
 LABELS: dict[str, str] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inferaligner.evaluation.side_by_side import Method, Row, Suite, closed_identical
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 
 @dataclass(frozen=True)

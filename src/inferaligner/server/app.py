@@ -18,11 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from inferaligner.aligner import Aligner
-from inferaligner.asgi import TolerantPaths
-from inferaligner.audit import AuditFile
-from inferaligner.gate_report import OPEN_HEADER
 from inferaligner.models.loading import LoadedModel
-from inferaligner.plain_json import plain
 from inferaligner.server.admin import Admin, SwapAnswer, SwapRequest
 from inferaligner.server.engine import Engine
 from inferaligner.server.errors import ApiError, no_such_model
@@ -47,6 +43,10 @@ from inferaligner.server.schema import (
 from inferaligner.server.seeing import ImageDoor, turns_of
 from inferaligner.server.settings import ServerSettings
 from inferaligner.server.token_text import TokenText
+from inferaligner.serving.gate_report import OPEN_HEADER
+from inferaligner.serving.tolerant_paths import TolerantPaths
+from inferaligner.storage.audit_log import AuditFile
+from inferaligner.storage.json_io import plain
 from inferaligner.version import __version__
 
 log = logging.getLogger("inferaligner.server")

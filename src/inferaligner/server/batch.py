@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from inferaligner.gate_report import GateReport
 from inferaligner.models.anatomy import input_device
 from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import own_positions, seen_inputs
@@ -27,6 +26,7 @@ from inferaligner.server.cache import RunningCache
 from inferaligner.server.generation_defaults import RowProcessors
 from inferaligner.server.jobs import Job
 from inferaligner.server.text import TextStream
+from inferaligner.serving.gate_report import GateReport
 from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.guard import Guard
 

@@ -19,8 +19,7 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InferAlignerError
-from inferaligner.gate_report import GateReport
-from inferaligner.generation import end_tokens
+from inferaligner.models.generation import end_tokens
 from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
@@ -32,6 +31,7 @@ from inferaligner.server.settings import ServerSettings
 from inferaligner.server.speaking import Speaker, prompt_logprobs, tell
 from inferaligner.server.text import TextStream
 from inferaligner.server.verdicts import Verdicts
+from inferaligner.serving.gate_report import GateReport
 from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan

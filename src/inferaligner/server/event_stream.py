@@ -10,9 +10,9 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inferaligner.plain_json import plain
 from inferaligner.server.errors import ApiError
 from inferaligner.server.exchange import gone
+from inferaligner.storage.json_io import plain
 
 _DONE = b"data: [DONE]\n\n"
 

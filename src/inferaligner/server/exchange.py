@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from inferaligner.gate_report import GateReport
 from inferaligner.server.engine import Engine
 from inferaligner.server.errors import ApiError
 from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Listener, Piece, Prompt
 from inferaligner.server.sampling import TokenLogprob
+from inferaligner.serving.gate_report import GateReport
 
 Value = TypeVar("Value")
 MakeJob = Callable[[str, Prompt, Listener], Job]

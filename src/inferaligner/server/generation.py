@@ -10,8 +10,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from inferaligner.gate_report import KEY, OPEN_HEADER
-from inferaligner.plain_json import plain
 from inferaligner.server.engine import Engine
 from inferaligner.server.errors import ApiError, no_such_model
 from inferaligner.server.event_stream import EventStream
@@ -22,6 +20,8 @@ from inferaligner.server.sampling import Sampling
 from inferaligner.server.schema import ChatRequest, CompletionRequest
 from inferaligner.server.seeing import ImageDoor, turns_of
 from inferaligner.server.token_text import TokenText
+from inferaligner.serving.gate_report import KEY, OPEN_HEADER
+from inferaligner.storage.json_io import plain
 
 _CLOSED_REQUEST = 499  # nginx's number for a client that did not wait
 _LONGEST_COMPLETION = 16  # OpenAI's default for raw completions

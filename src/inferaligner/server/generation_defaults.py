@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from inferaligner.generation import end_tokens
+from inferaligner.models.generation import end_tokens
 from inferaligner.models.generation_settings import PROCESSORS, SAMPLING, WARPERS, check_heeded, in_force
 from inferaligner.server.sampling import Sampling
 

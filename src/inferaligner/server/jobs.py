@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from inferaligner.gate_report import GateReport
 from inferaligner.prompts.encoding import SeenTokens
 from inferaligner.server.sampling import Sampling, TokenLogprob
+from inferaligner.serving.gate_report import GateReport
 
 FinishReason = Literal["stop", "length", "content_filter"]
 

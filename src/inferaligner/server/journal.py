@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from inferaligner.audit import AuditFile, decision_line
-from inferaligner.gate_report import GateReport
 from inferaligner.server.jobs import Job
 from inferaligner.server.metrics import ServerMetrics
+from inferaligner.serving.gate_report import GateReport
+from inferaligner.storage.audit_log import AuditFile, decision_line
 
 log = logging.getLogger("inferaligner.server")
 

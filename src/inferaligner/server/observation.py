@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.aligner import Aligner
+from inferaligner.method.activations import record_activations
+from inferaligner.method.vectors import unit
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.server.engine import Engine
 from inferaligner.server.jobs import Prompt
-from inferaligner.vectors import unit
 
 PER_CLASS = 48
 _BATCH = 8

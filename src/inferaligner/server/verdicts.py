@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.gate_report import Action, GateReport
 from inferaligner.server.jobs import Job
 from inferaligner.server.settings import ServerSettings
+from inferaligner.serving.gate_report import Action, GateReport
 
 
 class Verdicts:

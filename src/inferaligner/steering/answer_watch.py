@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inferaligner.monitor import AnswerMonitor, running_means
+from inferaligner.method.monitor import AnswerMonitor, running_means
 
 
 class AnswerWatch:

@@ -26,7 +26,7 @@ class EndCheck:
     """Finds where each prompt's template hands over to the assistant; without a tokenizer it warns."""
 
     def __init__(self, ends: TemplateEnds | None, policy: OnUnknownEnd, *, calibrated: bool = False) -> None:
-        """`calibrated`: whether the aligner has a gate for begun answers (`inferaligner.end_gate`)."""
+        """`calibrated`: whether the aligner has a gate for begun answers (`inferaligner.method.end_gate`)."""
         self._ends = ends
         self._policy = policy
         self._calibrated = calibrated

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inferaligner.activations import is_recording
 from inferaligner.errors import SteeringError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.activations import is_recording
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
 
 if TYPE_CHECKING:

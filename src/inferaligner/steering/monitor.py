@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from inferaligner.errors import SteeringError
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import residual
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.prompt_ends import generate_setting
 
 if TYPE_CHECKING:

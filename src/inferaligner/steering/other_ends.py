@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from inferaligner.end_gate import EndGate
+from inferaligner.method.end_gate import EndGate
 from inferaligner.steering.prompt_ends import PromptSpans
 
 

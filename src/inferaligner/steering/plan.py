@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import MismatchError, SteeringError
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import Anatomy
-from inferaligner.monitor import AnswerMonitor
 
 Positions = Literal["from_gate", "all"]
 """Steered tokens: from the last prompt token onward, or every token of the prompt and the answer."""

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from inferaligner.end_gate import EndGate
 from inferaligner.errors import SteeringError
-from inferaligner.gate import Decision, GuidanceGate
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import Decision, GuidanceGate
 from inferaligner.steering.answer_watch import AnswerWatch
 from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.other_ends import OtherEnds

@@ -1,4 +1,4 @@
-"""The scheduler's book about answers that a monitor reads (`inferaligner.monitor`).
+"""The scheduler's book about answers that a monitor reads (`inferaligner.method.monitor`).
 
 Workers read one generated token of a request per step, and keep the scores of the last `window` of them. They
 send each score back; the scheduler keeps them all, so that a request which was thrown out of the memory goes

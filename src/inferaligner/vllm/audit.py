@@ -1,5 +1,5 @@
 """The audit log: one JSON line per decision, written by the engine, so that no client and no front end is
-missed. What a line holds: `inferaligner.audit`.
+missed. What a line holds: `inferaligner.storage.audit_log`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from inferaligner.audit import AuditFile, decision_line
+from inferaligner.storage.audit_log import AuditFile, decision_line
 from inferaligner.vllm.settings import EngineSettings
 
 _MORE = ("opened_at",)  # what a report says beyond the decision

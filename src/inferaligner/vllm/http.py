@@ -20,8 +20,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inferaligner import gate_report
-from inferaligner.asgi import App, Message, Receive, Send, TolerantPaths
+from inferaligner.serving import gate_report
+from inferaligner.serving.tolerant_paths import App, Message, Receive, Send, TolerantPaths
 from inferaligner.vllm.front import REPORTS, install
 from inferaligner.vllm.request_body import ROUTES, plain_body
 from inferaligner.vllm.request_errors import plain_error

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from inferaligner.errors import UnknownArchitectureError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import Anatomy, dissect
-from inferaligner.monitor import AnswerMonitor
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm import ops  # registers torch.ops.inferaligner
 from inferaligner.vllm.rows import RowBuffers

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from inferaligner.activations import Activations, Advance, check_places
 from inferaligner.errors import InputError, MissingExtraError, SteeringError
+from inferaligner.method.activations import Activations, Advance, check_places
 from inferaligner.prompts.encoding import has_pictures
 
 WORKER = "inferaligner.vllm.recording_worker.RecordingWorker"

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inferaligner.end_gate import EndGate
-from inferaligner.gate import GuidanceGate
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.end_gate import EndGate
+from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import EndKind
 from inferaligner.vllm.ops import settle
 

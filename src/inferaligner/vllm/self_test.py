@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
-from inferaligner.monitor import AnswerMonitor
+from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.vllm.rows import RowBuffers
 
 _TOKENS = 8

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 from inferaligner.version import __version__
 from inferaligner.vllm.adapters import AdapterRules
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import AlignerArtifact
-    from inferaligner.end_gate import EndGate
+    from inferaligner.method.end_gate import EndGate
     from inferaligner.steering.plan import SteeringPlan
 
 KEY = "inferaligner"

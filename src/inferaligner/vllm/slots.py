@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
-from inferaligner.gate import Decision
+from inferaligner.method.gate import Decision
 from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
 from inferaligner.vllm.rows import RowBuffers
 

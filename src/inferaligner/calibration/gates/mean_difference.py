@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inferaligner.calibration.gates.moments import Moments
-from inferaligner.vectors import unit
+from inferaligner.method.vectors import unit
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from inferaligner.evaluation.judges.rules import RuleJudge, judge
-from inferaligner.statistics import Interval, clopper_pearson
+from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 UNPARSABLE = "unparsable"
 Pair = tuple[str, str]  # prompt, answer

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.activations import record_activations
 from inferaligner.calibration.samples import Sample, samples_from_contrast
 from inferaligner.evaluation.methods.method import Bench, Method, Needs
-from inferaligner.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.activations import record_activations
+from inferaligner.method.gate import Decision, GateRead, GuidanceGate
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import Prompt

@@ -22,7 +22,7 @@ from inferaligner.reporting.figures.svg import (
     style,
     to_svg,
 )
-from inferaligner.statistics import Interval, auroc
+from inferaligner.statistics.intervals import Interval, auroc
 
 _GROUP_COLOURS = (WARM, GOLD, ACCENT, GREY)
 _CURVE_COLOURS = (ACCENT, GOLD, GREY)

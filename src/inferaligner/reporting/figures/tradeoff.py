@@ -16,7 +16,7 @@ from inferaligner.reporting.figures.svg import (
     style,
     to_svg,
 )
-from inferaligner.statistics import Interval
+from inferaligner.statistics.intervals import Interval
 
 _COLOURS = (ACCENT, WARM, GOLD, GREY)
 _OTHERS = (INK, WARM, GOLD, GREY)

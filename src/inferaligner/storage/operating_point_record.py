@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inferaligner.distribution import StoredSample
 from inferaligner.errors import ArtifactError, InputError
+from inferaligner.statistics.stored_sample import StoredSample
 
 Origin = Literal["held-out", "out-of-fold"]
 """Scores of the very gate on prompts it never saw, or of gates that each were fitted without the prompt."""

@@ -21,7 +21,7 @@ from inferaligner.errors import InputError
 from inferaligner.models.anatomy import Anatomy, backbone, dissect, input_device, residual
 from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import has_pictures, own_positions, seen_inputs
-from inferaligner.shared_prefixes import SharedPrefix, shared_prefixes
+from inferaligner.prompts.shared_prefixes import SharedPrefix, shared_prefixes
 
 Advance = Callable[[int], None]
 

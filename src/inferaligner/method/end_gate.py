@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from inferaligner.errors import ArtifactError
-from inferaligner.gate import GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 
 
 @dataclass(frozen=True)

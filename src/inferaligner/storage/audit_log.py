@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inferaligner.errors import InputError
-from inferaligner.places import expanded
+from inferaligner.storage.paths import expanded
 
 
 def prompt_digest(tokens: Sequence[int]) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.gate import GuidanceGate
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.models.number_format import format_words
-from inferaligner.promise import OperatingPoint, TrafficRecord, read_operating_point
-from inferaligner.search_record import false_open_words, finalists, order_words, strength_words
+from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord, read_operating_point
+from inferaligner.storage.search_record import false_open_words, finalists, order_words, strength_words
 
 _CARD = """\
 ---
