@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.answer_vectors import answer_vectors
-from inferaligner.calibration.samples import Sample, samples_from_contrast
-from inferaligner.calibration.teacher_forcing import TeacherForcing
-from inferaligner.calibration.transfer import FOLDS, carry_over
 from inferaligner.evaluation.judges.rules import judge
+from inferaligner.fit.samples import Sample, samples_from_contrast
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
+from inferaligner.fit.transfer.answer_vectors import answer_vectors
+from inferaligner.fit.transfer.linear_map import FOLDS, carry_over
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.vectors import cosine, mean_difference

@@ -20,9 +20,9 @@ from typing import Any
 from rich.console import Console
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.format_shift import FormatShift, format_shifts
-from inferaligner.calibration.samples import samples_from_contrast
 from inferaligner.cli.diagnosis_view import shift_table
+from inferaligner.fit.operating_point.precision_check import FormatShift, format_shifts
+from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.models.number_format import format_words, number_format
 from inferaligner.prompts.contrast import load_contrast_set

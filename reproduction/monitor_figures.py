@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.fit_options import MONITOR_TOKENS, FitOptions, Side
-from inferaligner.calibration.monitor import fit_monitor
-from inferaligner.calibration.samples import samples_from_contrast
 from inferaligner.cli.progress import RichStages
+from inferaligner.fit.monitor.training import fit_monitor
+from inferaligner.fit.options import MONITOR_TOKENS, FitOptions, Side
+from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.models.generation import generate_batches
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set

@@ -45,7 +45,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from inferaligner.calibration.operating_point import promised_threshold
+from inferaligner.fit.operating_point.choice import promised_threshold
 from inferaligner.statistics.intervals import binomial_at_least
 
 

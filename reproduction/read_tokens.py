@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 import reproduction.benchmark_prompts as public
-from inferaligner.calibration.fit_options import SHIPPED_LIMIT
-from inferaligner.calibration.gate_choice import Evidence, build_gate, try_gate
-from inferaligner.calibration.gates import WhitenedGate
-from inferaligner.calibration.samples import samples_from_contrast
+from inferaligner.fit.gate.builder import WhitenedGate
+from inferaligner.fit.gate.choice import Evidence, build_gate, try_gate
+from inferaligner.fit.options import SHIPPED_LIMIT
+from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.method.activations import Activations, record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import load_model

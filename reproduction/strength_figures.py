@@ -29,9 +29,9 @@ from rich.table import Table
 
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.judges.rules import judge
+from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set

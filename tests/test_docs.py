@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferaligner.calibration import validation
+from inferaligner.fit import search_prompts as validation
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
 from tests.models.tiny import tiny_model, tiny_tokenizer
@@ -32,7 +32,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     # A random model refuses nothing; the search only has to have something to count.
     monkeypatch.setattr(validation, "SCORED", 2)
     monkeypatch.setattr(validation, "GENERATED", 2)
-    monkeypatch.setattr("inferaligner.calibration.strength.ANSWER_TOKENS", 4)
+    monkeypatch.setattr("inferaligner.fit.strength.search.ANSWER_TOKENS", 4)
     monkeypatch.setattr(validation, "ANSWER_TOKENS", 4)
     monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: type("V", (), {"outcome": "refusal"}))
     tokenizer = tiny_tokenizer()

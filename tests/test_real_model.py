@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.gates import Moments, WhitenedGate
 from inferaligner.evaluation.judges.rules import judge
+from inferaligner.fit.gate.builder import Moments, WhitenedGate
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.vectors import mean_difference

@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.picture_samples import with_pictures
-from inferaligner.calibration.samples import samples_from_contrast, samples_from_lists
 from inferaligner.errors import InputError, MismatchError
+from inferaligner.fit.picture_samples import with_pictures
+from inferaligner.fit.samples import samples_from_contrast, samples_from_lists
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, pictures_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferaligner.calibration.steering_choice import PAPER_STRENGTH
+from inferaligner.fit.strength.choice import PAPER_STRENGTH
 from reproduction.cell import Cell
 from reproduction.commands import inferaligner
 from reproduction.mixture import BENIGN

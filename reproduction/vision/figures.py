@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.fit import fit_artifact
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.picture_samples import with_pictures
-from inferaligner.calibration.samples import Samples, samples_from_contrast
 from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
+from inferaligner.fit.fit import fit_artifact
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.picture_samples import with_pictures
+from inferaligner.fit.samples import Samples, samples_from_contrast
 from inferaligner.method.vectors import cosine
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model

@@ -17,16 +17,16 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.fit import fit_artifact
-from inferaligner.calibration.fit_options import MONITOR_TOKENS, Carry, FitOptions, Side
-from inferaligner.calibration.picture_samples import Pictures, with_pictures
-from inferaligner.calibration.recalibrate import recalibrate
-from inferaligner.calibration.samples import Samples, samples_from_contrast, samples_from_lists
-from inferaligner.calibration.stages import Stages
-from inferaligner.calibration.traffic import unseen
-from inferaligner.calibration.transfer import LayerMatch, MapKind
 from inferaligner.errors import ArtifactError, InputError, MismatchError, SteeringError
 from inferaligner.evaluation.judges.rules import judge
+from inferaligner.fit.fit import fit_artifact
+from inferaligner.fit.operating_point.benign_traffic import unseen
+from inferaligner.fit.operating_point.recalibrate import recalibrate
+from inferaligner.fit.options import MONITOR_TOKENS, Carry, FitOptions, Side
+from inferaligner.fit.picture_samples import Pictures, with_pictures
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Samples, samples_from_contrast, samples_from_lists
+from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
 from inferaligner.method.activations import Recorder, record_activations
 from inferaligner.method.gate import Decision
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from inferaligner.calibration.answer_streams import answer_streams
+from inferaligner.fit.transfer.answer_streams import answer_streams
 from inferaligner.prompts.chat import encode_chats
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.steering.cases import trace_of_hooks

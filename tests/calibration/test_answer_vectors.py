@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.answer_vectors import FEWEST, AnswerVectors, answer_vectors, steps
-from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
+from inferaligner.fit.transfer.answer_vectors import FEWEST, AnswerVectors, answer_vectors, steps
 from tests.models.tiny import FAMILIES, tiny_tokenizer
 
 WORDS = ["bread", "salt", "a long walk by the sea", "rain", "tea", "maps", "ice", "the old bridge"]

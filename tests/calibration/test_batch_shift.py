@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
-from inferaligner.calibration.recalibrate import recalibrate
-from inferaligner.calibration.traffic import settle
+from inferaligner.fit.operating_point.batch_shift import PROMPTS, batch_shift, batch_shift_figures
+from inferaligner.fit.operating_point.benign_traffic import settle
+from inferaligner.fit.operating_point.recalibrate import recalibrate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact

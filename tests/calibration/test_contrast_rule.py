@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inferaligner.calibration.contrast_rule import CONTRAST_RULE, contrast_threshold, contrast_traffic
-from inferaligner.calibration.samples import Sample
 from inferaligner.errors import InputError
+from inferaligner.fit.gate.contrast_rule import CONTRAST_RULE, contrast_threshold, contrast_traffic
+from inferaligner.fit.samples import Sample
 
 # In sixty ordinary prompts one may lie above at 5 % and 80 % confidence; in ten, none.
 LIMIT, CONFIDENCE = 0.05, 0.8

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.drift import drift_of
-from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.errors import CalibrationError, InputError
+from inferaligner.fit.operating_point.drift import drift_of
+from inferaligner.fit.operating_point.recalibrate import recalibrate
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_aligner import tiny_artifact
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.end_gate_fit import FOLDS, fit_end_gate
-from inferaligner.calibration.samples import Sample
+from inferaligner.fit.gate.end_gate import FOLDS, fit_end_gate
+from inferaligner.fit.samples import Sample
 from inferaligner.method.activations import Activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.begun_answers import (

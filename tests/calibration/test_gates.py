@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.gate_choice import (
+from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
+from inferaligner.fit.gate.choice import (
     Evidence,
     build_gate,
     choose_gate,
@@ -18,8 +19,7 @@ from inferaligner.calibration.gate_choice import (
     paper_gate,
     try_gate,
 )
-from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
-from inferaligner.calibration.samples import Sample
+from inferaligner.fit.samples import Sample
 from inferaligner.method.activations import Activations
 from inferaligner.method.gate import GateRead
 from inferaligner.statistics.intervals import auroc

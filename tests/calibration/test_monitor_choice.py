@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.monitor import monitor_layers, settle_monitor, split_for_monitor
-from inferaligner.calibration.monitor_choice import WINDOWS, LabelledAnswers, choose_monitor, highest
-from inferaligner.calibration.samples import Sample, Samples
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.monitor.choice import WINDOWS, LabelledAnswers, choose_monitor, highest
+from inferaligner.fit.monitor.training import monitor_layers, settle_monitor, split_for_monitor
+from inferaligner.fit.samples import Sample, Samples
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.statistics.intervals import upper_bound
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.calibration.operating_point import (
+from inferaligner.errors import CalibrationError
+from inferaligner.fit.operating_point.choice import (
     promised_threshold,
     rank_for,
     threshold_for,
     too_few,
 )
-from inferaligner.errors import CalibrationError
 from inferaligner.statistics.intervals import binomial_at_most
 
 SCORES = st.lists(st.floats(-100, 100), min_size=1, max_size=300)

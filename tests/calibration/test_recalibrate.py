@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.recalibrate import recalibrate
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.operating_point.recalibrate import recalibrate
 from inferaligner.storage.model_card import model_card
 from inferaligner.storage.operating_point_record import OperatingPoint
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from inferaligner.calibration.samples import (
+from inferaligner.errors import CalibrationError, InputError
+from inferaligner.fit.samples import (
     MOST_PER_KIND,
     SHARES,
     WRAPPED_SHARE,
@@ -11,7 +12,6 @@ from inferaligner.calibration.samples import (
     samples_from_contrast,
     samples_from_lists,
 )
-from inferaligner.errors import CalibrationError, InputError
 from inferaligner.prompts.contrast import load_contrast_set
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inferaligner.calibration.stored_scores import check_age, read_scores
 from inferaligner.errors import InputError
+from inferaligner.fit.operating_point.stored_scores import check_age, read_scores
 
 
 def test_scores_of_the_score_command(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner.calibration import layer_profile
-from inferaligner.calibration.layer_profile import descend
-from inferaligner.calibration.strength import MARGINS, choose, search_strength
-from inferaligner.calibration.surface import STRENGTHS, layer_blocks, scaled, walk
-from inferaligner.calibration.teacher_forcing import TeacherForcing
-from inferaligner.calibration.trial import Trial
-from inferaligner.calibration.validation import Validation
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.gate import layer_profile
+from inferaligner.fit.gate.layer_profile import descend
+from inferaligner.fit.search_prompts import Validation
+from inferaligner.fit.strength.search import MARGINS, choose, search_strength
+from inferaligner.fit.strength.strength_grid import STRENGTHS, layer_blocks, scaled, walk
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
+from inferaligner.fit.strength.trial import Trial
 from inferaligner.method.gate import GateRead, GuidanceGate
 from tests.models.tiny import tiny_model, tiny_tokenizer
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.calibration.teacher_forcing import TeacherForcing
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.models.anatomy import dissect, residual, with_residual
 from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.chat import encode_chats

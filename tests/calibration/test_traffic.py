@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.calibration.traffic import raise_threshold, settle, unseen
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.operating_point.benign_traffic import raise_threshold, settle, unseen
 from inferaligner.method.gate import GateRead, GuidanceGate
 
 GATE = GuidanceGate("test", (GateRead(0),), torch.ones(1, 2), 0.5)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.transfer import FOLDS, LEAST_EXPLAINED, carry_over, needs_map, partners
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, carry_over, needs_map, partners
 from inferaligner.method.vectors import cosine
 from tests.models.tiny import tiny_model
 

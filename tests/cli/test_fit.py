@@ -10,10 +10,10 @@ import torch
 
 from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
-from inferaligner.calibration import steering_choice
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judges import Verdict
+from inferaligner.fit.strength import choice as steering_choice
 from inferaligner.models import loading
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -15,7 +15,6 @@ from tests.tiny_aligner import PROMPTS
 from tests.tiny_bench import subset, tiny_bench
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.stages import Silent
 from inferaligner.errors import InputError, PromptTooLongError
 from inferaligner.evaluation.batches import plan_batches
 from inferaligner.evaluation.labels import last_number, named_choice, same_number
@@ -31,6 +30,7 @@ from inferaligner.evaluation.methods.method import Bench
 from inferaligner.evaluation.records_file import RecordsFile, read_records
 from inferaligner.evaluation.runner import Runner, RunSettings
 from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.fit.progress import Silent
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 

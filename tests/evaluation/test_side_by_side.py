@@ -8,7 +8,6 @@ from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.reporting.synthetic import reply, row, rows
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 
-from inferaligner.calibration.samples import Sample
 from inferaligner.evaluation.judges import Verdict
 from inferaligner.evaluation.side_by_side import (
     METHODS,
@@ -22,6 +21,7 @@ from inferaligner.evaluation.side_by_side import (
     records,
     result_rows,
 )
+from inferaligner.fit.samples import Sample
 
 
 def samples() -> list[Sample]:

@@ -13,7 +13,7 @@ pytest.importorskip("PIL")
 
 from reproduction.vision import figures
 
-from inferaligner.calibration import validation
+from inferaligner.fit import search_prompts as validation
 from inferaligner.models.loading import LoadedModel
 from tests.models.tiny_vision import tiny_vision
 from tests.test_vision_aligner import backbone_of

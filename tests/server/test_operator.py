@@ -15,8 +15,8 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.stored_scores import read_scores
 from inferaligner.errors import InputError
+from inferaligner.fit.operating_point.stored_scores import read_scores
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.keys import ApiKeys
@@ -291,7 +291,7 @@ def test_metrics(serve: Serve) -> None:
 
 
 def test_the_drift_gauge(serve: Serve) -> None:
-    from inferaligner.calibration.recalibrate import recalibrate
+    from inferaligner.fit.operating_point.recalibrate import recalibrate
 
     model: Any = tiny_model()
     tokenizer = tiny_tokenizer()

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact, ModelRecord
-from inferaligner.calibration.pair import relations
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
+from inferaligner.fit.model_compatibility import relations
 from inferaligner.method.vectors import cosine
 from inferaligner.models.number_format import DTYPE, format_words
 from inferaligner.storage.model_card import gate_words, operating_point, percent, reads_words

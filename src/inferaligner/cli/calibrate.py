@@ -125,7 +125,7 @@ def calibrate(
     prompts = read_benign(benign or [])
 
     from inferaligner.artifact import AlignerArtifact
-    from inferaligner.calibration.recalibrate import promise_asked
+    from inferaligner.fit.operating_point.recalibrate import promise_asked
 
     artifact = AlignerArtifact.read(place)
     traffic = _stored(artifact, {name: spec for name, (spec, _) in files.items()}, scored_bias)
@@ -140,7 +140,7 @@ def calibrate(
         _show_drift(artifact, place, traffic, given, sure, as_json)
         return
 
-    from inferaligner.calibration.recalibrate import recalibrate
+    from inferaligner.fit.operating_point.recalibrate import recalibrate
 
     source: Source = "prompts and scores" if prompts and files else "prompts" if prompts else "scores"
     moved = recalibrate(artifact, traffic, max_false_open=limit, confidence=sure, source=source)
@@ -150,7 +150,7 @@ def calibrate(
 def _stored(
     artifact: AlignerArtifact, files: dict[str, str], scored_bias: float | None
 ) -> dict[str, list[float]]:
-    from inferaligner.calibration.stored_scores import check_age, read_scores
+    from inferaligner.fit.operating_point.stored_scores import check_age, read_scores
 
     point = artifact.operating_point
     if scored_bias is None and point is not None:
@@ -164,7 +164,7 @@ def _scored(
     artifact: AlignerArtifact, prompts: dict[str, list[Prompt]], target: str | None, options: ModelOptions
 ) -> dict[str, list[float]]:
     from inferaligner.aligner import Aligner
-    from inferaligner.calibration.traffic import unseen
+    from inferaligner.fit.operating_point.benign_traffic import unseen
 
     aligner = Aligner(artifact)
     kept, left_out = unseen(prompts, aligner.fitted_prompts())
@@ -231,8 +231,8 @@ def _show_drift(
     confidence: float,
     as_json: bool,
 ) -> None:
-    from inferaligner.calibration.drift import drift_of
     from inferaligner.cli.operating_point_view import drift_table
+    from inferaligner.fit.operating_point.drift import drift_of
 
     found = [
         drift_of(artifact, name, values, against=name if name in given else None)

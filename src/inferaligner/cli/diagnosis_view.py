@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from inferaligner.calibration.diagnosis import Diagnosis
-from inferaligner.calibration.format_shift import HOLDS, FormatShift
+from inferaligner.fit.diagnosis import Diagnosis
+from inferaligner.fit.operating_point.precision_check import HOLDS, FormatShift
 from inferaligner.statistics.intervals import Interval
 from inferaligner.storage.model_card import percent
 

@@ -28,8 +28,8 @@ from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
-    from inferaligner.calibration.diagnosis import Diagnosis
-    from inferaligner.calibration.format_shift import FormatShift
+    from inferaligner.fit.diagnosis import Diagnosis
+    from inferaligner.fit.operating_point.precision_check import FormatShift
     from inferaligner.models.loading import LoadedModel
 
 _STYLES = {"ok": "green", "missing": "yellow", "doubtful": "yellow", "differs": "bold red"}
@@ -156,8 +156,8 @@ def _check_pair(fitted: Aligner, loaded: LoadedModel) -> dict[str, list[Finding]
 
 
 def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShift]:
-    from inferaligner.calibration.format_shift import format_shifts
-    from inferaligner.calibration.samples import samples_from_contrast
+    from inferaligner.fit.operating_point.precision_check import format_shifts
+    from inferaligner.fit.samples import samples_from_contrast
     from inferaligner.prompts.contrast import load_contrast_set
 
     def score(texts: Sequence[str]) -> list[float]:
@@ -170,10 +170,10 @@ def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShif
 
 
 def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: str | None) -> Diagnosis:
-    from inferaligner.calibration.diagnosis import diagnose
-    from inferaligner.calibration.fit_options import Side
-    from inferaligner.calibration.samples import samples_from_contrast
     from inferaligner.evaluation.judges.rules import judge
+    from inferaligner.fit.diagnosis import diagnose
+    from inferaligner.fit.options import Side
+    from inferaligner.fit.samples import samples_from_contrast
     from inferaligner.prompts.contrast import load_contrast_set
 
     return diagnose(

@@ -302,9 +302,9 @@ def fit(
 
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import check_output_folder
-    from inferaligner.calibration.fit_options import MONITOR_TOKENS
-    from inferaligner.calibration.operating_point import OWN_LIMIT
-    from inferaligner.calibration.samples import samples_from_lists
+    from inferaligner.fit.operating_point.choice import OWN_LIMIT
+    from inferaligner.fit.options import MONITOR_TOKENS
+    from inferaligner.fit.samples import samples_from_lists
 
     if pair is not None:
         samples_from_lists(*pair, ("", ""))  # whatever is wrong with them is told now
@@ -378,7 +378,7 @@ def _read_pair(harmful: str | None, harmless: str | None) -> tuple[list[Prompt],
 
 
 def _check_same_family(target: LoadedModel, aligned: LoadedModel) -> None:
-    from inferaligner.calibration.transfer import needs_map
+    from inferaligner.fit.transfer.linear_map import needs_map
 
     if needs_map(target.model, aligned.model):
         raise InputError(

@@ -13,7 +13,7 @@ from inferaligner.storage.model_card import percent, promise_words
 from inferaligner.storage.operating_point_record import OperatingPoint
 
 if TYPE_CHECKING:
-    from inferaligner.calibration.drift import Drift
+    from inferaligner.fit.operating_point.drift import Drift
 
 
 def point_as_json(artifact: AlignerArtifact) -> dict[str, Any]:

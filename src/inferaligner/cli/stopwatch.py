@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from inferaligner.calibration.stages import Stages
+from inferaligner.fit.progress import Stages
 
 
 class Stopwatch:

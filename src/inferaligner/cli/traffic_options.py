@@ -53,7 +53,7 @@ def warn_of_too_few(
     traffic: Mapping[str, Sequence[object]], max_false_open: float, confidence: float
 ) -> None:
     """Says plainly which traffic is too small for the promise, and what to do."""
-    from inferaligner.calibration.operating_point import too_few
+    from inferaligner.fit.operating_point.choice import too_few
 
     for name, rows in traffic.items():
         told = too_few(name, len(rows), max_false_open, confidence) if len(rows) else None

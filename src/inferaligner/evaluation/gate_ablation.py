@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.gate_choice import SHRINKAGES, Evidence, build_gate, try_gate
-from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, WhitenedGate
-from inferaligner.calibration.samples import Sample, samples_from_contrast
-from inferaligner.calibration.stages import Stages
 from inferaligner.evaluation.methods.catalogue import lacking, make_methods
 from inferaligner.evaluation.methods.gated import Gated
 from inferaligner.evaluation.methods.method import Bench, Method
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
+from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, WhitenedGate
+from inferaligner.fit.gate.choice import SHRINKAGES, Evidence, build_gate, try_gate
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead
 from inferaligner.prompts.chat import context_length, encode_chats

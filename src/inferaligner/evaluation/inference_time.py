@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from inferaligner.calibration.stages import Stages
 from inferaligner.evaluation.comparison import median_interval
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
+from inferaligner.fit.progress import Stages
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import Prompt

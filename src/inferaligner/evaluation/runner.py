@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from inferaligner.calibration.stages import Advance, Stages
 from inferaligner.errors import InputError
 from inferaligner.evaluation.batches import plan_batches
 from inferaligner.evaluation.degeneracy import loops
@@ -29,6 +28,7 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.fit.progress import Advance, Stages
 from inferaligner.method.gate import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.grouped_attention import grouped_attention

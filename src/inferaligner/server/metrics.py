@@ -13,8 +13,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.drift import Drift, drift_of
 from inferaligner.errors import InferAlignerError
+from inferaligner.fit.operating_point.drift import Drift, drift_of
 from inferaligner.serving.gate_report import GateReport
 
 SCORE_BUCKETS = (-8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.samples import Sample, samples_from_contrast
 from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import Decision, GateRead, GuidanceGate
 from inferaligner.prompts.chat import context_length, encode_chats

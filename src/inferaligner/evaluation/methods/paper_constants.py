@@ -8,11 +8,11 @@ quarters of the depth. The SSV is the artifact's, also where that steers with ve
 from dataclasses import replace
 
 from inferaligner.aligner import Aligner
-from inferaligner.calibration.gate_choice import paper_gate
-from inferaligner.calibration.samples import Sample, samples_from_contrast
-from inferaligner.calibration.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.evaluation.methods.gated import GatedSteering
 from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.fit.gate.choice import paper_gate
+from inferaligner.fit.samples import Sample, samples_from_contrast
+from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
 from inferaligner.method.activations import record_activations
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set

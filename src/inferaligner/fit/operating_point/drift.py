@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.contrast_rule import POOLED
-from inferaligner.calibration.operating_point import share
 from inferaligner.errors import CalibrationError, InputError
+from inferaligner.fit.gate.contrast_rule import POOLED
+from inferaligner.fit.operating_point.choice import share
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.statistics.stored_sample import distance, kolmogorov_p
 from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord

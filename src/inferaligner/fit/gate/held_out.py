@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inferaligner.calibration.samples import Sample
+from inferaligner.fit.samples import Sample
 from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 
 Groups = Mapping[str, Sequence[float]]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.teacher_forcing import TeacherForcing
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.method.activations import Advance
 
 FEWEST = 8

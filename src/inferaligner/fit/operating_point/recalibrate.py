@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.held_out import rates
-from inferaligner.calibration.operating_point import OWN_LIMIT, promised_threshold
-from inferaligner.calibration.traffic import describe, raise_threshold, stored, with_move
+from inferaligner.fit.gate.held_out import rates
+from inferaligner.fit.operating_point.benign_traffic import describe, raise_threshold, stored, with_move
+from inferaligner.fit.operating_point.choice import OWN_LIMIT, promised_threshold
 from inferaligner.storage.operating_point_record import OperatingPoint, Source
 
 DEFAULT_CONFIDENCE = 0.95

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from inferaligner.calibration.gates.moments import Moments
+from inferaligner.fit.gate.moments import Moments
 from inferaligner.method.vectors import unit
 
 

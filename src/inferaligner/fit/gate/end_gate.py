@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.gates import Moments, WhitenedGate
-from inferaligner.calibration.operating_point import threshold_for
-from inferaligner.calibration.samples import SHARES, Sample, Sort
+from inferaligner.fit.gate.builder import Moments, WhitenedGate
+from inferaligner.fit.operating_point.choice import threshold_for
+from inferaligner.fit.samples import SHARES, Sample, Sort
 from inferaligner.method.activations import Activations
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate

@@ -6,9 +6,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule, contrast_threshold
-from inferaligner.calibration.operating_point import Rank, promised_threshold
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.gate.contrast_rule import CONTRAST_RULE, ContrastRule, contrast_threshold
+from inferaligner.fit.operating_point.choice import Rank, promised_threshold
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.prompts.images import Prompt
 from inferaligner.statistics.intervals import upper_bound

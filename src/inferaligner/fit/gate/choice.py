@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.gates import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
-from inferaligner.calibration.operating_point import threshold_for
-from inferaligner.calibration.samples import Sample, importance
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
+from inferaligner.fit.operating_point.choice import threshold_for
+from inferaligner.fit.samples import Sample, importance
 from inferaligner.method.activations import Activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.statistics.intervals import auroc

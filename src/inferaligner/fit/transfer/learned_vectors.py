@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from inferaligner.calibration.answer_vectors import answer_vectors, steps
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.samples import Samples
-from inferaligner.calibration.stages import Stages
-from inferaligner.calibration.validation import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Samples
+from inferaligner.fit.search_prompts import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
+from inferaligner.fit.transfer.answer_vectors import answer_vectors, steps
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine
 

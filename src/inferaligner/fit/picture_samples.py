@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Literal, get_args
 
-from inferaligner.calibration.samples import Sample, Samples
+from inferaligner.fit.samples import Sample, Samples
 from inferaligner.prompts.picture_styles import STYLES, render
 
 Pictures = Literal["none", "some"]

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.answer_streams import answer_streams
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.monitor_choice import LabelledAnswers, choose_monitor, highest
-from inferaligner.calibration.operating_point import Rank, promised_threshold, share
-from inferaligner.calibration.samples import Sample, Samples, Sort
-from inferaligner.calibration.stages import Stages
-from inferaligner.calibration.traffic import stored
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.monitor.choice import LabelledAnswers, choose_monitor, highest
+from inferaligner.fit.operating_point.benign_traffic import stored
+from inferaligner.fit.operating_point.choice import Rank, promised_threshold, share
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Sample, Samples, Sort
+from inferaligner.fit.transfer.answer_streams import answer_streams
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor

@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.fit_options import Side
-from inferaligner.calibration.pair import Relation, relations
-from inferaligner.calibration.samples import Sample, Samples
-from inferaligner.calibration.stages import Silent, Stages
-from inferaligner.calibration.transfer import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.model_compatibility import Relation, relations
+from inferaligner.fit.options import Side
+from inferaligner.fit.progress import Silent, Stages
+from inferaligner.fit.samples import Sample, Samples
+from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import cosine, mean_difference
 from inferaligner.models.generation import generate_answers

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.samples import Samples
-from inferaligner.calibration.stages import Stages
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Samples
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import tokenizer_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from inferaligner.calibration.trial import Trial
+from inferaligner.fit.strength.trial import Trial
 
 Score = Callable[[Sequence[int], float], Trial]
 

@@ -20,11 +20,8 @@ import transformers
 from torch import Tensor
 
 from inferaligner.artifact import AlignerArtifact, Provenance
-from inferaligner.calibration.batch_shift import PROMPTS, batch_shift, batch_shift_figures
-from inferaligner.calibration.contrast_rule import contrast_traffic
-from inferaligner.calibration.end_gate_fit import fit_end_gate
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.gate_choice import (
+from inferaligner.errors import InputError
+from inferaligner.fit.gate.choice import (
     build_gate,
     choose_gate,
     gate_layers,
@@ -32,15 +29,18 @@ from inferaligner.calibration.gate_choice import (
     out_of_fold,
     paper_gate,
 )
-from inferaligner.calibration.held_out import held_out_figures, held_out_groups
-from inferaligner.calibration.monitor import fit_monitor
-from inferaligner.calibration.samples import Samples
-from inferaligner.calibration.stages import Silent, Stages
-from inferaligner.calibration.steering_choice import Steering, choose_steering
-from inferaligner.calibration.traffic import settle, stored, unseen
-from inferaligner.calibration.transfer import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
-from inferaligner.calibration.validation import Outcome
-from inferaligner.errors import InputError
+from inferaligner.fit.gate.contrast_rule import contrast_traffic
+from inferaligner.fit.gate.end_gate import fit_end_gate
+from inferaligner.fit.gate.held_out import held_out_figures, held_out_groups
+from inferaligner.fit.monitor.training import fit_monitor
+from inferaligner.fit.operating_point.batch_shift import PROMPTS, batch_shift, batch_shift_figures
+from inferaligner.fit.operating_point.benign_traffic import settle, stored, unseen
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.progress import Silent, Stages
+from inferaligner.fit.samples import Samples
+from inferaligner.fit.search_prompts import Outcome
+from inferaligner.fit.strength.choice import Steering, choose_steering
+from inferaligner.fit.transfer.linear_map import FOLDS, TOO_MUCH_ALIKE, carry_over, needs_map
 from inferaligner.method.activations import Activations, record_activations
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GuidanceGate

@@ -24,12 +24,12 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from inferaligner.calibration.layer_profile import descend
-from inferaligner.calibration.surface import blocks_below, layer_blocks, walk
-from inferaligner.calibration.teacher_forcing import TeacherForcing
-from inferaligner.calibration.trial import Search, Trial
-from inferaligner.calibration.validation import ANSWER_TOKENS, OUTCOMES, Outcome, Validation
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.gate.layer_profile import descend
+from inferaligner.fit.search_prompts import ANSWER_TOKENS, OUTCOMES, Outcome, Validation
+from inferaligner.fit.strength.strength_grid import blocks_below, layer_blocks, walk
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
+from inferaligner.fit.strength.trial import Search, Trial
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.encoding import Reader

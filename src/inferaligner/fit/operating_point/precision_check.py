@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.calibration.held_out import held_out_groups
-from inferaligner.calibration.samples import Samples
 from inferaligner.errors import CalibrationError, InputError
+from inferaligner.fit.gate.held_out import held_out_groups
+from inferaligner.fit.samples import Samples
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 HOLDS = 0.02

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from inferaligner.calibration.fit_options import FitOptions, Side
-from inferaligner.calibration.learned_guide import learn_guide
-from inferaligner.calibration.samples import Samples
-from inferaligner.calibration.stages import Stages
-from inferaligner.calibration.strength import search_strength
-from inferaligner.calibration.trial import Search
-from inferaligner.calibration.validation import Outcome, Validation, validation
+from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.progress import Stages
+from inferaligner.fit.samples import Samples
+from inferaligner.fit.search_prompts import Outcome, Validation, validation
+from inferaligner.fit.strength.search import search_strength
+from inferaligner.fit.strength.trial import Search
+from inferaligner.fit.transfer.learned_vectors import learn_guide
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import Positions

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.teacher_forcing import TeacherForcing
-from inferaligner.calibration.trial import Trial
+from inferaligner.fit.strength.teacher_forcing import TeacherForcing
+from inferaligner.fit.strength.trial import Trial
 
 STEPS = 10
 # The first step moves the scalar with the steepest slope by this share of the flat strength, the others in

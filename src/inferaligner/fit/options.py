@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inferaligner.artifact import ModelRecord
-from inferaligner.calibration.contrast_rule import CONTRAST_RULE, ContrastRule
-from inferaligner.calibration.operating_point import OWN_LIMIT
-from inferaligner.calibration.transfer import LayerMatch, MapKind
 from inferaligner.errors import InputError
+from inferaligner.fit.gate.contrast_rule import CONTRAST_RULE, ContrastRule
+from inferaligner.fit.operating_point.choice import OWN_LIMIT
+from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
 from inferaligner.method.activations import Recorder
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.weight_digest import weight_digest

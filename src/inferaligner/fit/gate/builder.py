@@ -16,9 +16,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from inferaligner.calibration.gates.mean_difference import MeanDifferenceGate
-from inferaligner.calibration.gates.moments import Moments
-from inferaligner.calibration.gates.whitened import WhitenedGate
+from inferaligner.fit.gate.mean_difference import MeanDifferenceGate
+from inferaligner.fit.gate.moments import Moments
+from inferaligner.fit.gate.whitened import WhitenedGate
 
 
 class GateBuilder(Protocol):

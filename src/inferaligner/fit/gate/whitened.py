@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.calibration.gates.moments import Moments
+from inferaligner.fit.gate.moments import Moments
 
 
 @dataclass(frozen=True)

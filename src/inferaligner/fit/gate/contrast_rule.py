@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from inferaligner.calibration.operating_point import Rank, promised_threshold, rank_for
-from inferaligner.calibration.samples import Sample
 from inferaligner.errors import InputError
+from inferaligner.fit.operating_point.choice import Rank, promised_threshold, rank_for
+from inferaligner.fit.samples import Sample
 
 ContrastRule = Literal["quantile", "promise", "promise-per-kind"]
 
