@@ -17,8 +17,8 @@ import torch
 
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.vllm import ops as ops  # registers torch.ops.inferaligner
-from inferaligner.vllm.messages import Order, StepOrders
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
+from inferaligner.vllm.protocol import Order, StepOrders
 from inferaligner.vllm.slots import Slots
 
 _PROMPT = 40

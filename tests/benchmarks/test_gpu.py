@@ -30,7 +30,7 @@ raise SystemExit(gpu.main())
 # Closed rows of a mixed batch are steered while decoding.
 STEERS_CLOSED_ROWS = """
 import torch
-from inferaligner.steering.scope import PromptScope
+from inferaligner.steering.batch_state import PromptScope
 PromptScope.acting = property(lambda self: torch.ones_like(self.open))
 """
 RUNS_OUT_OF_MEMORY = """

@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from inferaligner.errors import SteeringError
-from inferaligner.models.stream import residual, with_residual
+from inferaligner.models.residual_stream import residual, with_residual
 
 STREAM = torch.zeros(2, 3, 4)
 OTHER = torch.ones(2, 3, 4)

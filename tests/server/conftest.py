@@ -19,7 +19,7 @@ import uvicorn
 from inferaligner.aligner import Aligner
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.app import make_app
-from inferaligner.server.engine import Engine
+from inferaligner.server.engine.engine import Engine
 from inferaligner.server.run import listen
 from inferaligner.server.settings import ServerSettings
 from tests.models.tiny import tiny_model, tiny_tokenizer

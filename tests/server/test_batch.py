@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from inferaligner.server.batch import alike
+from inferaligner.server.engine.batch import alike
 
 
 def jobs(lengths: Sequence[int]) -> list[Any]:

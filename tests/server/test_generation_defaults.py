@@ -12,8 +12,8 @@ from inferaligner.errors import InputError
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
+from inferaligner.server.engine.sampling import Sampling
 from inferaligner.server.generation_defaults import GenerationDefaults
-from inferaligner.server.sampling import Sampling
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.server.conftest import Serve
 from tests.tiny_aligner import PROMPTS, tiny_aligner

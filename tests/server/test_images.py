@@ -15,9 +15,9 @@ from inferaligner.errors import InferAlignerError
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Picture
-from inferaligner.server import seeing
+from inferaligner.server.engine.engine import image_input as seeing
+from inferaligner.server.engine.image_input import MOST_IMAGES, ImageDoor
 from inferaligner.server.errors import ApiError
-from inferaligner.server.seeing import MOST_IMAGES, ImageDoor
 from tests.models.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 from tests.server.conftest import Running, start
 from tests.tiny_aligner import PROMPTS, tiny_aligner

@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import dissect, residual, with_residual
+from inferaligner.steering.batch_state import Pass
 from inferaligner.steering.hooks import GateHook
 from inferaligner.steering.plan import GatePlan, Positions
-from inferaligner.steering.scope import Pass
 from tests.models.tiny import tiny_model
 from tests.steering.cases import Case, make_case, trace_of_hooks
 from tests.steering.numpy_llama import NumpyLlama

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferaligner.steering.compiled import never_compiled
+from inferaligner.steering.torch_compile import never_compiled
 
 
 class ReusedMemory:

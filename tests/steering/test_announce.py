@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inferaligner.steering.announce import GenerateAnnouncer
+from inferaligner.steering.generate_wrapper import GenerateAnnouncer
 
 
 class Model:

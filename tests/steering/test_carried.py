@@ -11,9 +11,9 @@ from transformers.cache_utils import DynamicCache
 
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
-from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
+from inferaligner.steering.row_state import CarriedRows
 from tests.steering.cases import Case, make_case
 
 STEPS = 5

@@ -13,9 +13,9 @@ import torch
 from inferaligner.models.anatomy import dissect
 from inferaligner.steering import guard as guard_module
 from inferaligner.steering import replay as replay_module
+from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.hooks import GateHook, SteerHook
-from inferaligner.steering.scope import PromptScope
 from tests.steering import golden
 
 Patch = pytest.MonkeyPatch

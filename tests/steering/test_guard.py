@@ -12,9 +12,9 @@ from torch import Tensor
 import inferaligner
 from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan
-from inferaligner.steering.scope import PromptScope
 from tests.models.tiny import tiny_model
 from tests.steering.cases import Case, make_case
 

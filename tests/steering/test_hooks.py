@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from inferaligner.steering.batch_state import Pass, Steers
 from inferaligner.steering.hooks import SteerHook
-from inferaligner.steering.scope import Pass, Steers
 
 INTEGERS = {
     torch.bfloat16: torch.int16,

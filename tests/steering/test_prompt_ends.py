@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from inferaligner.errors import SteeringError
-from inferaligner.steering.prompt_ends import (
+from inferaligner.steering.prompt_spans import (
     PromptSpans,
     cached_tokens,
     generate_setting,

@@ -3,9 +3,9 @@ import torch
 
 from inferaligner.errors import SteeringError
 from inferaligner.method.gate import GateRead, GuidanceGate
+from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.plan import Mode, Positions
-from inferaligner.steering.prompt_ends import PromptSpans
-from inferaligner.steering.scope import PromptScope
+from inferaligner.steering.prompt_spans import PromptSpans
 
 
 def scope_of(

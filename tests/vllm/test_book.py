@@ -13,10 +13,10 @@ from inferaligner.method.gate import Decision, GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import PromptEnd
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm.answers import ReadAnswer
-from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
-from inferaligner.vllm.requests import GatedRequest, GateRules
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
+from inferaligner.vllm.monitor_state import ReadAnswer
+from inferaligner.vllm.protocol import Order, StepOrders, TokenVerdict, Verdicts
+from inferaligner.vllm.request_state import GatedRequest, GateRules
 from inferaligner.vllm.slots import Slots
 
 OPEN, CLOSED = Decision(1.0, True), Decision(-1.0, False)

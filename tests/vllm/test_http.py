@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from inferaligner.vllm import front, http
-from inferaligner.vllm.front import Reports
+from inferaligner.vllm import frontend_patches as front
+from inferaligner.vllm import http
+from inferaligner.vllm.frontend_patches import Reports
 from inferaligner.vllm.http import GateMiddleware
 from inferaligner.vllm.settings import KEY
 

@@ -225,7 +225,7 @@ def test_the_audit_log_has_a_line_per_decision(deployment: Deployment, tmp_path:
 
 
 def test_counts_of_the_front_end(deployment: Deployment) -> None:
-    from inferaligner.vllm.front import REPORTS
+    from inferaligner.vllm.frontend_patches import REPORTS
 
     before = dict(REPORTS.counts)
     with engine(deployment) as llm:

@@ -149,7 +149,7 @@ def test_reports_counts_and_log(tmp_path: Path) -> None:
     """The opening of an answer is a line of its own in the log, and a count of its own."""
     import json
 
-    from inferaligner.vllm.front import REPORTS
+    from inferaligner.vllm.frontend_patches import REPORTS
 
     deployment, log = deploy(tmp_path, reads=DEEP_READS, monitor=2), tmp_path / "audit.jsonl"
     before = dict(REPORTS.counts)
@@ -184,7 +184,7 @@ def test_nan_in_an_answer_opens_it(tmp_path: Path) -> None:
 def test_a_worker_that_does_not_read_stops_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inferaligner.vllm.messages import Verdicts
+    from inferaligner.vllm.protocol import Verdicts
     from inferaligner.vllm.slots import PendingVerdicts
 
     deployment, real = deploy(tmp_path, reads=DEEP_READS, monitor=2), PendingVerdicts.arrive

@@ -10,7 +10,7 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import EndKind
 from inferaligner.vllm import ops
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
 
 WIDTH, SLOTS, TOKENS = 16, 3, 20
 

@@ -148,7 +148,7 @@ def test_the_self_test_finds_hooks_that_do_nothing(
 def test_the_self_test_finds_steering_that_ignores_the_decision(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inferaligner.vllm.rows import RowBuffers
+    from inferaligner.vllm.device_buffers import RowBuffers
 
     real = RowBuffers.begin
 

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from inferaligner.errors import UnknownArchitectureError
-from inferaligner.models.bare import DEPTH_NAMES, WIDTH_NAMES, depth_of, text_config, unwrap, width_of
-from inferaligner.models.stream import residual, with_residual
+from inferaligner.models.residual_stream import residual, with_residual
+from inferaligner.models.unwrap import DEPTH_NAMES, WIDTH_NAMES, depth_of, text_config, unwrap, width_of
 
 __all__ = [
     "Anatomy",

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from inferaligner.errors import InputError
-from inferaligner.models.bare import depth_of, text_config, unwrap, width_of
+from inferaligner.models.unwrap import depth_of, text_config, unwrap, width_of
 from inferaligner.prompts.encoding import template_of, tokenizer_of
 
 # Everything in a configuration that decides the shape of a decoder's weights. Names that a configuration

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from inferaligner.models.bare import unwrap
+from inferaligner.models.unwrap import unwrap
 
 DTYPE, QUANTIZATION = "target dtype", "target quantization"
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
 from inferaligner.models.adapter_fit import fit_embeddings, misfit, probe_logits, same_logits, shares_weights
-from inferaligner.models.bare import unwrap
 from inferaligner.models.specs import BUILTIN_PREFIX
+from inferaligner.models.unwrap import unwrap
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 

@@ -11,7 +11,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from inferaligner.models.bare import unwrap
+from inferaligner.models.unwrap import unwrap
 
 # Numbers taken of each parameter. Training moves nearly all of them, so a few would do; reading these from
 # seven billion parameters takes a second.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inferaligner.models.anatomy import dissect
-from inferaligner.models.bare import unwrap
+from inferaligner.models.unwrap import unwrap
 
 
 @torch.no_grad()

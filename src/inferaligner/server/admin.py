@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
-from inferaligner.server.engine import Engine
+from inferaligner.server.engine.engine import Engine
 from inferaligner.server.errors import ApiError
 from inferaligner.server.schema import Text
 from inferaligner.storage.paths import expanded

@@ -20,14 +20,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from inferaligner.aligner import Aligner
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.admin import Admin, SwapAnswer, SwapRequest
-from inferaligner.server.engine import Engine
+from inferaligner.server.auth_middleware import Gatekeeper
+from inferaligner.server.engine.engine import Engine
+from inferaligner.server.engine.image_input import ImageDoor, turns_of
+from inferaligner.server.engine.projection import Observation, aligner_card, operating_point
+from inferaligner.server.engine.token_text import TokenText
 from inferaligner.server.errors import ApiError, no_such_model
-from inferaligner.server.gatekeeper import Gatekeeper
+from inferaligner.server.event_log import Journal
 from inferaligner.server.generation import Generation
-from inferaligner.server.journal import Journal
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.metrics import ServerMetrics
-from inferaligner.server.observation import Observation, aligner_card, operating_point
 from inferaligner.server.prompts import PromptMaker
 from inferaligner.server.schema import (
     TAGS,
@@ -40,9 +42,7 @@ from inferaligner.server.schema import (
     ModelCard,
     ModelList,
 )
-from inferaligner.server.seeing import ImageDoor, turns_of
 from inferaligner.server.settings import ServerSettings
-from inferaligner.server.token_text import TokenText
 from inferaligner.serving.gate_report import OPEN_HEADER
 from inferaligner.serving.tolerant_paths import TolerantPaths
 from inferaligner.storage.audit_log import AuditFile

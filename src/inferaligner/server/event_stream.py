@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inferaligner.server.errors import ApiError
-from inferaligner.server.exchange import gone
+from inferaligner.server.request_stream import gone
 from inferaligner.storage.json_io import plain
 
 _DONE = b"data: [DONE]\n\n"

@@ -10,16 +10,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from inferaligner.server.engine import Engine
+from inferaligner.server.engine.engine import Engine
+from inferaligner.server.engine.image_input import ImageDoor, turns_of
+from inferaligner.server.engine.jobs import Finished, Job, Listener, Piece, Prompt
+from inferaligner.server.engine.sampling import Sampling
+from inferaligner.server.engine.token_text import TokenText
 from inferaligner.server.errors import ApiError, no_such_model
 from inferaligner.server.event_stream import EventStream
-from inferaligner.server.exchange import Choice, Exchange, unless_gone
-from inferaligner.server.jobs import Finished, Job, Listener, Piece, Prompt
 from inferaligner.server.prompts import PromptMaker
-from inferaligner.server.sampling import Sampling
+from inferaligner.server.request_stream import Choice, Exchange, unless_gone
 from inferaligner.server.schema import ChatRequest, CompletionRequest
-from inferaligner.server.seeing import ImageDoor, turns_of
-from inferaligner.server.token_text import TokenText
 from inferaligner.serving.gate_report import KEY, OPEN_HEADER
 from inferaligner.storage.json_io import plain
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from inferaligner.models.generation import end_tokens
 from inferaligner.models.generation_settings import PROCESSORS, SAMPLING, WARPERS, check_heeded, in_force
-from inferaligner.server.sampling import Sampling
+from inferaligner.server.engine.sampling import Sampling
 
 _CONFIGURATION: Any = GenerationConfig  # whose initialiser has no types
 

@@ -27,8 +27,8 @@ from inferaligner.prompts.encoding import (
 )
 from inferaligner.prompts.images import Picture
 from inferaligner.prompts.template_ends import TemplateEnds, end_objection
+from inferaligner.server.engine.jobs import Prompt
 from inferaligner.server.errors import ApiError
-from inferaligner.server.jobs import Prompt
 
 
 class PromptMaker:

@@ -10,7 +10,7 @@ from torch import Tensor
 from inferaligner.errors import InputError, SteeringError
 from inferaligner.prompts.encoding import Reader
 from inferaligner.prompts.template_ends import TemplateEnds
-from inferaligner.steering.prompt_ends import PromptSpans, with_turns
+from inferaligner.steering.prompt_spans import PromptSpans, with_turns
 
 OnUnknownEnd = Literal["warn", "refuse", "allow"]
 """What a guard does with a prompt whose end its gates were not fitted on: raw text, and begun answers where

@@ -32,16 +32,15 @@ from inferaligner.method.gate import Decision
 from inferaligner.models.anatomy import dissect, module_device, unwrap
 from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.encoding import image_tokens
-from inferaligner.steering.announce import GenerateAnnouncer
-from inferaligner.steering.answer_watch import AnswerWatch
-from inferaligner.steering.carried import CarriedRows
-from inferaligner.steering.company import join, leave, refuse_company
-from inferaligner.steering.compiled import forget_compiled, never_compiled
+from inferaligner.steering.active_guards import join, leave, refuse_company
+from inferaligner.steering.batch_state import Pass, PromptScope
 from inferaligner.steering.end_check import EndCheck
+from inferaligner.steering.generate_wrapper import GenerateAnnouncer
 from inferaligner.steering.hooks import GateHook, SteerHook
-from inferaligner.steering.monitor import MonitorHook, refuse_several_tokens, refuse_unfollowed
+from inferaligner.steering.monitor_hooks import MonitorHook, refuse_several_tokens, refuse_unfollowed
+from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
-from inferaligner.steering.prompt_ends import (
+from inferaligner.steering.prompt_spans import (
     PromptSpans,
     cached_tokens,
     generate_end_tokens,
@@ -54,7 +53,8 @@ from inferaligner.steering.prompt_ends import (
 )
 from inferaligner.steering.refusal import CannedRefusal, refusing
 from inferaligner.steering.replay import copy_of_cache, own_tensors, replay
-from inferaligner.steering.scope import Pass, PromptScope
+from inferaligner.steering.row_state import CarriedRows
+from inferaligner.steering.torch_compile import forget_compiled, never_compiled
 
 
 class Guard:

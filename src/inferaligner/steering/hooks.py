@@ -28,8 +28,8 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
 
 if TYPE_CHECKING:
+    from inferaligner.steering.batch_state import Pass, PromptScope, Steers
     from inferaligner.steering.guard import Guard
-    from inferaligner.steering.scope import Pass, PromptScope, Steers
 
 LayerHook = Callable[[nn.Module, object, object], object]
 

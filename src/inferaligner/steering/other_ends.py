@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.method.end_gate import EndGate
-from inferaligner.steering.prompt_ends import PromptSpans
+from inferaligner.steering.prompt_spans import PromptSpans
 
 
 @dataclass

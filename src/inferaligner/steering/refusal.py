@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from inferaligner.errors import InputError, SteeringError
-from inferaligner.steering.prompt_ends import generate_setting
+from inferaligner.steering.prompt_spans import generate_setting
 
 OnOpen = Literal["steer", "refuse"]
 """What an open gate does: add the steering vectors, or answer with a given text."""

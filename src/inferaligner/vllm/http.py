@@ -22,7 +22,7 @@ from typing import Any
 
 from inferaligner.serving import gate_report
 from inferaligner.serving.tolerant_paths import App, Message, Receive, Send, TolerantPaths
-from inferaligner.vllm.front import REPORTS, install
+from inferaligner.vllm.frontend_patches import REPORTS, install
 from inferaligner.vllm.request_body import ROUTES, plain_body
 from inferaligner.vllm.request_errors import plain_error
 from inferaligner.vllm.settings import KEY, EngineSettings

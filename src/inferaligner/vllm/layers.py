@@ -21,7 +21,7 @@ from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import Anatomy, dissect
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm import ops  # registers torch.ops.inferaligner
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
 
 _PREFIX = "inferaligner_"
 _SHARED = (

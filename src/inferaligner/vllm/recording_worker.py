@@ -20,7 +20,7 @@ from inferaligner.models.anatomy import dissect
 from inferaligner.vllm.layers import returns_pair, stream_parts
 from inferaligner.vllm.platform_worker import PlatformWorker
 from inferaligner.vllm.recording import prompt_key
-from inferaligner.vllm.seams import RunnerSeam
+from inferaligner.vllm.runner_hooks import RunnerSeam
 
 
 class RecordingWorker(PlatformWorker):

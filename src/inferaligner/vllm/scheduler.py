@@ -18,10 +18,10 @@ from inferaligner.errors import SteeringError
 from inferaligner.serving.gate_report import Action, GateReport
 from inferaligner.vllm.audit import AuditLog
 from inferaligner.vllm.compatibility import check_deployment, fail_request
-from inferaligner.vllm.messages import StepOrders, TokenVerdict, orders_on, send, verdicts_on
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from inferaligner.vllm.prompts import PromptRules
-from inferaligner.vllm.requests import GatedRequest, GateRules
+from inferaligner.vllm.protocol import StepOrders, TokenVerdict, orders_on, send, verdicts_on
+from inferaligner.vllm.request_state import GatedRequest, GateRules
 from inferaligner.vllm.settings import KEY
 
 STOP_REASON = "inferaligner: the gate opened"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
 
 _TOKENS = 8
 

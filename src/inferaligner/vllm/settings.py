@@ -177,7 +177,7 @@ def engine_args(
     """
     settings = settings_for(aligner, **choices)
     if find_spec("vllm") is not None:
-        from inferaligner.vllm.front import install
+        from inferaligner.vllm.frontend_patches import install
 
         install()
     return {

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from inferaligner.errors import SteeringError
 from inferaligner.method.gate import Decision
-from inferaligner.vllm.messages import Order, StepOrders, TokenVerdict, Verdicts
-from inferaligner.vllm.rows import RowBuffers
+from inferaligner.vllm.device_buffers import RowBuffers
+from inferaligner.vllm.protocol import Order, StepOrders, TokenVerdict, Verdicts
 
 
 @dataclass

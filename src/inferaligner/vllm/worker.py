@@ -13,11 +13,11 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
 
 from inferaligner.errors import SteeringError
 from inferaligner.vllm.compatibility import check_deployment
+from inferaligner.vllm.device_buffers import RowBuffers
 from inferaligner.vllm.layers import install
-from inferaligner.vllm.messages import orders_on, send
 from inferaligner.vllm.platform_worker import PlatformWorker
-from inferaligner.vllm.rows import RowBuffers
-from inferaligner.vllm.seams import RunnerSeam
+from inferaligner.vllm.protocol import orders_on, send
+from inferaligner.vllm.runner_hooks import RunnerSeam
 from inferaligner.vllm.self_test import self_test
 from inferaligner.vllm.slots import PendingVerdicts, Slots
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from inferaligner.server.sampling import TokenLogprob
+from inferaligner.server.engine.sampling import TokenLogprob
 
 _IMPOSSIBLE = -9999.0  # what OpenAI writes for a probability of zero; JSON has no infinity
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from inferaligner.prompts.encoding import SeenTokens
-from inferaligner.server.sampling import Sampling, TokenLogprob
+from inferaligner.server.engine.sampling import Sampling, TokenLogprob
 from inferaligner.serving.gate_report import GateReport
 
 FinishReason = Literal["stop", "length", "content_filter"]

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from inferaligner.server.batch import OnFailure, Prefilled, Row
-from inferaligner.server.jobs import Event, Finished, FinishReason, Job, Piece
-from inferaligner.server.sampling import TokenLogprob, adjusted, draw, logprobs_of
+from inferaligner.server.engine.batch import OnFailure, Prefilled, Row
+from inferaligner.server.engine.jobs import Event, Finished, FinishReason, Job, Piece
+from inferaligner.server.engine.sampling import TokenLogprob, adjusted, draw, logprobs_of
 
 
 def tell(job: Job, event: Event) -> None:

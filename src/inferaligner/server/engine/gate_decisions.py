@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.server.jobs import Job
+from inferaligner.server.engine.jobs import Job
 from inferaligner.server.settings import ServerSettings
 from inferaligner.serving.gate_report import Action, GateReport
 

@@ -23,14 +23,14 @@ from inferaligner.models.generation import end_tokens
 from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
-from inferaligner.server.batch import Prefilled, PrefillPass, Row, RunningBatch
+from inferaligner.server.engine.batch import Prefilled, PrefillPass, Row, RunningBatch
+from inferaligner.server.engine.decoding import Speaker, prompt_logprobs, tell
+from inferaligner.server.engine.detokenizer import TextStream
+from inferaligner.server.engine.gate_decisions import Verdicts
+from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.errors import QueueFullError
 from inferaligner.server.generation_defaults import GenerationDefaults
-from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.settings import ServerSettings
-from inferaligner.server.speaking import Speaker, prompt_logprobs, tell
-from inferaligner.server.text import TextStream
-from inferaligner.server.verdicts import Verdicts
 from inferaligner.serving.gate_report import GateReport
 from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.guard import Guard

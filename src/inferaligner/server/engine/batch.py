@@ -22,13 +22,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from inferaligner.models.anatomy import input_device
 from inferaligner.models.kv_cache import cache_argument
 from inferaligner.prompts.encoding import own_positions, seen_inputs
-from inferaligner.server.cache import RunningCache
+from inferaligner.server.engine.cache import RunningCache
+from inferaligner.server.engine.detokenizer import TextStream
+from inferaligner.server.engine.jobs import Job
 from inferaligner.server.generation_defaults import RowProcessors
-from inferaligner.server.jobs import Job
-from inferaligner.server.text import TextStream
 from inferaligner.serving.gate_report import GateReport
-from inferaligner.steering.carried import CarriedRows
 from inferaligner.steering.guard import Guard
+from inferaligner.steering.row_state import CarriedRows
 
 OnFailure = Callable[[Job, Exception], None]
 

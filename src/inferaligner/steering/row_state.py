@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.steering.answer_watch import AnswerWatch
+from inferaligner.steering.monitor_state import AnswerWatch
 
 
 @dataclass(frozen=True)

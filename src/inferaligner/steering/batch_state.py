@@ -18,11 +18,11 @@ from torch import Tensor
 from inferaligner.errors import SteeringError
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import Decision, GuidanceGate
-from inferaligner.steering.answer_watch import AnswerWatch
-from inferaligner.steering.carried import CarriedRows
+from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.other_ends import OtherEnds
 from inferaligner.steering.plan import Mode, Positions
-from inferaligner.steering.prompt_ends import PromptSpans
+from inferaligner.steering.prompt_spans import PromptSpans
+from inferaligner.steering.row_state import CarriedRows
 
 Steers = Literal["nothing", "everything", "open_rows", "monitored", "by_position"]
 """Which tokens of a pass are steered. All but the last are known before the pass and make up decoding: a

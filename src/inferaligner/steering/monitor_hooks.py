@@ -11,7 +11,7 @@ from torch import nn
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import residual
-from inferaligner.steering.prompt_ends import generate_setting
+from inferaligner.steering.prompt_spans import generate_setting
 
 if TYPE_CHECKING:
     from inferaligner.steering.guard import Guard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from inferaligner.server.jobs import Job
+from inferaligner.server.engine.jobs import Job
 from inferaligner.server.metrics import ServerMetrics
 from inferaligner.serving.gate_report import GateReport
 from inferaligner.storage.audit_log import AuditFile, decision_line

@@ -10,8 +10,8 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.gate import Decision
 from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm.answers import ReadAnswer
-from inferaligner.vllm.messages import Order
+from inferaligner.vllm.monitor_state import ReadAnswer
+from inferaligner.vllm.protocol import Order
 
 _TICKETS = itertools.count(1)
 

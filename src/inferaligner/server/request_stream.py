@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from inferaligner.server.engine import Engine
+from inferaligner.server.engine.engine import Engine
+from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Listener, Piece, Prompt
+from inferaligner.server.engine.sampling import TokenLogprob
 from inferaligner.server.errors import ApiError
-from inferaligner.server.jobs import Decided, Event, Failed, Finished, Job, Listener, Piece, Prompt
-from inferaligner.server.sampling import TokenLogprob
 from inferaligner.serving.gate_report import GateReport
 
 Value = TypeVar("Value")

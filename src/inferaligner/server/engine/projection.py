@@ -14,8 +14,8 @@ from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import unit
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.server.engine import Engine
-from inferaligner.server.jobs import Prompt
+from inferaligner.server.engine.engine import Engine
+from inferaligner.server.engine.jobs import Prompt
 
 PER_CLASS = 48
 _BATCH = 8
