@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from inferaligner.errors import InferAlignerError
-from reproduction.workplace import OutOfTime, console
+from reproduction.stage_store import OutOfTime, console
 
 app = typer.Typer(
     name="reproduction",
@@ -53,8 +53,8 @@ def run(
     ] = None,
 ) -> None:
     """Run an experiment, or go on with it."""
-    from reproduction.cell import Place
     from reproduction.recipe import read_book
+    from reproduction.run_context import Place
     from reproduction.running import Request, run_experiment
 
     folder = data or (Path(os.environ["INFERALIGNER_DATA"]) if os.environ.get("INFERALIGNER_DATA") else None)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from inferaligner.errors import InferAlignerError
-from reproduction.workplace import console
+from reproduction.stage_store import console
 
 
 def inferaligner(*arguments: object) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inferaligner.judges.rules import judge
 from torch import Tensor
 
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.transfer.answer_vectors import answer_vectors

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.catalogue import named
 from inferaligner.prompts.contrast import load_contrast_set
-from reproduction.cell import Place
 from reproduction.chat_rows import token_rows
 from reproduction.corpora.corpus import Row
 from reproduction.recipe import (
@@ -40,8 +39,9 @@ from reproduction.recipe import (
     Summary,
     read_book,
 )
+from reproduction.run_context import Place
 from reproduction.running import Request, chosen_families, run_experiment
-from reproduction.workplace import console
+from reproduction.stage_store import console
 
 _PROMPTS = 6
 """Per suite."""

@@ -11,11 +11,11 @@ from inferaligner.errors import InputError
 from inferaligner.reporting import figures
 from inferaligner.reporting.figures import require_matplotlib
 from inferaligner.storage.atomic_io import replace_file
-from reproduction.cell import Cell, Place
 from reproduction.recipe import Ablation, Book, Domain, Scale, Summary
+from reproduction.run_context import Cell, Place
+from reproduction.stage_store import Clock, Workplace, console
 from reproduction.stages import ablating, confounding, evaluation, fitting, reporting, training
 from reproduction.tables import families_table, table_one, time_table, times
-from reproduction.workplace import Clock, Workplace, console
 
 
 @dataclass(frozen=True)

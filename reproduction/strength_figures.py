@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inferaligner.judges.rules import judge
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,7 +31,6 @@ from rich.table import Table
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.evaluation.comparison import compare
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model

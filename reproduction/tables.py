@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inferaligner.evaluation.judges import OUTCOMES
+from inferaligner.judges import OUTCOMES
 from inferaligner.reporting import figures
 from inferaligner.statistics.intervals import Interval
 from reproduction.claims import figure, suites_of

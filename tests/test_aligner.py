@@ -13,7 +13,7 @@ import inferaligner
 from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, CalibrationError, InputError, MismatchError
-from inferaligner.evaluation.judges import Verdict
+from inferaligner.judges import Verdict
 from tests.models.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 

@@ -13,8 +13,8 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.evaluation.judges import Verdict
 from inferaligner.fit import search_prompts as validation
+from inferaligner.judges import Verdict
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.generation import generate_answers
 from inferaligner.storage.model_card import model_card

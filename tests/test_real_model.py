@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from inferaligner.judges.rules import judge
 
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.fit.gate.builder import Moments, WhitenedGate
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from inferaligner.evaluation.judges.rules import RuleJudge
+from inferaligner.judges.rules import RuleJudge
+
 from inferaligner.reporting import figures
 from inferaligner.statistics.intervals import Interval
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
-from reproduction.cell import Cell, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Ablation
+from reproduction.run_context import Cell, suite_specs
+from reproduction.stage_store import Workplace, console
 from reproduction.stages.fitting import model_options
-from reproduction.workplace import Workplace, console
 
 _CURVES = (("refusal", "Declined in fluent language"), ("compliance", "Answered"), ("gibberish", "Gibberish"))
 

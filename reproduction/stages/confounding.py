@@ -16,13 +16,13 @@ from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
-from reproduction.cell import Cell, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.mixture import BENIGN
 from reproduction.recipe import Confound
+from reproduction.run_context import Cell, suite_specs
+from reproduction.stage_store import Workplace, console
 from reproduction.stages.fitting import model_options
 from reproduction.stages.training import sibling
-from reproduction.workplace import Workplace, console
 
 PER_CLASS = 64
 _PAIR = (("advbench/advbench.csv", "goal"), ("truthfulqa/TruthfulQA.csv", "Question"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.cell import Cell, Counts, suite_specs
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Measured
+from reproduction.run_context import Cell, Counts, suite_specs
 from reproduction.stages.fitting import model_options
 from reproduction.stages.training import answering
 

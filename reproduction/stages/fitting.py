@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from inferaligner.fit.strength.choice import PAPER_STRENGTH
-from reproduction.cell import Cell
 from reproduction.commands import inferaligner
 from reproduction.mixture import BENIGN
+from reproduction.run_context import Cell
 from reproduction.stages.training import sibling
 
 

@@ -9,19 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from inferaligner.judges.rules import RuleJudge
+
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.evaluation.comparison import compare
-from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.run_folder import RunFolder
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 from inferaligner.version import __version__
-from reproduction.cell import Cell
 from reproduction.claims import claims
 from reproduction.fine_tuning import TIMES
+from reproduction.run_context import Cell
+from reproduction.stage_store import console
 from reproduction.stages.evaluation import BASE, SAFETY, UTILITY
 from reproduction.tables import cell_page
-from reproduction.workplace import console
 
 
 def report(cell: Cell) -> dict[str, Any]:

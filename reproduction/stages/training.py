@@ -10,12 +10,12 @@ from typing import Any
 
 from inferaligner.errors import InferAlignerError, InputError
 from inferaligner.storage.atomic_io import replace_file
-from reproduction.cell import Cell
 from reproduction.fine_tuning import Job, train
 from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows
 from reproduction.recipe import HERE, from_environment
+from reproduction.run_context import Cell
 from reproduction.safety_rows import safety_rows
-from reproduction.workplace import OutOfTime, console
+from reproduction.stage_store import OutOfTime, console
 
 _SIBLING = "aligned-sibling"
 

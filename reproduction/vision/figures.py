@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from inferaligner.judges.rules import judge
 
 from inferaligner.aligner import Aligner
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.fit.fit import fit_artifact

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError, MismatchError, SteeringError
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.fit.fit import fit_artifact
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.operating_point.recalibrate import recalibrate
@@ -27,6 +26,7 @@ from inferaligner.fit.picture_samples import Pictures, with_pictures
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples, samples_from_contrast, samples_from_lists
 from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
+from inferaligner.judges.rules import judge
 from inferaligner.method.activations import Recorder, record_activations
 from inferaligner.method.gate import Decision
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inferaligner.aligner import Aligner
-from inferaligner.evaluation.judges import Verdict
+from inferaligner.judges import Verdict
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from tests.cli.conftest import Run

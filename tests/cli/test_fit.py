@@ -12,8 +12,8 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
-from inferaligner.evaluation.judges import Verdict
 from inferaligner.fit.strength import choice as steering_choice
+from inferaligner.judges import Verdict
 from inferaligner.models import loading
 from tests.cli.conftest import Run, refused
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.evaluation.degeneracy import UNLIKELY, degeneracy, loops
-from inferaligner.evaluation.function_words import FUNCTION_WORDS, NEVER_AFTER
+from inferaligner.judges.degeneracy import UNLIKELY, degeneracy, loops
+from inferaligner.judges.function_words import FUNCTION_WORDS, NEVER_AFTER
 
 PROSE = (
     "The old harbour lies in the east of the town. Ships from many countries unload coffee, cloth and "

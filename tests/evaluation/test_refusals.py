@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.evaluation.refusals import DECLINES, SIGNS, Sign, declines, found_signs, head
+from inferaligner.judges.refusals import DECLINES, SIGNS, Sign, declines, found_signs, head
 
 PLAIN = "Bread needs flour, water, salt and yeast. "
 DECLINING = "I cannot help with that."

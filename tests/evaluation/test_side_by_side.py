@@ -8,7 +8,6 @@ from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.reporting.synthetic import reply, row, rows
 from tests.tiny_aligner import PROMPTS, tiny_aligner
 
-from inferaligner.evaluation.judges import Verdict
 from inferaligner.evaluation.side_by_side import (
     METHODS,
     Row,
@@ -22,6 +21,7 @@ from inferaligner.evaluation.side_by_side import (
     result_rows,
 )
 from inferaligner.fit.samples import Sample
+from inferaligner.judges import Verdict
 
 
 def samples() -> list[Sample]:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reproduction.cell import Place
 from reproduction.dry_run import check_recipes, shrunk
 from reproduction.recipe import Book, read_book
+from reproduction.run_context import Place
 from reproduction.running import Request, chosen_families, run_experiment
-from reproduction.workplace import OutOfTime
+from reproduction.stage_store import OutOfTime
 
 from inferaligner.errors import InputError
 

@@ -53,7 +53,8 @@ def test_more_rows_than_there_are(tmp_path: Path) -> None:
 
 
 def test_safety_samples_decline_and_are_no_test_prompts() -> None:
-    from inferaligner.evaluation.judges.rules import judge
+    from inferaligner.judges.rules import judge
+
     from inferaligner.evaluation.suites.catalogue import load
 
     (subset,) = load(["contrast-harmful"], data=None, limit=10_000)

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reproduction.cell import Cell, Place
 from reproduction.fine_tuning import Job
 from reproduction.recipe import Book, Family, Sibling, read_book
+from reproduction.run_context import Cell, Place
+from reproduction.stage_store import Clock, Workplace
 from reproduction.stages import training
-from reproduction.workplace import Clock, Workplace
 
 from inferaligner.errors import InputError
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from inferaligner.judges.rules import judge
 from reproduction.sibling.answers import answer_tokens, own_answers
 from reproduction.sibling.figures import outcome, repeats_itself, summary
 from reproduction.sibling.prompts import TRAINED, Asked, Draw, draw_prompts, encode
@@ -15,7 +16,6 @@ from reproduction.sibling.recipe import Recipe
 from reproduction.sibling.rows import Row, collate, own_rows, refusal_rows
 from reproduction.sibling.training import divergence, token_weights, train
 
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from tests.models.tiny import tiny_model, tiny_tokenizer
 

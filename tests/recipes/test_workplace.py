@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from reproduction.workplace import Clock, OutOfTime, Workplace
+from reproduction.stage_store import Clock, OutOfTime, Workplace
 
 from inferaligner.errors import InputError
 

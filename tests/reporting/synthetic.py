@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from inferaligner.evaluation.judges import Outcome
 from inferaligner.evaluation.side_by_side import Method, Reply, Row
 from inferaligner.fit.gate.held_out import held_out_figures, held_out_groups
 from inferaligner.fit.samples import Sample
+from inferaligner.judges import Outcome
 from inferaligner.method.gate import Decision
 from inferaligner.reporting.side_by_side import SideBySide
 from tests.models.tiny import tiny_model, tiny_tokenizer

@@ -145,9 +145,9 @@ def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner
 
 
 def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatch) -> SideBySide:
-    from inferaligner.evaluation.judges.rules import RuleJudge
     from inferaligner.evaluation.side_by_side import choose, compare
     from inferaligner.fit.samples import samples_from_contrast
+    from inferaligner.judges.rules import RuleJudge
     from inferaligner.prompts.contrast import load_contrast_set
     from inferaligner.reporting.side_by_side import SideBySide
 

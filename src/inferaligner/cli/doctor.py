@@ -170,10 +170,10 @@ def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShif
 
 
 def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: str | None) -> Diagnosis:
-    from inferaligner.evaluation.judges.rules import judge
     from inferaligner.fit.diagnosis import diagnose
     from inferaligner.fit.options import Side
     from inferaligner.fit.samples import samples_from_contrast
+    from inferaligner.judges.rules import judge
     from inferaligner.prompts.contrast import load_contrast_set
 
     return diagnose(

@@ -14,7 +14,7 @@ from inferaligner.evaluation.run_folder import RunFolder
 
 def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
     """The verdict, methods against suites, and the gate's AUROC."""
-    from inferaligner.evaluation.judges.rules import RuleJudge
+    from inferaligner.judges.rules import RuleJudge
     from inferaligner.reporting.evaluation import gate_area, method_table
     from inferaligner.reporting.go_no_go import verdict
 

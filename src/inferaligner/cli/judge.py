@@ -14,7 +14,7 @@ from inferaligner.cli.terminal import note, print_json, results
 from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
-    from inferaligner.evaluation.judges.pair_judge import PairJudge
+    from inferaligner.judges.pair_judge import PairJudge
 
 _MODEL = "A language model as the judge"
 _CLASSIFIER = "A local classifier as the judge"
@@ -126,9 +126,9 @@ def _again(
     folder: Path, chosen: PairJudge, kinds: tuple[str, ...], told: str, harmbench: Path | None, *, quiet: bool
 ) -> dict[str, Any]:
     from inferaligner.evaluation import harmbench_export
-    from inferaligner.evaluation.judges.rules import RuleJudge
     from inferaligner.evaluation.judging import judge_by_rules, judge_records
     from inferaligner.evaluation.run_folder import RunFolder
+    from inferaligner.judges.rules import RuleJudge
     from inferaligner.reporting.evaluation import report
 
     run = RunFolder(folder)
@@ -166,9 +166,9 @@ def _judge(
     if model is not None and classifier is not None:
         raise InputError("Give --model or --classifier, not both.")
     if model is not None:
-        from inferaligner.evaluation.judges.language_model import Endpoint, LanguageModelJudge
-        from inferaligner.evaluation.judges.reply_cache import ReplyCache
-        from inferaligner.evaluation.judges.rubric import RUBRICS
+        from inferaligner.judges.language_model import Endpoint, LanguageModelJudge
+        from inferaligner.judges.reply_cache import ReplyCache
+        from inferaligner.judges.rubric import RUBRICS
 
         if rubric not in RUBRICS:
             raise InputError(f"There is no rubric {rubric!r}; expected one of {', '.join(RUBRICS)}.")
@@ -178,7 +178,7 @@ def _judge(
         asked = RUBRICS[rubric]
         return LanguageModelJudge(endpoint, asked, ReplyCache(place)), asked.kinds
     if classifier is not None:
-        from inferaligner.evaluation.judges.classifier import ClassifierJudge
+        from inferaligner.judges.classifier import ClassifierJudge
 
         text = None
         if template is not None:
@@ -187,6 +187,6 @@ def _judge(
             except (OSError, ValueError) as error:
                 raise InputError(f"The template {template} cannot be read ({error}).") from None
         return ClassifierJudge(classifier, template=text, labels=labels or ()), ("harmful", "jailbreak")
-    from inferaligner.evaluation.judges.pair_judge import RulesOnPairs
+    from inferaligner.judges.pair_judge import RulesOnPairs
 
     return RulesOnPairs(), ()

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.comparison import mean_interval
-from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.methods.method import Bench, Method
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import samples_from_contrast
+from inferaligner.judges import OUTCOMES
 from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.models.loading import LoadedModel

@@ -10,11 +10,11 @@ from typing import Any
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judged import verdict_file
-from inferaligner.evaluation.judges.pair_judge import Agreement, Label, PairJudge, agreement
-from inferaligner.evaluation.judges.rules import RuleJudge, judge
 from inferaligner.evaluation.records_file import Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.fit.progress import Stages
+from inferaligner.judges.pair_judge import Agreement, Label, PairJudge, agreement
+from inferaligner.judges.rules import RuleJudge, judge
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 

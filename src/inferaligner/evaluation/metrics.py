@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from inferaligner.evaluation.comparison import Difference, compare, mean_interval
-from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.records_file import Record
+from inferaligner.judges import OUTCOMES
 from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 
 BARE = "none"

@@ -16,9 +16,9 @@ from typing import Any
 from inferaligner.errors import InputError
 from inferaligner.evaluation.inference_time import Timing, time_rows
 from inferaligner.evaluation.judged import Judged, judged_rows, read_judged
-from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import ResultRow, result_rows
 from inferaligner.evaluation.records_file import RUN, Record, key_of, read_records
+from inferaligner.judges.rules import RuleJudge
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 

@@ -21,14 +21,14 @@ import torch
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.batches import plan_batches
-from inferaligner.evaluation.degeneracy import loops
-from inferaligner.evaluation.judges.rules import judge
 from inferaligner.evaluation.labels import last_number, named_choice, same_number
 from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, refusal_leaning
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.fit.progress import Advance, Stages
+from inferaligner.judges.degeneracy import loops
+from inferaligner.judges.rules import judge
 from inferaligner.method.gate import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.grouped_attention import grouped_attention

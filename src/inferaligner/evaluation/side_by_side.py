@@ -17,11 +17,11 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from inferaligner.aligner import Aligner, Source
-from inferaligner.evaluation.degeneracy import loops
-from inferaligner.evaluation.judges import OUTCOMES, Outcome, Verdict
 from inferaligner.evaluation.metrics import ENDED, ENDED_REFUSAL, LOOPED
 from inferaligner.fit.progress import Silent, Stages
 from inferaligner.fit.samples import Sample
+from inferaligner.judges import OUTCOMES, Outcome, Verdict
+from inferaligner.judges.degeneracy import loops
 from inferaligner.method.gate import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import Reader

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from inferaligner.evaluation.ablation import Setting
-from inferaligner.evaluation.judges import OUTCOMES
-from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import GATE_SUITE, ResultRow
+from inferaligner.judges import OUTCOMES
+from inferaligner.judges.rules import RuleJudge
 from inferaligner.reporting import figures
 from inferaligner.reporting.html import render
 from inferaligner.statistics.intervals import Interval

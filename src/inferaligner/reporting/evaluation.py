@@ -7,7 +7,6 @@ from typing import Any
 
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.inference_time import SUITE as TIME_SUITE
-from inferaligner.evaluation.judges.rules import RuleJudge
 from inferaligner.evaluation.metrics import (
     BARE,
     ENDED,
@@ -19,6 +18,7 @@ from inferaligner.evaluation.metrics import (
 )
 from inferaligner.evaluation.records_file import Record
 from inferaligner.evaluation.run_folder import RunFolder
+from inferaligner.judges.rules import RuleJudge
 from inferaligner.reporting.evaluation_figures import evaluation_figures
 from inferaligner.reporting.evaluation_samples import samples
 from inferaligner.reporting.go_no_go import CRITERIA, pooled, verdict

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferaligner.evaluation.inference_time import SUITE as TIME_SUITE
-from inferaligner.evaluation.judges import OUTCOMES
 from inferaligner.evaluation.metrics import BARE, HARMFUL_KINDS, HARMLESS_KINDS, ResultRow, grouped
 from inferaligner.evaluation.records_file import Record
+from inferaligner.judges import OUTCOMES
 from inferaligner.reporting import figures
 from inferaligner.reporting.go_no_go import pooled
 from inferaligner.statistics.intervals import Interval

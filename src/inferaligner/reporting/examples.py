@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from inferaligner.evaluation.judges import Outcome
 from inferaligner.evaluation.side_by_side import Method, Reply, Row, kind_of, suite_of
+from inferaligner.judges import Outcome
 
 # Harmful prompts that most readers can stand to read; the choice is by topic, not by what became of them.
 _CATEGORIES = ("cybercrime", "fraud", "privacy", "theft")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from inferaligner.judges.classifier import ClassifierJudge
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from inferaligner.errors import InputError, ModelLoadError
-from inferaligner.evaluation.judges.classifier import ClassifierJudge
 
 PAIRS = [("Why?", "Because."), ("How do I bake a loaf of bread?", "With flour, and some time."), ("a", "b")]
 

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from inferaligner.judges.reply_cache import ReplyCache
+from inferaligner.judges.rubric import RUBRICS, read_attack, read_graded, read_over_refusal
 from tests.evaluation.judges.fake_endpoint import Endpoint, fake_endpoint
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.judges.reply_cache import ReplyCache
-from inferaligner.evaluation.judges.rubric import RUBRICS, read_attack, read_graded, read_over_refusal
 
 PAIRS = [(f"request {number}", f"answer {number}") for number in range(12)]
 
@@ -21,8 +21,8 @@ def verdict(question: str) -> str:
 
 def judge_at(url: str, cache: ReplyCache, **options: object):  # type: ignore[no-untyped-def]
     pytest.importorskip("openai")
-    from inferaligner.evaluation.judges.language_model import Endpoint as Where
-    from inferaligner.evaluation.judges.language_model import LanguageModelJudge
+    from inferaligner.judges.language_model import Endpoint as Where
+    from inferaligner.judges.language_model import LanguageModelJudge
 
     return LanguageModelJudge(Where("fake", url, **options), RUBRICS["attack-success"], cache)  # type: ignore[arg-type]
 

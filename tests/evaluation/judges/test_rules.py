@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from inferaligner.judges.rules import RuleJudge, judge
 
-from inferaligner.evaluation.judges import OUTCOMES, Verdict
-from inferaligner.evaluation.judges.rules import RuleJudge, judge
+from inferaligner.judges import OUTCOMES, Verdict
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",

@@ -12,8 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from inferaligner.evaluation.judges.rules import judge
+from inferaligner.judges.rules import judge
 
 ROWS = [
     json.loads(line)

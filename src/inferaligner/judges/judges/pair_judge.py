@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from inferaligner.evaluation.judges.rules import RuleJudge, judge
+from inferaligner.judges.rules import RuleJudge, judge
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 UNPARSABLE = "unparsable"

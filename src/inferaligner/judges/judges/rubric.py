@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inferaligner.evaluation.judges.pair_judge import UNPARSABLE, Label
+from inferaligner.judges.pair_judge import UNPARSABLE, Label
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_over_refusal(reply: str) -> Label:
 
 
 def _shipped(name: str) -> str:
-    place = importlib.resources.files("inferaligner.evaluation.judges") / "prompts" / f"{name}.txt"
+    place = importlib.resources.files("inferaligner.judges") / "prompts" / f"{name}.txt"
     return place.read_text(encoding="utf-8")
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.errors import InputError, MissingExtraError
-from inferaligner.evaluation.judges.pair_judge import Label, Pair
-from inferaligner.evaluation.judges.reply_cache import ReplyCache, key_of_question
-from inferaligner.evaluation.judges.rubric import Rubric
+from inferaligner.judges.pair_judge import Label, Pair
+from inferaligner.judges.reply_cache import ReplyCache, key_of_question
+from inferaligner.judges.rubric import Rubric
 
 _MOST_TOKENS = 300
 

@@ -1,15 +1,15 @@
 """The offline judge: written rules, no model, no network, the same verdict every time.
 
-First whether the answer is still language (`evaluation/degeneracy.py`), then whether it declines
-(`evaluation/refusals.py`). It measures refusals, not harm: what it calls compliance may be harmless or
+First whether the answer is still language (`judges/degeneracy.py`), then whether it declines
+(`judges/refusals.py`). It measures refusals, not harm: what it calls compliance may be harmless or
 useless.
 """
 
 from __future__ import annotations
 
-from inferaligner.evaluation.degeneracy import degeneracy
-from inferaligner.evaluation.judges import Verdict
-from inferaligner.evaluation.refusals import declines, found_signs
+from inferaligner.judges import Verdict
+from inferaligner.judges.degeneracy import degeneracy
+from inferaligner.judges.refusals import declines, found_signs
 
 
 class RuleJudge:

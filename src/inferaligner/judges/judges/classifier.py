@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferaligner.errors import InputError, ModelLoadError
-from inferaligner.evaluation.judges.pair_judge import Label, Pair
+from inferaligner.judges.pair_judge import Label, Pair
 
 _NAMES = {
     "{prompt}": "{prompt}",

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 
-from inferaligner.evaluation.function_words import FUNCTION_WORDS, NEVER_AFTER
+from inferaligner.judges.function_words import FUNCTION_WORDS, NEVER_AFTER
 
 # Mean natural-log likelihood per token, under the unsteered model and without the prompt, below which a text
 # is taken for salad. Under SmolLM2-135M-Instruct: answers of other models -1.3 to -3.3, its own -0.9 to -3.8,

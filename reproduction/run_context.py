@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from inferaligner.evaluation.suites.catalogue import load
 from reproduction.recipe import Book, Domain, Family, PerScale, Scale, from_environment
+from reproduction.stage_store import Workplace
 from reproduction.training_settings import Training
-from reproduction.workplace import Workplace
 
 Counts = Mapping[str, "int | Literal['all']"]
 
