@@ -5,7 +5,7 @@
 It needs torch, transformers and what these two bring along, no network and no weights: models are made on the
 spot from seeds. Steps, the most important first, within one budget of `--seconds`:
 
-- golden checks in float32 and bfloat16 (tests/steering/golden.py) on several families of tiny models;
+- golden checks in float32 and bfloat16 (tests/support/golden.py) on several families of tiny models;
 - decoding that `generate` compiles by itself, with CUDA graphs, against eager decoding;
 - overhead on Llama-2-7B's shape in bfloat16: bare, gate closed, gate open, in turns; batches of 1, 8 and 64;
 - extraction on the same model, against its bare forward passes;
@@ -33,7 +33,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tests.steering import golden
+from tests.support import golden
 from transformers import CompileConfig
 
 from benchmarks import extraction, overhead

@@ -58,7 +58,7 @@ def requests_of(count: int, unique: int, seed: int) -> list[str]:
 def small(options: argparse.Namespace) -> None:
     """Writes `small/` and `small-aligner/`: random weights with SmolLM2's tokenizer, and a gate that opens on
     half of the prompts. Speed does not depend on the values of weights, and mixed-up answers show as well."""
-    from tests.tiny_aligner import tiny_aligner
+    from tests.support.tiny_aligner import tiny_aligner
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = load_model("builtin:smollm2-135m", dtype="float32", device="cpu").tokenizer

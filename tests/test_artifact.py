@@ -25,8 +25,8 @@ from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_artifact
+from tests.support.tiny_aligner import tiny_artifact
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from inferaligner.fit import search_prompts as validation
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.models.tiny_vision import picture, tiny_vision
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_vision import picture, tiny_vision
 from tests.test_vision_aligner import backbone_of
 
 ROOT = Path(__file__).parents[1]

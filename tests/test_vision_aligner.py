@@ -16,7 +16,7 @@ from inferaligner.fit.samples import samples_from_contrast, samples_from_lists
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, pictures_of
-from tests.models.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
+from tests.support.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
 from tests.test_aligner import HARMFUL, HARMLESS
 
 # (family, class of a text-only model with the same decoder)

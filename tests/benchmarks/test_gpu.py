@@ -16,7 +16,7 @@ import torch
 import transformers
 from benchmarks.gpu import FULL, LIMITS, TINY, Workbench
 
-from tests.steering import golden
+from tests.support import golden
 
 ROOT = Path(__file__).parents[2]
 NOT_NEEDED = ("pydantic", "pytest", "hypothesis", "peft", "gguf", "accelerate", "datasets")

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from inferaligner.cli.main import app
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def other_width(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An aligner for `target` whose gate opens on half of `tests.tiny_aligner.PROMPTS`. Do not change it."""
+    """An aligner for `target` whose gate opens on half of `tests.support.tiny_aligner.PROMPTS`. Do not change it."""
     folder = tmp_path_factory.mktemp("cli") / "aligner"
     return tiny_aligner(tiny_model("llama"), tiny_tokenizer()).save_pretrained(folder)
 

@@ -9,8 +9,8 @@ import pytest
 
 from inferaligner.evaluation.ablation import safety
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 pytest.importorskip("matplotlib")
 

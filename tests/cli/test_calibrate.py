@@ -14,8 +14,8 @@ from inferaligner.models import loading
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.storage.operating_point_record import OperatingPoint
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PromptFile = Callable[..., Path]
 

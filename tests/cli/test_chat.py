@@ -10,8 +10,8 @@ from inferaligner.cli import chat as chat_module
 from inferaligner.cli.chat import Conversation
 from inferaligner.models.loading import LoadedModel
 from tests.cli.conftest import Run
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 SHORT = ("--max-new-tokens", 6)
 OPEN, CLOSED = PROMPTS[0], PROMPTS[1]

@@ -17,7 +17,7 @@ from inferaligner.judges import Verdict
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from tests.cli.conftest import Run
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 pytest.importorskip("matplotlib")
 
@@ -140,7 +140,7 @@ def test_no_answer_to_a_harmful_prompt_reaches_the_reader_unless_it_declines(
 def test_an_aligner_of_another_target_is_fitted_anew(
     run: Run, arguments: list[object], models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    from tests.tiny_aligner import tiny_aligner
+    from tests.support.tiny_aligner import tiny_aligner
 
     narrow = tiny_model("llama", hidden_size=16)
     tiny_aligner(narrow, tiny_tokenizer()).save_pretrained(tmp_path / "out" / "aligner")

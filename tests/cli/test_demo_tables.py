@@ -9,7 +9,7 @@ from rich.console import Console
 
 from inferaligner.cli.demo_tables import tables
 from inferaligner.evaluation.side_by_side import Row
-from tests.reporting.synthetic import reply, row, rows, run
+from tests.support.synthetic_results import reply, row, rows, run
 
 CANARY = "heliotrope-canary"
 

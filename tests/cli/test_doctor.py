@@ -14,8 +14,8 @@ from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet
 from inferaligner.steering.hooks import SteerHook
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def states(findings: list[dict[str, str]]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 pytest.importorskip("matplotlib")
 

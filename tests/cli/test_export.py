@@ -7,8 +7,8 @@ import torch
 from inferaligner.aligner import Aligner
 from inferaligner.storage.control_vector import read_control_vector
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def test_a_control_vector_with_its_warning(run: Run, aligner: Path, tmp_path: Path) -> None:

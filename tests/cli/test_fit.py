@@ -16,7 +16,7 @@ from inferaligner.fit.strength import choice as steering_choice
 from inferaligner.judges import Verdict
 from inferaligner.models import loading
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PromptFile = Callable[..., Path]
 _THINGS = [

@@ -12,8 +12,8 @@ from inferaligner.cli.answer_panels import show
 from inferaligner.models.generation import generate_answers
 from inferaligner.steering.refusal import REFUSAL
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PromptFile = Callable[..., Path]
 SHORT = ("--max-new-tokens", 6)

@@ -9,8 +9,8 @@ import pytest
 from inferaligner.aligner import Aligner
 from inferaligner.method.vectors import cosine
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import CALIBRATION, tiny_aligner
+from tests.support.tiny_aligner import CALIBRATION, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def test_tables(run: Run, aligner: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run, refused
-from tests.evaluation.judges.fake_endpoint import Endpoint, fake_endpoint
+from tests.judges.fake_endpoint import Endpoint, fake_endpoint
 
 pytest.importorskip("matplotlib")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.method.test_monitor import eager_monitor
+from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 RATE = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12}
 FIGURES = {

@@ -10,8 +10,8 @@ import torch
 from inferaligner.aligner import Aligner
 from inferaligner.method.gate import Decision
 from tests.cli.conftest import Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import PROMPTS
+from tests.support.tiny_aligner import PROMPTS
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PromptFile = Callable[..., Path]
 
@@ -80,7 +80,7 @@ def test_a_prompt_longer_than_the_context_is_refused(
 def test_the_system_prompt_of_the_fit_is_used(
     run: Run, target: Path, tmp_path: Path, prompt_file: PromptFile
 ) -> None:
-    from tests.tiny_aligner import tiny_aligner
+    from tests.support.tiny_aligner import tiny_aligner
 
     model, tokenizer = tiny_model(), tiny_tokenizer()
     plain = tiny_aligner(model, tokenizer, spec="a")

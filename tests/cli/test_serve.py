@@ -20,9 +20,9 @@ from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import GatePlan
 from inferaligner.vllm.settings import EngineSettings
 from tests.cli.conftest import Outcome, Run, refused
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import tiny_aligner
+from tests.method.test_monitor import eager_monitor
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def printed(run: Run, *arguments: object) -> list[str]:

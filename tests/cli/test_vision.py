@@ -11,10 +11,10 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from tests.cli.conftest import Run, refused
-from tests.models.tiny_vision import picture, save_vision, tiny_vision
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_vision import picture, save_vision, tiny_vision
 from tests.test_aligner import HARMFUL, HARMLESS
 from tests.test_vision_aligner import backbone_of
-from tests.tiny_aligner import PROMPTS, tiny_aligner
 
 SHORT = ("--max-new-tokens", 4)
 

@@ -1,7 +1,7 @@
 """Likelihoods of given answers, where prompts of a batch leave different room for theirs."""
 
 import pytest
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 from inferaligner.errors import PromptTooLongError
 from inferaligner.evaluation.likelihood import answer_logprobs

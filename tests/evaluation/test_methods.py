@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.tiny_aligner import PROMPTS
-from tests.tiny_bench import tiny_bench
+from tests.support.tiny_aligner import PROMPTS
+from tests.support.tiny_bench import tiny_bench
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_aligner import PROMPTS
-from tests.tiny_bench import subset, tiny_bench
+from tests.support.tiny_aligner import PROMPTS
+from tests.support.tiny_bench import subset, tiny_bench
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError, PromptTooLongError

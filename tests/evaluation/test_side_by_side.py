@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.reporting.synthetic import reply, row, rows
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.synthetic_results import reply, row, rows
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 from inferaligner.evaluation.side_by_side import (
     METHODS,

@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from inferaligner.errors import InferAlignerError, MissingExtraError, ModelLoadE
 from inferaligner.models import peft_adapters
 from inferaligner.models.fingerprint import fingerprint_model
 from inferaligner.models.loading import load_model
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 19)[None]
 

@@ -16,8 +16,8 @@ from inferaligner.models.anatomy import (
     register_layout,
     residual,
 )
-from tests.models.odd_model import OddConfig, OddForCausalLM
-from tests.models.tiny import FAMILIES, VOCABULARY, WIDTH, tiny_model
+from tests.support.odd_model import OddConfig, OddForCausalLM
+from tests.support.tiny_models import FAMILIES, VOCABULARY, WIDTH, tiny_model
 
 PATHS = {
     "gpt2": "transformer.h",

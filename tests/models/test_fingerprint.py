@@ -16,7 +16,7 @@ from inferaligner.models.fingerprint import (
     fingerprint_model,
     fingerprint_tokenizer,
 )
-from tests.models.tiny import FAMILIES, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
+from tests.support.tiny_models import FAMILIES, VOCABULARY, WIDTH, tiny_model, tiny_tokenizer
 
 LORA_TARGETS = {
     "gpt2": "c_attn",

@@ -12,8 +12,8 @@ from inferaligner.models import gguf as gguf_module
 from inferaligner.models.builtin import locate_builtin
 from inferaligner.models.fingerprint import fingerprint_model
 from inferaligner.models.gguf import cache_root, converted, prepare_tokenizer
-from tests.models.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-from tests.models.tiny_gguf import write_gguf
+from tests.support.tiny_gguf import write_gguf
+from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 13)[None]
 NO_BOS_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"

@@ -7,7 +7,7 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from inferaligner.models.kv_cache import cache_argument, cache_in
-from tests.models.tiny import FAMILIES, tiny_model
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 IDS = torch.ones(1, 3, dtype=torch.long)
 LOGITS = torch.zeros(1)

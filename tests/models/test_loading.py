@@ -17,9 +17,9 @@ from inferaligner.models.builtin import builtin_names
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.loading import load_model
 from tests.models.conftest import save_adapter
-from tests.models.odd_model import OddConfig, OddForCausalLM
-from tests.models.tiny import CHAT_TEMPLATE, FAMILIES, tiny_model, tiny_tokenizer
-from tests.models.tiny_gguf import write_gguf
+from tests.support.odd_model import OddConfig, OddForCausalLM
+from tests.support.tiny_gguf import write_gguf
+from tests.support.tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 13)[None]
 

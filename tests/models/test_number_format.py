@@ -7,7 +7,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from inferaligner.models.number_format import format_words, number_format, other_format
-from tests.models.tiny import tiny_model
+from tests.support.tiny_models import tiny_model
 
 
 def test_plain_weights() -> None:

@@ -14,8 +14,8 @@ from inferaligner.models.fingerprint import fingerprint_tokenizer
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats, render_chat, template_suffix
 from inferaligner.prompts.images import ImagePrompt
-from tests.models.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-from tests.models.tiny_vision import VISION_FAMILIES, picture, prompts, save_vision, tiny_vision
+from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
+from tests.support.tiny_vision import VISION_FAMILIES, picture, prompts, save_vision, tiny_vision
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)

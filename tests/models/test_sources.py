@@ -10,8 +10,8 @@ from inferaligner.models.builtin import Builtin
 from inferaligner.models.hub import HubRepository
 from inferaligner.models.sources import Checkpoint, resolve
 from tests.models.conftest import save_adapter
-from tests.models.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-from tests.models.tiny_gguf import write_gguf
+from tests.support.tiny_gguf import write_gguf
+from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 
 def pretend_hub(monkeypatch: pytest.MonkeyPatch, source: str, *files: str) -> None:

@@ -15,7 +15,7 @@ from inferaligner.models.templates import (
     use_template,
 )
 from inferaligner.prompts.chat import render_chat
-from tests.models.tiny import CHAT_TEMPLATE, tiny_tokenizer
+from tests.support.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 PLAIN = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 CHAT = [{"role": "user", "content": "Hello"}]

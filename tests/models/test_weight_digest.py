@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inferaligner.models.weight_digest import weight_digest
-from tests.models.tiny import FAMILIES, tiny_model
+from tests.support.tiny_models import FAMILIES, tiny_model
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

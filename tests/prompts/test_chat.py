@@ -2,11 +2,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.models.tiny import tiny_tokenizer
 from transformers import LlamaConfig, MptConfig
 
 from inferaligner.errors import ChatTemplateMissingError, InputError, PromptTooLongError
 from inferaligner.prompts.chat import context_length, encode_chats, render_chat, template_suffix
+from tests.support.tiny_models import tiny_tokenizer
 
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"

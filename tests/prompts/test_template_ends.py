@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.models.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 from inferaligner.prompts.chat import encode_chats, render_chat
 from inferaligner.prompts.template_ends import PromptEnd, TemplateEnds, end_objection
+from tests.support.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 THINKING = CHAT_TEMPLATE.replace(
     "<|im_start|>assistant\n{% endif %}",

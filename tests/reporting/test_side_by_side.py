@@ -12,7 +12,7 @@ from inferaligner.evaluation.side_by_side import records
 from inferaligner.reporting.examples import examples, shown
 from inferaligner.reporting.html import unbroken
 from inferaligner.reporting.side_by_side import report
-from tests.reporting.synthetic import reply, row, rows, run
+from tests.support.synthetic_results import reply, row, rows, run
 
 pytest.importorskip("matplotlib")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inferaligner.reporting.verdict import verdict
-from tests.reporting.synthetic import REFUSAL, reply, row, rows
+from tests.support.synthetic_results import REFUSAL, reply, row, rows
 
 
 def test_protection_is_claimed_only_beyond_chance() -> None:

@@ -22,8 +22,8 @@ from inferaligner.server.app import make_app
 from inferaligner.server.engine.engine import Engine
 from inferaligner.server.run import listen
 from inferaligner.server.settings import ServerSettings
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 @dataclass

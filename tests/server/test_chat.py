@@ -16,10 +16,10 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.settings import ServerSettings
-from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.method.test_monitor import eager_monitor
 from tests.server.conftest import Running, Serve
-from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def own(server: Running, ids: list[int], tokens: int, **options: Any) -> list[int]:
@@ -43,7 +43,7 @@ def events(body: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def expected(server: Running) -> list[tuple[str, float, bool, int]]:
     """Per prompt: text, score, open, tokens, from a guard of the library around a model of its own."""
-    from tests.models.tiny import tiny_model
+    from tests.support.tiny_models import tiny_model
 
     model = tiny_model()
     model.generation_config.eos_token_id = 2
@@ -292,7 +292,7 @@ def test_the_page_of_models(server: Running) -> None:
 
 def test_a_monitor_opens_answers(serve: Serve) -> None:
     from inferaligner.models.loading import LoadedModel
-    from tests.models.tiny import tiny_model, tiny_tokenizer
+    from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
     model, tokenizer = tiny_model(), tiny_tokenizer()
     model.generation_config.eos_token_id = None

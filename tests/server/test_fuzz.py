@@ -11,7 +11,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 
 @pytest.mark.slow
 def test_no_generated_request_is_a_5xx(serve: Serve) -> None:
-    from tests.server.fuzzing import fuzz
+    from tests.support.fuzzing import fuzz
 
     server: Running = serve(settings={"allow_override": True, "answer_tokens": 4})
     cases, problems, statuses = fuzz(server.url, examples=40, seed=1)

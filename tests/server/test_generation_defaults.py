@@ -14,9 +14,9 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.engine.sampling import Sampling
 from inferaligner.server.generation_defaults import GenerationDefaults
-from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.server.conftest import Serve
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 LENGTH = 16
 

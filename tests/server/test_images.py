@@ -18,9 +18,9 @@ from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server.engine.engine import image_input as seeing
 from inferaligner.server.engine.image_input import MOST_IMAGES, ImageDoor
 from inferaligner.server.errors import ApiError
-from tests.models.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 from tests.server.conftest import Running, start
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 
 
 def url_of(shown: Picture) -> str:

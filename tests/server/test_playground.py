@@ -13,11 +13,11 @@ import pytest
 
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.keys import ApiKeys
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.models.tiny_vision import picture, tiny_vision
+from tests.method.test_monitor import eager_monitor
 from tests.server.conftest import Running, Serve, start
-from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_vision import picture, tiny_vision
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

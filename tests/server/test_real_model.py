@@ -12,7 +12,7 @@ from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from tests.server.conftest import Serve
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

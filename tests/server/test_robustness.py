@@ -18,7 +18,7 @@ import torch
 
 from inferaligner.models.anatomy import dissect
 from tests.server.conftest import Running, Serve
-from tests.tiny_aligner import PROMPTS
+from tests.support.tiny_aligner import PROMPTS
 
 LONG = {"max_tokens": 150, "ignore_eos": True}
 

@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache, LlamaForCausalLM
 
 from inferaligner.models.kv_cache import cache_argument
-from tests.models.tiny import tiny_model
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
+from tests.support.tiny_models import tiny_model
 
 NAME = cache_argument(tiny_model("llama"))
 EARLY: dict[str, Any] = {"reads": ((1, 0),), "steered": (1, 2)}

@@ -8,8 +8,8 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering.plan import SteeringPlan
-from tests.models.tiny import tiny_model
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
+from tests.support.tiny_models import tiny_model
 
 ONE_PASS: dict[str, Any] = {"reads": ((1, 0),), "steered": (1, 2)}
 ALL: dict[str, Any] = {**ONE_PASS, "positions": "all"}

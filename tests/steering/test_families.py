@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from inferaligner.steering.plan import Positions
-from tests.models.tiny import FAMILIES
-from tests.steering.cases import make_case, trace_of_hooks
+from tests.support.steering_cases import make_case, trace_of_hooks
+from tests.support.tiny_models import FAMILIES
 
 # Experts are multiplied by groups of tokens. A row that is steered is routed to other experts, so the groups
 # of the other rows have other sizes, and a matrix product may round differently with its size.

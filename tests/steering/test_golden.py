@@ -16,7 +16,7 @@ from inferaligner.steering import replay as replay_module
 from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.hooks import GateHook, SteerHook
-from tests.steering import golden
+from tests.support import golden
 
 Patch = pytest.MonkeyPatch
 

@@ -15,8 +15,8 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan
-from tests.models.tiny import tiny_model
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
+from tests.support.tiny_models import tiny_model
 
 SOURCES = str(Path(inferaligner.__file__).parent)
 WAITS = (

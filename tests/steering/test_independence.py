@@ -15,7 +15,7 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.activations import record_activations
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
-from tests.steering.cases import Case, make_case, trace_of_hooks
+from tests.support.steering_cases import Case, make_case, trace_of_hooks
 
 
 def test_two_models() -> None:

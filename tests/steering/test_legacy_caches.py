@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from inferaligner.errors import SteeringError
-from tests.models.legacy_model import LegacyForCausalLM
-from tests.models.odd_model import OddConfig
-from tests.steering.cases import Case, make_case
+from tests.support.legacy_model import LegacyForCausalLM
+from tests.support.odd_model import OddConfig
+from tests.support.steering_cases import Case, make_case
 
 
 def legacy_case(**plan: Any) -> Case:

@@ -17,9 +17,9 @@ from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.end_check import UnknownEndWarning
-from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.prompts.test_template_ends import THINKING
-from tests.tiny_aligner import PROMPTS, tiny_artifact
+from tests.support.tiny_aligner import PROMPTS, tiny_artifact
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 BEGUN = ["Sure, here is", "{", "The answer is", "\n", "Well then, let us say that the sky"]
 READS = (GateRead(0, 0), GateRead(1, 0), GateRead(1, 2))

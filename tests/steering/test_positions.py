@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inferaligner.models.anatomy import residual, with_residual
 from inferaligner.steering.plan import Positions
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
 
 PLACES = {
     "below": (((0, 0),), (1, 3)),

@@ -8,8 +8,8 @@ import torch
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering.guard import Guard
-from tests.models.tiny import tiny_model
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
+from tests.support.tiny_models import tiny_model
 
 ONE_PASS: dict[str, Any] = {"reads": ((1, 0),), "steered": (1, 2)}
 REPLAY: dict[str, Any] = {"reads": ((2, 0),), "steered": (0, 1, 3)}

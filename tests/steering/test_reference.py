@@ -9,8 +9,8 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Positions, SteeringPlan
-from tests.models.tiny import tiny_model
-from tests.steering.numpy_llama import Array, NumpyLlama
+from tests.support.numpy_llama import Array, NumpyLlama
+from tests.support.tiny_models import tiny_model
 
 
 @pytest.mark.parametrize("positions", ["from_gate", "all"])

@@ -14,9 +14,9 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.test_monitor import eager_monitor
-from tests.tiny_aligner import PROMPTS, tiny_aligner
+from tests.method.test_monitor import eager_monitor
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "No, I do not help with the bread."
 

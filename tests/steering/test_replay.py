@@ -8,7 +8,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering.replay import copy_of_cache, replay
-from tests.models.tiny import tiny_model
+from tests.support.tiny_models import tiny_model
 
 ROWS = torch.tensor([0, 2])
 IDS = torch.arange(12).reshape(3, 4)

@@ -7,7 +7,7 @@ import torch
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering.plan import Positions
-from tests.steering.cases import Case, make_case
+from tests.support.steering_cases import Case, make_case
 
 # A batch of another size multiplies matrices of another size; their rounding differs in the last digits.
 SCORE = 1e-4

@@ -13,9 +13,9 @@ from inferaligner.prompts.chat import encode_chats, template_suffix
 from inferaligner.prompts.encoding import image_tokens
 from inferaligner.prompts.images import ImagePrompt
 from inferaligner.steering.plan import Positions
-from tests.models.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
-from tests.steering.cases import trace_of_hooks
-from tests.steering.vision_cases import OPENS, make_vision_case
+from tests.support.steering_cases import trace_of_hooks
+from tests.support.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
+from tests.support.vision_cases import OPENS, make_vision_case
 
 DECODERS = {"idefics3": "model.text_model.layers", "smolvlm": "model.text_model.layers"}
 

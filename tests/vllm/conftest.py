@@ -17,7 +17,7 @@ os.environ.update(
 )
 
 if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
-    from tests.vllm.interpreted_triton import install
+    from tests.support.interpreted_triton import install
 
     install()
 

@@ -9,7 +9,7 @@ import pytest
 
 from inferaligner.errors import ModelLoadError
 from inferaligner.vllm.adapters import rank_flags, serving_flags
-from tests.models.tiny import tiny_model
+from tests.support.tiny_models import tiny_model
 
 peft = pytest.importorskip("peft", reason="the extra `models` has it")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
+from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 pytest.importorskip("peft", reason="the extra `models` has it")

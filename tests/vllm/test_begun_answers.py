@@ -14,7 +14,16 @@ from inferaligner.aligner import Aligner
 from inferaligner.method.activations import record_activations
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
-from tests.vllm.deployment import DEEP_READS, PROMPTS, WIDTH, Deployment, deploy, engine, generate, score_of
+from tests.support.vllm_deployment import (
+    DEEP_READS,
+    PROMPTS,
+    WIDTH,
+    Deployment,
+    deploy,
+    engine,
+    generate,
+    score_of,
+)
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inferaligner.method.gate import GateRead
-from tests.vllm.deployment import DEEP_READS, Deployment, deploy, engine, generate, score_of
+from tests.support.vllm_deployment import DEEP_READS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

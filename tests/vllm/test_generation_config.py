@@ -10,7 +10,7 @@ import pytest
 
 from inferaligner.errors import InputError
 from inferaligner.vllm.compatibility import check_generation
-from tests.vllm.deployment import PROMPTS, Deployment, deploy, engine, generate
+from tests.support.vllm_deployment import PROMPTS, Deployment, deploy, engine, generate
 
 LENGTH = 12
 

@@ -9,7 +9,7 @@ import pytest
 
 from inferaligner.method.gate import GateRead
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
-from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
+from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

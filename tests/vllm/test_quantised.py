@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.vllm.deployment import DEEP_READS, deploy, engine, generate
+from tests.support.vllm_deployment import DEEP_READS, deploy, engine, generate
 from tests.vllm.test_recording import recording
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

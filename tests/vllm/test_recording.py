@@ -15,7 +15,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.method.activations import record_activations
 from inferaligner.vllm.recording import RecordingEngine, read_flags
-from tests.vllm.deployment import (
+from tests.support.vllm_deployment import (
     PROMPTS,
     Deployment,
     classes_kept,

@@ -14,7 +14,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, InferAlignerError, MismatchError, SteeringError
 from inferaligner.vllm import engine_args
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER
-from tests.vllm.deployment import Deployment, deploy, engine, generate
+from tests.support.vllm_deployment import Deployment, deploy, engine, generate
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from inferaligner.fit.operating_point.stored_scores import read_scores
-from tests.vllm.deployment import DEEP_READS, PROMPTS, Deployment, deploy
+from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

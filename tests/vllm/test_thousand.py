@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.deployment import DEEP_READS, PROMPTS, deploy, engine, score_of
+from tests.support.vllm_deployment import DEEP_READS, PROMPTS, deploy, engine, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

@@ -11,8 +11,8 @@ from inferaligner.errors import InputError
 from inferaligner.method.gate import GateRead
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import pictures_of
-from tests.vllm.deployment import DEEP_READS, engine, score_of
-from tests.vllm.seeing import PROMPTS, SeeingDeployment, ask, deploy_seeing
+from tests.support.vllm_deployment import DEEP_READS, engine, score_of
+from tests.support.vllm_vision import PROMPTS, SeeingDeployment, ask, deploy_seeing
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
