@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferaligner.fit import search_prompts as validation
+from inferaligner.fit import search_prompts
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
@@ -30,10 +30,10 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     )
     monkeypatch.setattr("inferaligner.aligner.load_contrast_set", lambda: few)
     # A random model refuses nothing; the search only has to have something to count.
-    monkeypatch.setattr(validation, "SCORED", 2)
-    monkeypatch.setattr(validation, "GENERATED", 2)
+    monkeypatch.setattr(search_prompts, "SCORED", 2)
+    monkeypatch.setattr(search_prompts, "GENERATED", 2)
     monkeypatch.setattr("inferaligner.fit.strength.search.ANSWER_TOKENS", 4)
-    monkeypatch.setattr(validation, "ANSWER_TOKENS", 4)
+    monkeypatch.setattr(search_prompts, "ANSWER_TOKENS", 4)
     monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: type("V", (), {"outcome": "refusal"}))
     tokenizer = tiny_tokenizer()
     models = [tiny_model("llama", seed=seed, max_position_embeddings=2048) for seed in (0, 1)]

@@ -12,7 +12,7 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
-from inferaligner.fit.strength import choice as steering_choice
+from inferaligner.fit.strength import choice
 from inferaligner.judges import Verdict
 from inferaligner.models import loading
 from tests.cli.conftest import Run, refused
@@ -266,7 +266,7 @@ def test_a_sibling_whose_vectors_do_too_little_is_told_of(
     start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1)
     enough = run(*start, "-o", tmp_path / "a")
     assert enough.code == 0 and "is little" not in enough.err, enough.err
-    monkeypatch.setattr(steering_choice, "ENOUGH", 1.01)
+    monkeypatch.setattr(choice, "ENOUGH", 1.01)
     little = run(*start, "-o", tmp_path / "b")
     assert little.code == 0 and "100% is little" in little.err and "--carry answers" in little.err
     # Whoever fixes a setting wants to see what it does.

@@ -1,11 +1,11 @@
 """Likelihoods of given answers, where prompts of a batch leave different room for theirs."""
 
 import pytest
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 from inferaligner.errors import PromptTooLongError
 from inferaligner.evaluation.likelihood import answer_logprobs
 from inferaligner.prompts.chat import encode_chats
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def test_a_prompt_needs_room_for_its_own_answers_alone() -> None:

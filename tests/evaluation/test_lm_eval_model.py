@@ -10,11 +10,10 @@ import pytest
 
 lm_eval = pytest.importorskip("lm_eval")
 
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner  # noqa: E402
-from tests.support.tiny_models import tiny_model, tiny_tokenizer  # noqa: E402
-
 from inferaligner.errors import InputError  # noqa: E402
 from inferaligner.evaluation.lm_eval_model import InferAlignerLM  # noqa: E402
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner  # noqa: E402
+from tests.support.tiny_models import tiny_model, tiny_tokenizer  # noqa: E402
 
 _TASK = """\
 task: {name}

@@ -8,8 +8,6 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.support.tiny_aligner import PROMPTS
-from tests.support.tiny_bench import tiny_bench
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
@@ -17,6 +15,8 @@ from inferaligner.evaluation.methods.cast import Cast, best_threshold, first_com
 from inferaligner.evaluation.methods.catalogue import ALL, check, choose, declared, lacking, make_methods
 from inferaligner.evaluation.methods.method import Bench, Needs
 from inferaligner.models.generation import generate_answers
+from tests.support.tiny_aligner import PROMPTS
+from tests.support.tiny_bench import tiny_bench
 
 ASKED = PROMPTS[:4]
 

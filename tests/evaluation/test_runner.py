@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_aligner import PROMPTS
-from tests.support.tiny_bench import subset, tiny_bench
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError, PromptTooLongError
@@ -33,6 +31,8 @@ from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.fit.progress import Silent
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
+from tests.support.tiny_aligner import PROMPTS
+from tests.support.tiny_bench import subset, tiny_bench
 
 METHODS = ["inferaligner", "canned", "self-reminder"]
 SUITES = [

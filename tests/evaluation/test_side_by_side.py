@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.synthetic_results import reply, row, rows
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 from inferaligner.evaluation.side_by_side import (
     METHODS,
@@ -22,6 +19,9 @@ from inferaligner.evaluation.side_by_side import (
 )
 from inferaligner.fit.samples import Sample
 from inferaligner.judges import Verdict
+from tests.support.synthetic_results import reply, row, rows
+from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
 def samples() -> list[Sample]:

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from inferaligner.judges.rules import RuleJudge, judge
 
 from inferaligner.judges import OUTCOMES, Verdict
+from inferaligner.judges.rules import RuleJudge, judge
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
@@ -252,7 +252,7 @@ def test_long_answers_are_judged_quickly() -> None:
 
 # Agreement with people: the completions of XSTest are not ours to ship, so this runs where they lie.
 
-HUMAN = Path(os.environ.get("INFERALIGNER_DATA", Path(__file__).parents[4] / "shared" / "data"))
+HUMAN = Path(os.environ.get("INFERALIGNER_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HUMAN = HUMAN / "judge_calibration_xstest"
 HELD_OUT = ("llama2new", "mistralinstruct")
 

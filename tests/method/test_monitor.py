@@ -13,7 +13,7 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.fit import search_prompts as validation
+from inferaligner.fit import search_prompts
 from inferaligner.judges import Verdict
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.generation import generate_answers
@@ -79,7 +79,7 @@ def test_a_monitor_of_another_shape(wrong: dict[str, Any]) -> None:
 def fitted() -> Aligner:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
-        patch.setattr(validation, "GENERATED", 2)
+        patch.setattr(search_prompts, "GENERATED", 2)
         return Aligner.fit(
             tiny_model(),
             tiny_tokenizer(),

@@ -324,7 +324,7 @@ def remote_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "remote"
     OddForCausalLM(OddConfig(layout="layers")).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    source = Path(__file__).with_name("odd_model.py")
+    source = Path(__file__).parents[1] / "support" / "odd_model.py"
     shutil.copy(source, folder / "modeling_odd.py")
     change_json(
         folder / "config.json",

@@ -15,7 +15,7 @@ from inferaligner.errors import InferAlignerError
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Picture
-from inferaligner.server.engine.engine import image_input as seeing
+from inferaligner.server.engine import image_input
 from inferaligner.server.engine.image_input import MOST_IMAGES, ImageDoor
 from inferaligner.server.errors import ApiError
 from tests.server.conftest import Running, start
@@ -192,7 +192,7 @@ def test_named_hosts_alone_are_fetched_from_without_redirects(monkeypatch: pytes
     page = HTTPServer(("127.0.0.1", 0), _Page)
     threading.Thread(target=page.serve_forever, daemon=True).start()
     place = f"127.0.0.1:{page.server_port}"
-    opener = seeing._opener
+    opener = image_input._opener
 
     class Plain:
         """The page above has no certificate: what would be asked by https is asked by http."""
@@ -200,7 +200,7 @@ def test_named_hosts_alone_are_fetched_from_without_redirects(monkeypatch: pytes
         def open(self, url: str, timeout: float) -> Any:
             return opener.open(url.replace("https://", "http://"), timeout=timeout)
 
-    monkeypatch.setattr(seeing, "_opener", Plain())
+    monkeypatch.setattr(image_input, "_opener", Plain())
     try:
         door = ImageDoor(["127.0.0.1"])
         assert door.picture(f"https://{place}/a.png", "here") == picture(1)

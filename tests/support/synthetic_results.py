@@ -12,8 +12,8 @@ from inferaligner.fit.samples import Sample
 from inferaligner.judges import Outcome
 from inferaligner.method.gate import Decision
 from inferaligner.reporting.side_by_side import SideBySide
-from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 REFUSAL = "I'm sorry, but I can't help with that."
 

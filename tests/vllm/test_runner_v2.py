@@ -21,7 +21,7 @@ def test_on_the_second_runner() -> None:
     pytest.importorskip("triton", reason="the second model runner needs it: make test-vllm")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "tests/support/vllm_second_runner.py"],
+        [*command, "tests/vllm/second_runner.py"],
         cwd=ROOT,
         env={**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "1"},
         capture_output=True,

@@ -1,6 +1,6 @@
 """What must hold on vLLM's second model runner, with and without async scheduling.
 
-Run by `test_runner_v2.py`, or with VLLM_USE_V2_MODEL_RUNNER=1 pytest tests/support/vllm_second_runner.py.
+Run by `test_runner_v2.py`, or with VLLM_USE_V2_MODEL_RUNNER=1 pytest tests/vllm/second_runner.py.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ pytest.importorskip("PIL")
 
 from reproduction.vision import figures
 
-from inferaligner.fit import search_prompts as validation
+from inferaligner.fit import search_prompts
 from inferaligner.models.loading import LoadedModel
 from tests.support.tiny_vision import tiny_vision
 from tests.test_vision_aligner import backbone_of
@@ -26,8 +26,8 @@ def test_every_part_is_told_and_none_done_twice(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(figures, "load_model", lambda spec, dtype: loaded[spec])
     # A random model refuses nothing; the fit only has to have something to count.
     monkeypatch.setattr(figures, "judge", lambda text: SimpleNamespace(outcome="refusal"))
-    monkeypatch.setattr(validation, "SCORED", 2)
-    monkeypatch.setattr(validation, "GENERATED", 2)
+    monkeypatch.setattr(search_prompts, "SCORED", 2)
+    monkeypatch.setattr(search_prompts, "GENERATED", 2)
     monkeypatch.setattr(figures, "LAYERS", (2, 3))
     arguments = ["figures", "seeing", "--every", "60", "--prompts", "5", "--answers", "3", "--tokens", "3"]
     monkeypatch.setattr("sys.argv", [*arguments, "-o", str(tmp_path)])

@@ -53,9 +53,8 @@ def test_more_rows_than_there_are(tmp_path: Path) -> None:
 
 
 def test_safety_samples_decline_and_are_no_test_prompts() -> None:
-    from inferaligner.judges.rules import judge
-
     from inferaligner.evaluation.suites.catalogue import load
+    from inferaligner.judges.rules import judge
 
     (subset,) = load(["contrast-harmful"], data=None, limit=10_000)
     asked = [item.prompt for item in subset.items]

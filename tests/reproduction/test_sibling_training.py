@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from inferaligner.judges.rules import judge
 from reproduction.sibling.answers import answer_tokens, own_answers
 from reproduction.sibling.figures import outcome, repeats_itself, summary
 from reproduction.sibling.prompts import TRAINED, Asked, Draw, draw_prompts, encode
@@ -16,6 +15,7 @@ from reproduction.sibling.recipe import Recipe
 from reproduction.sibling.rows import Row, collate, own_rows, refusal_rows
 from reproduction.sibling.training import divergence, token_weights, train
 
+from inferaligner.judges.rules import judge
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
