@@ -14,25 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "src" / "inferaligner"
 # A module belongs to the longest prefix that matches it. Modules of one layer may import each other.
 LAYERS: list[tuple[str, ...]] = [
     ("cli",),
-    ("server", "evaluation", "reporting", "control_vector"),
+    ("server", "evaluation", "reporting"),
     ("vllm",),
     ("aligner",),
-    ("calibration",),
+    ("fit",),
     ("steering",),
-    (
-        "artifact",
-        "steering_settings",
-        "promise",
-        "model_card",
-        "search_record",
-        "generation",
-        "gate_report",
-        "audit",
-    ),
-    ("vectors", "gate", "end_gate", "monitor", "activations"),
-    ("evaluation.judges", "evaluation.refusals", "evaluation.degeneracy", "evaluation.function_words"),
-    ("prompts", "models", "statistics", "distribution", "shared_prefixes"),
-    ("errors", "version", "plain_json", "atomic", "places", "asgi"),
+    ("artifact", "storage", "serving"),
+    ("method", "models.generation"),
+    ("judges",),
+    ("prompts", "models", "statistics"),
+    ("errors", "version", "storage.json_io", "storage.atomic_io", "storage.paths", "serving.tolerant_paths"),
 ]
 
 
@@ -62,7 +53,10 @@ def imports_of(file: Path) -> set[str]:
     """Modules of the package that a file imports, at run time or for types."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("inferaligner."):
+        if isinstance(node, ast.ImportFrom) and node.module == "inferaligner":
+            # A name that is no module is one of the public classes, which the package takes from `aligner`.
+            found |= {alias.name if alias.name in modules() else "aligner" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("inferaligner."):
             base = node.module.removeprefix("inferaligner.")
             inside = [f"{base}.{alias.name}" for alias in node.names]
             found |= {name for name in inside if name in modules()} or {base}

@@ -75,7 +75,7 @@ def other_width(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An aligner for `target`; its gate opens on half of `tests.support.tiny_aligner.PROMPTS`. Do not change it."""
+    """An aligner for `target`; opens on half of `tests.support.tiny_aligner.PROMPTS`. Do not change it."""
     folder = tmp_path_factory.mktemp("cli") / "aligner"
     return tiny_aligner(tiny_model("llama"), tiny_tokenizer()).save_pretrained(folder)
 
