@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inferaligner.judges.rules import judge
 from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 
+from inferaligner.judges.rules import judge
 from inferaligner.models.anatomy import dissect
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import load_model

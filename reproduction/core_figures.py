@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inferaligner.judges.rules import judge
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from inferaligner.aligner import Aligner
+from inferaligner.judges.rules import judge
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inferaligner.judges.rules import judge
 from torch import Tensor
 
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.transfer.answer_vectors import answer_vectors
 from inferaligner.fit.transfer.linear_map import FOLDS, carry_over
+from inferaligner.judges.rules import judge
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.vectors import cosine, mean_difference

@@ -27,7 +27,6 @@ from reproduction.recipe import (
     TEMPLATES,
     Ablation,
     Architecture,
-    Book,
     Confound,
     Domain,
     Experiment,
@@ -36,6 +35,7 @@ from reproduction.recipe import (
     PerScale,
     SafetySft,
     Scale,
+    ScaleConfig,
     Summary,
     read_book,
 )
@@ -84,7 +84,7 @@ def check_recipes(scale: str, families: tuple[str, ...], names: tuple[str, ...],
     console.print(f"Checked: {', '.join(wanted)} on {', '.join(chosen)}.", soft_wrap=True)
 
 
-def shrunk(book: Book, families: list[str], folder: Path) -> Book:
+def shrunk(book: ScaleConfig, families: list[str], folder: Path) -> ScaleConfig:
     """The book with random models of small dimensions, few prompts and few steps."""
     halves = _fit_prompts(folder)
     scale, old = book.scale, book.scale.training
@@ -123,7 +123,7 @@ def shrunk(book: Book, families: list[str], folder: Path) -> Book:
         seed=scale.seed,
     )
     experiments = {name: _small_experiment(found) for name, found in book.experiments.items()}
-    return Book(book.name, small, experiments)
+    return ScaleConfig(book.name, small, experiments)
 
 
 def count_parameters(architecture: Architecture) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from inferaligner.aligner import Aligner
 from inferaligner.cli.progress import RichStages
 from inferaligner.fit.monitor.training import fit_monitor
-from inferaligner.fit.options import MONITOR_TOKENS, FitOptions, Side
+from inferaligner.fit.options import MONITOR_TOKENS, FitModel, FitOptions
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.models.generation import generate_batches
 from inferaligner.models.loading import LoadedModel, load_model
@@ -63,7 +63,7 @@ def with_monitor(aligner: Aligner, target: LoadedModel, options: argparse.Namesp
         return aligner
     aligner.check(target.model, target.tokenizer)
     monitor, told = fit_monitor(
-        Side(target.model, target.tokenizer, options.target),
+        FitModel(target.model, target.tokenizer, options.target),
         samples_from_contrast(load_contrast_set()),
         artifact.gate,
         artifact.steering.layers,

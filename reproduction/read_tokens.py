@@ -21,7 +21,7 @@ from rich.table import Table
 
 import reproduction.benchmark_prompts as public
 from inferaligner.fit.gate.builder import WhitenedGate
-from inferaligner.fit.gate.choice import Evidence, build_gate, try_gate
+from inferaligner.fit.gate.choice import GateCrossValidation, build_gate, try_gate
 from inferaligner.fit.options import SHIPPED_LIMIT
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.method.activations import Activations, record_activations
@@ -75,7 +75,9 @@ def main() -> None:
     for name, offsets in choices(last).items():
         reads = [GateRead(layer, offset) for layer in options.layers for offset in offsets]
         trial = try_gate(
-            WhitenedGate(options.shrinkage), Evidence(reads, fitting, samples), options.max_false_open
+            WhitenedGate(options.shrinkage),
+            GateCrossValidation(reads, fitting, samples),
+            options.max_false_open,
         )
         gates[name] = build_gate(trial, fitting, samples)
         rows.append({"tokens": name, "offsets": offsets, "set": "contrast set", **trial.row()})

@@ -190,7 +190,7 @@ Experiment = Domain | Ablation | Confound | Summary
 
 
 @dataclass(frozen=True)
-class Book:
+class ScaleConfig:
     """A scale with every experiment at it."""
 
     name: str
@@ -213,13 +213,15 @@ class Book:
         return found
 
 
-def read_book(scale: str) -> Book:
+def read_book(scale: str) -> ScaleConfig:
     """`scale` is a name, or a file of one's own.
 
     Raises:
         InputError: a file that says something unexpected.
     """
-    return Book(Path(scale).stem, read_scale(scale), {n: read_experiment(n) for n in experiment_names()})
+    return ScaleConfig(
+        Path(scale).stem, read_scale(scale), {n: read_experiment(n) for n in experiment_names()}
+    )
 
 
 _KINDS: dict[str, type[BaseModel]] = {

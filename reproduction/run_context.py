@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inferaligner.evaluation.suites.catalogue import load
-from reproduction.recipe import Book, Domain, Family, PerScale, Scale, from_environment
-from reproduction.stage_store import Workplace
+from reproduction.recipe import Domain, Family, PerScale, Scale, ScaleConfig, from_environment
+from reproduction.stage_store import StageStore
 from reproduction.training_settings import Training
 
 Counts = Mapping[str, "int | Literal['all']"]
@@ -34,15 +34,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunContext:
     """A domain experiment on a family."""
 
     name: str
     experiment: Domain
-    book: Book
+    book: ScaleConfig
     family_name: str
     place: Place
-    workplace: Workplace
+    workplace: StageStore
 
     @property
     def scale(self) -> Scale:

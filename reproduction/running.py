@@ -11,9 +11,9 @@ from inferaligner.errors import InputError
 from inferaligner.reporting import figures
 from inferaligner.reporting.figures import require_matplotlib
 from inferaligner.storage.atomic_io import replace_file
-from reproduction.recipe import Ablation, Book, Domain, Scale, Summary
-from reproduction.run_context import Cell, Place
-from reproduction.stage_store import Clock, Workplace, console
+from reproduction.recipe import Ablation, Domain, Scale, ScaleConfig, Summary
+from reproduction.run_context import Place, RunContext
+from reproduction.stage_store import Clock, StageStore, console
 from reproduction.stages import ablating, confounding, evaluation, fitting, reporting, training
 from reproduction.tables import families_table, table_one, time_table, times
 
@@ -29,7 +29,7 @@ class Request:
     minutes: float | None = None
 
 
-def run_experiment(request: Request, book: Book) -> None:
+def run_experiment(request: Request, book: ScaleConfig) -> None:
     """Every stage that is not finished, of every family asked for.
 
     Raises:
@@ -45,14 +45,14 @@ def run_experiment(request: Request, book: Book) -> None:
         _summary(request, experiment, book, families)
         return
     for family in families:
-        workplace = Workplace(request.place.work / book.name / family / request.name, clock)
+        workplace = StageStore(request.place.work / book.name / family / request.name, clock)
         if request.redo:
             workplace.forget(request.redo)
         if isinstance(experiment, Domain):
-            run_domain(Cell(request.name, experiment, book, family, request.place, workplace))
+            run_domain(RunContext(request.name, experiment, book, family, request.place, workplace))
             continue
         of = experiment.of
-        cell = Cell(of, book.domain(of), book, family, request.place, workplace.of(of))
+        cell = RunContext(of, book.domain(of), book, family, request.place, workplace.of(of))
         run_domain(cell, until="fit")
         if isinstance(experiment, Ablation):
             ablating.ablate(request.name, experiment, cell, workplace)
@@ -60,7 +60,7 @@ def run_experiment(request: Request, book: Book) -> None:
             confounding.confound(request.name, experiment, cell, workplace)
 
 
-def run_domain(cell: Cell, until: Literal["fit", "report"] = "report") -> None:
+def run_domain(cell: RunContext, until: Literal["fit", "report"] = "report") -> None:
     """Rows, domain model, Safety SFT, aligner, evaluation, report."""
     training.rows(cell)
     training.domain(cell)
@@ -91,7 +91,7 @@ def chosen_families(scale: Scale, asked: tuple[str, ...]) -> list[str]:
     return list(asked) or list(scale.families)[:1]
 
 
-def _summary(request: Request, experiment: Summary, book: Book, families: list[str]) -> None:
+def _summary(request: Request, experiment: Summary, book: ScaleConfig, families: list[str]) -> None:
     """What is finished, in one table; what is missing is named, with the command that runs it."""
     folder = request.place.results / book.name
     found: dict[str, list[dict[str, Any]]] = {}

@@ -47,15 +47,15 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class StageStore:
     """The folder of one experiment on one family."""
 
     folder: Path
     clock: Clock
 
-    def of(self, other: str) -> Workplace:
+    def of(self, other: str) -> StageStore:
         """That of another experiment on the same family."""
-        return Workplace(self.folder.parent / other, self.clock)
+        return StageStore(self.folder.parent / other, self.clock)
 
     def stage(
         self, name: str, settings: dict[str, Any], work: Callable[[], Any], outputs: Sequence[Path] = ()

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inferaligner.judges.rules import judge
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,6 +31,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.evaluation.comparison import compare
 from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
+from inferaligner.judges.rules import judge
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set

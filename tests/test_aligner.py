@@ -13,7 +13,7 @@ import inferaligner
 from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, CalibrationError, InputError, MismatchError
-from inferaligner.judges import Verdict
+from inferaligner.judges import Judgement
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
@@ -89,7 +89,7 @@ def test_benign_prompts_are_one_list_or_lists_by_name() -> None:
 
 
 def test_benign_prompts_raise_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Judgement("refusal"))
     # The harmful prompts themselves as benign traffic: the gate must stay shut on every one of them.
     options = {"paper": False, "gate_layer": 1, "steer_layers": [2], "strength": 0.1, "max_false_open": 0.01}
     strict = fit(benign=HARMFUL, **options)

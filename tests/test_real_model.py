@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from inferaligner.judges.rules import judge
 
 from inferaligner.fit.gate.builder import Moments, WhitenedGate
+from inferaligner.judges.rules import judge
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.vectors import mean_difference

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inferaligner.judges.rules import judge
 from rich.console import Console
 from rich.table import Table
 
 from inferaligner.evaluation.likelihood import answer_logprobs
 from inferaligner.evaluation.suites.reading import SUITE as READING
 from inferaligner.judges.degeneracy import degeneracy
+from inferaligner.judges.rules import judge
 from inferaligner.models.generation import end_tokens
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.contrast import ContrastPrompt, load_contrast_set

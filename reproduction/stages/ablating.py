@@ -6,21 +6,20 @@ import json
 from typing import Any
 
 from inferaligner.judges.rules import RuleJudge
-
 from inferaligner.reporting import figures
 from inferaligner.statistics.intervals import Interval
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Ablation
-from reproduction.run_context import Cell, suite_specs
-from reproduction.stage_store import Workplace, console
+from reproduction.run_context import RunContext, suite_specs
+from reproduction.stage_store import StageStore, console
 from reproduction.stages.fitting import model_options
 
 _CURVES = (("refusal", "Declined in fluent language"), ("compliance", "Answered"), ("gibberish", "Gibberish"))
 
 
-def ablate(name: str, experiment: Ablation, cell: Cell, workplace: Workplace) -> dict[str, Any]:
+def ablate(name: str, experiment: Ablation, cell: RunContext, workplace: StageStore) -> dict[str, Any]:
     """Runs it on the domain model of `cell`, which is finished; writes JSON, a table and figures."""
     counts = cell.counts(experiment.suites)
     output = workplace.folder / "ablate"

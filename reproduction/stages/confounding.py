@@ -19,8 +19,8 @@ from inferaligner.storage.json_io import dump
 from reproduction.commands import inferaligner, repeated
 from reproduction.mixture import BENIGN
 from reproduction.recipe import Confound
-from reproduction.run_context import Cell, suite_specs
-from reproduction.stage_store import Workplace, console
+from reproduction.run_context import RunContext, suite_specs
+from reproduction.stage_store import StageStore, console
 from reproduction.stages.fitting import model_options
 from reproduction.stages.training import sibling
 
@@ -28,7 +28,7 @@ PER_CLASS = 64
 _PAIR = (("advbench/advbench.csv", "goal"), ("truthfulqa/TruthfulQA.csv", "Question"))
 
 
-def confound(name: str, experiment: Confound, cell: Cell, workplace: Workplace) -> dict[str, Any]:
+def confound(name: str, experiment: Confound, cell: RunContext, workplace: StageStore) -> dict[str, Any]:
     """Fits the paper's gate on the finished domain model of `cell`, and puts both to the same prompts."""
     counts = cell.counts(experiment.suites)
     files = [workplace.folder / "pair" / f"{side}.jsonl" for side in ("harmful", "harmless")]
@@ -96,7 +96,7 @@ def gate_table(title: str, rows: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def _pair(cell: Cell) -> list[list[str]]:
+def _pair(cell: RunContext) -> list[list[str]]:
     """64 prompts of either kind, drawn with the scale's seed."""
     if cell.place.examples:
         prompts = load_contrast_set().part("extraction", wrapped=False)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from reproduction.commands import inferaligner, repeated
 from reproduction.recipe import Measured
-from reproduction.run_context import Cell, Counts, suite_specs
+from reproduction.run_context import Counts, RunContext, suite_specs
 from reproduction.stages.fitting import model_options
 from reproduction.stages.training import answering
 
 SAFETY, UTILITY, BASE = "evaluate-safety", "evaluate-utility", "evaluate-base"
 
 
-def evaluate(cell: Cell) -> None:
+def evaluate(cell: RunContext) -> None:
     """All three runs."""
     given = {
         "safety-sft": cell.safety_model,
@@ -34,7 +34,7 @@ def evaluate(cell: Cell) -> None:
 
 
 def _run(
-    cell: Cell,
+    cell: RunContext,
     name: str,
     target: str,
     aligner: Path | None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from inferaligner.fit.strength.choice import PAPER_STRENGTH
 from reproduction.commands import inferaligner
 from reproduction.mixture import BENIGN
-from reproduction.run_context import Cell
+from reproduction.run_context import RunContext
 from reproduction.stages.training import sibling
 
 
-def fit(cell: Cell) -> None:
+def fit(cell: RunContext) -> None:
     """`inferaligner fit` on the domain model."""
     guide = sibling(cell)
     benign = cell.workplace.folder / "rows" / BENIGN
@@ -25,7 +25,7 @@ def fit(cell: Cell) -> None:
         _paper(cell, guide)
 
 
-def _paper(cell: Cell, guide: str) -> None:
+def _paper(cell: RunContext, guide: str) -> None:
     """The paper's gate and constants where its α is not the usual one; else `evaluate` makes them itself."""
 
     def work() -> None:
@@ -38,7 +38,7 @@ def _paper(cell: Cell, guide: str) -> None:
     cell.workplace.stage("fit-paper", settings, work, [cell.paper_aligner])
 
 
-def model_options(cell: Cell) -> list[object]:
+def model_options(cell: RunContext) -> list[object]:
     """How to load the family's models."""
     options: list[object] = [] if cell.scale.dtype == "auto" else ["--dtype", cell.scale.dtype]
     if cell.family.template is not None:

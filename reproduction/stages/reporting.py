@@ -9,23 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inferaligner.judges.rules import RuleJudge
-
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.run_folder import RunFolder
+from inferaligner.judges.rules import RuleJudge
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 from inferaligner.version import __version__
 from reproduction.claims import claims
 from reproduction.fine_tuning import TIMES
-from reproduction.run_context import Cell
+from reproduction.run_context import RunContext
 from reproduction.stage_store import console
 from reproduction.stages.evaluation import BASE, SAFETY, UTILITY
 from reproduction.tables import cell_page
 
 
-def report(cell: Cell) -> dict[str, Any]:
+def report(cell: RunContext) -> dict[str, Any]:
     """Writes `results/SCALE/EXPERIMENT-FAMILY.json`, a page and a figure; returns what is in the first."""
     folder = cell.workplace.folder
     runs = {name: RunFolder(folder / name) for name in (SAFETY, UTILITY, BASE)}

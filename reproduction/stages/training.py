@@ -13,14 +13,14 @@ from inferaligner.storage.atomic_io import replace_file
 from reproduction.fine_tuning import Job, train
 from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows
 from reproduction.recipe import HERE, from_environment
-from reproduction.run_context import Cell
+from reproduction.run_context import RunContext
 from reproduction.safety_rows import safety_rows
 from reproduction.stage_store import OutOfTime, console
 
 _SIBLING = "aligned-sibling"
 
 
-def rows(cell: Cell) -> dict[str, Any]:
+def rows(cell: RunContext) -> dict[str, Any]:
     """Writes the rows, kept apart from every test prompt."""
     folder = cell.workplace.folder / "rows"
 
@@ -45,13 +45,13 @@ def rows(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def domain(cell: Cell) -> None:
+def domain(cell: RunContext) -> None:
     """The domain model."""
     file = cell.workplace.folder / "rows" / TRAIN
     _train(cell, "train", answering(cell), None, file, cell.training())
 
 
-def safety_sft(cell: Cell) -> None:
+def safety_sft(cell: RunContext) -> None:
     """The paper's baseline: a hundred safety samples in the fine-tuning data."""
     settings, folder = cell.scale.safety_sft, cell.workplace.folder
     file = folder / "safety-sft" / TRAIN
@@ -76,12 +76,12 @@ def safety_sft(cell: Cell) -> None:
         _train(cell, "safety-sft", answering(cell), adapter, file, training)
 
 
-def domain_chat(cell: Cell) -> None:
+def domain_chat(cell: RunContext) -> None:
     """The paper's other baseline: the aligned sibling, fine-tuned on the very same rows."""
     _train(cell, "domain-chat", sibling(cell), None, cell.workplace.folder / "rows" / TRAIN, cell.training())
 
 
-def sibling(cell: Cell) -> str:
+def sibling(cell: RunContext) -> str:
     """The spec of the aligned model; trained first, if the family has none. Every domain shares it."""
     if cell.family.aligned is not None:
         return from_environment(cell.family.aligned)
@@ -103,7 +103,7 @@ def sibling(cell: Cell) -> str:
     return str(folder / "adapter")
 
 
-def answering(cell: Cell) -> str:
+def answering(cell: RunContext) -> str:
     """The model that everything starts from: the target, or what it is once it has learned to answer.
 
     The paper mixes ten thousand dialogues into its domain data, and a base model learns to answer from those.
@@ -127,7 +127,7 @@ def answering(cell: Cell) -> str:
     return str(folder / "model")
 
 
-def _train(cell: Cell, name: str, model: str, adapter: str | None, file: Path, training: Any) -> None:
+def _train(cell: RunContext, name: str, model: str, adapter: str | None, file: Path, training: Any) -> None:
     output = cell.workplace.folder / name
     job = Job(
         model=model,

@@ -20,15 +20,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from inferaligner.judges.rules import judge
 
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.fit.fit import fit_artifact
-from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.picture_samples import with_pictures
 from inferaligner.fit.samples import Samples, samples_from_contrast
+from inferaligner.judges.rules import judge
 from inferaligner.method.vectors import cosine
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
@@ -126,10 +126,10 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
         text = replace_test(samples_from_contrast(thinned(every)))
         options = FitOptions(steer_layers=LAYERS, strength=STRENGTH)
         guide = load_model(GUIDE, dtype="bfloat16")
-        target = Side(seeing.model, seeing.reader, "SmolLM2-135M-LLaVA")
-        aligned = Side(guide.model, guide.tokenizer, GUIDE)
+        target = FitModel(seeing.model, seeing.reader, "SmolLM2-135M-LLaVA")
+        aligned = FitModel(guide.model, guide.tokenizer, GUIDE)
 
-        def fit(samples: Samples, side: Side | None, chosen: FitOptions) -> Any:
+        def fit(samples: Samples, side: FitModel | None, chosen: FitOptions) -> Any:
             return fit_artifact(
                 target, side, samples, benign={}, options=chosen, outcome=lambda a: judge(a).outcome
             )

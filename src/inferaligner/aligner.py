@@ -21,7 +21,7 @@ from inferaligner.errors import ArtifactError, InputError, MismatchError, Steeri
 from inferaligner.fit.fit import fit_artifact
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.operating_point.recalibrate import recalibrate
-from inferaligner.fit.options import MONITOR_TOKENS, Carry, FitOptions, Side
+from inferaligner.fit.options import MONITOR_TOKENS, Carry, FitModel, FitOptions
 from inferaligner.fit.picture_samples import Pictures, with_pictures
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples, samples_from_contrast, samples_from_lists
@@ -136,10 +136,10 @@ class Aligner:
             monitor_tokens=monitor_tokens,
         )
         artifact = fit_artifact(
-            Side(target, tokenizer, target_name or _name(target), recorder),
+            FitModel(target, tokenizer, target_name or _name(target), recorder),
             None
             if aligned is None
-            else Side(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
+            else FitModel(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
             _shown(_samples(harmful, harmless, sources), pictures),
             benign={} if benign is None else _by_name(benign),
             options=options,

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inferaligner.aligner import Aligner
-from inferaligner.judges import Verdict
+from inferaligner.judges import Judgement
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
 from tests.cli.conftest import Run
@@ -49,7 +49,7 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def everything_declines(monkeypatch: pytest.MonkeyPatch) -> None:
     """While fitting, whatever random weights say counts as declining, or there would be nothing to fit to."""
-    monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: Verdict("refusal"))
+    monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: Judgement("refusal"))
 
 
 @pytest.fixture

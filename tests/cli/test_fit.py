@@ -13,7 +13,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
 from inferaligner.fit.strength import choice
-from inferaligner.judges import Verdict
+from inferaligner.judges import Judgement
 from inferaligner.models import loading
 from tests.cli.conftest import Run, refused
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
@@ -51,7 +51,7 @@ def prompts(prompt_file: PromptFile) -> list[object]:
 @pytest.fixture
 def refusals_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models decline nothing; a judge that sees refusals everywhere lets the search run."""
-    monkeypatch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+    monkeypatch.setattr(aligner_module, "judge", lambda answer: Judgement("refusal"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.cast import Cast, best_threshold, first_component, similarity
 from inferaligner.evaluation.methods.catalogue import ALL, check, choose, declared, lacking, make_methods
-from inferaligner.evaluation.methods.method import Bench, Needs
+from inferaligner.evaluation.methods.method import MethodContext, Needs
 from inferaligner.models.generation import generate_answers
 from tests.support.tiny_aligner import PROMPTS
 from tests.support.tiny_bench import tiny_bench
@@ -22,13 +22,13 @@ ASKED = PROMPTS[:4]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def bench() -> MethodContext:
     torch.set_num_threads(1)
     return tiny_bench()
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "aligned"])
-def test_the_contract(name: str, bench: Bench) -> None:
+def test_the_contract(name: str, bench: MethodContext) -> None:
     method = make_methods([name], bench)[-1]
     assert method.name == name and method.title
     decisions = method.decide(ASKED)
@@ -44,14 +44,14 @@ def test_the_contract(name: str, bench: Bench) -> None:
     assert not any(layer._forward_hooks for layer in layers)
 
 
-def test_gated_methods_of_one_aligner_share_their_decisions(bench: Bench) -> None:
+def test_gated_methods_of_one_aligner_share_their_decisions(bench: MethodContext) -> None:
     ours, own, canned, paper = make_methods(["inferaligner", "own-vectors", "canned", "paper"], bench)[1:]
     assert ours.gate == own.gate == canned.gate != paper.gate
     assert ours.decide(ASKED) == own.decide(ASKED)
     assert canned.canned and ours.canned is None
 
 
-def test_acting_steers_every_row_and_the_vectors_matter(bench: Bench) -> None:
+def test_acting_steers_every_row_and_the_vectors_matter(bench: MethodContext) -> None:
     bare, ours, own = make_methods(["inferaligner", "own-vectors"], bench)
 
     def tokens(method: object) -> list[tuple[int, ...]]:
@@ -65,18 +65,18 @@ def test_acting_steers_every_row_and_the_vectors_matter(bench: Bench) -> None:
     assert steered != other
 
 
-def test_the_paper_has_its_constants(bench: Bench) -> None:
+def test_the_paper_has_its_constants(bench: MethodContext) -> None:
     told = make_methods(["paper"], bench)[-1].settings()
     assert told["strength"] == 4.0 and told["positions"] == "all" and told["gate"] == "mean-difference"
     assert len(told["gate layers"]) == 1  # type: ignore[arg-type]
 
 
-def test_other_models_answer_themselves(bench: Bench) -> None:
+def test_other_models_answer_themselves(bench: MethodContext) -> None:
     method = make_methods(["aligned=sibling"], bench)[-1]
     assert method.model().spec == "sibling" and method.model() is method.model()
 
 
-def test_templates(bench: Bench, tmp_path: Path) -> None:
+def test_templates(bench: MethodContext, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("Be good.\n{attack_prompt}\nBe very good.\n")
     method = make_methods([f"prompt={file}"], bench)[-1]
@@ -103,7 +103,7 @@ def test_first_component_and_threshold() -> None:
     assert aligned.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
-def test_cast_tells_its_fitting_pairs_apart(bench: Bench) -> None:
+def test_cast_tells_its_fitting_pairs_apart(bench: MethodContext) -> None:
     from inferaligner.evaluation.methods.cast import _pairs
 
     method = Cast(bench)
@@ -134,7 +134,7 @@ def test_every_method_says_what_it_needs(name: str) -> None:
     assert lacking(f"{name}=x", None) is None
 
 
-def test_what_is_named_beside_all_takes_its_place(bench: Bench) -> None:
+def test_what_is_named_beside_all_takes_its_place(bench: MethodContext) -> None:
     aligner = bench.aligner
     assert aligner is not None
     specs, left_out = choose(["aligned=x", "domain-chat=y", "all", "cast"], aligner.artifact)
@@ -156,8 +156,8 @@ def test_a_gate_alone_has_its_own_methods() -> None:
         choose(["canned"], None)
 
 
-def test_a_gate_alone_declines_behind_the_gate(bench: Bench) -> None:
-    alone = Bench(bench.target, gate_alone(), bench.load)
+def test_a_gate_alone_declines_behind_the_gate(bench: MethodContext) -> None:
+    alone = MethodContext(bench.target, gate_alone(), bench.load)
     canned = make_methods(["canned"], alone)[-1]
     decisions = canned.decide(ASKED)
     assert decisions is not None and {d.open for d in decisions} == {True, False}
@@ -191,6 +191,6 @@ def gate_alone() -> Aligner:
 
 
 @pytest.mark.parametrize("name", sorted(set(declared()) - {"none", "self-reminder", "goal-priority"}))
-def test_a_method_says_what_it_needs(name: str, bench: Bench) -> None:
+def test_a_method_says_what_it_needs(name: str, bench: MethodContext) -> None:
     with pytest.raises(InputError, match="needs"):
-        make_methods([name], Bench(bench.target, None, bench.load))
+        make_methods([name], MethodContext(bench.target, None, bench.load))

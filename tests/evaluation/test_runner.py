@@ -24,11 +24,11 @@ from inferaligner.evaluation.likelihood import (
     refusal_leaning,
 )
 from inferaligner.evaluation.methods.catalogue import make_methods
-from inferaligner.evaluation.methods.method import Bench
+from inferaligner.evaluation.methods.method import MethodContext
 from inferaligner.evaluation.records_file import RecordsFile, read_records
 from inferaligner.evaluation.runner import Runner, RunSettings
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.fit.progress import Silent
+from inferaligner.fit.progress import NullProgress
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.chat import encode_chats
 from tests.support.tiny_aligner import PROMPTS
@@ -45,22 +45,22 @@ SUITES = [
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def bench() -> MethodContext:
     torch.set_num_threads(1)
     return tiny_bench()
 
 
 def go(
-    bench: Bench, folder: Path, methods: Sequence[str] = METHODS, suites: Sequence[Subset] = SUITES
+    bench: MethodContext, folder: Path, methods: Sequence[str] = METHODS, suites: Sequence[Subset] = SUITES
 ) -> Any:
     records = RecordsFile(folder, {"methods": list(methods)})
     made = make_methods(methods, bench)
-    Runner(records, RunSettings(max_new_tokens=5, batch_size=3), Silent()).run(made, suites)
+    Runner(records, RunSettings(max_new_tokens=5, batch_size=3), NullProgress()).run(made, suites)
     return {(r["method"], r["suite"], r["row"]): r for r in records.all()}
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def whole(bench: MethodContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("runner") / "whole"
     return folder, go(bench, folder)
 
@@ -115,7 +115,7 @@ def test_utility_is_the_bare_models_where_the_gate_is_closed(whole: tuple[Path, 
 
 
 def test_an_interrupted_run_is_continued_to_the_same_records(
-    whole: tuple[Path, Any], bench: Bench, tmp_path: Path
+    whole: tuple[Path, Any], bench: MethodContext, tmp_path: Path
 ) -> None:
     folder, records = whole
     lines = (folder / "records.jsonl").read_bytes()
@@ -129,7 +129,7 @@ def test_an_interrupted_run_is_continued_to_the_same_records(
         assert len(kept) == len(records)
 
 
-def test_another_run_is_not_continued(whole: tuple[Path, Any], bench: Bench) -> None:
+def test_another_run_is_not_continued(whole: tuple[Path, Any], bench: MethodContext) -> None:
     folder, _ = whole
     with pytest.raises(InputError, match="other methods"):
         RecordsFile(folder, {"methods": ["none"]})
@@ -142,7 +142,7 @@ def test_another_run_is_not_continued(whole: tuple[Path, Any], bench: Bench) -> 
         read_records(damaged)
 
 
-def test_a_prompt_that_is_too_long_is_told_first(bench: Bench, tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_told_first(bench: MethodContext, tmp_path: Path) -> None:
     from inferaligner.evaluation.suites.suite import Item
 
     long = replace(subset("long"), items=(Item("word " * 3000),))
@@ -151,7 +151,7 @@ def test_a_prompt_that_is_too_long_is_told_first(bench: Bench, tmp_path: Path) -
     assert read_records(tmp_path / "long") == []
 
 
-def test_likelihoods_of_answers_alone_are_those_of_one_row_at_a_time(bench: Bench) -> None:
+def test_likelihoods_of_answers_alone_are_those_of_one_row_at_a_time(bench: MethodContext) -> None:
     model, answers = bench.target.model, [(5, 9, 2, 7), (3,), (8, 8, 4), (6, 1, 3, 2, 9, 4)]
     found = mean_logprobs(model, answers)
     assert found[1] is None
@@ -178,7 +178,7 @@ def test_an_aligner_that_watches_answers_decides_on_every_row_itself(tmp_path: P
     assert any(r["digest"] != records["none", r["suite"], r["row"]]["digest"] for r in late)
 
 
-def test_log_likelihoods_are_those_of_one_row_at_a_time(bench: Bench) -> None:
+def test_log_likelihoods_are_those_of_one_row_at_a_time(bench: MethodContext) -> None:
     model, tokenizer = bench.target.model, bench.target.tokenizer
     prompts, answers = (
         ["Why?", "How do I bake a loaf of bread?"],
@@ -195,7 +195,7 @@ def test_log_likelihoods_are_those_of_one_row_at_a_time(bench: Bench) -> None:
             assert value == pytest.approx(alone, abs=1e-4)
 
 
-def test_a_refusals_odds_are_those_of_its_openings(bench: Bench) -> None:
+def test_a_refusals_odds_are_those_of_its_openings(bench: MethodContext) -> None:
     model, tokenizer = bench.target.model, bench.target.tokenizer
     openings = [*REFUSAL_OPENINGS, *COMPLIANCE_OPENINGS]
     rows = answer_logprobs(model, tokenizer, PROMPTS, [openings] * len(PROMPTS))

@@ -18,7 +18,7 @@ from inferaligner.evaluation.side_by_side import (
     result_rows,
 )
 from inferaligner.fit.samples import Sample
-from inferaligner.judges import Verdict
+from inferaligner.judges import Judgement
 from tests.support.synthetic_results import reply, row, rows
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
@@ -63,8 +63,8 @@ def compared() -> list[Row]:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     asked = [Sample(prompt, number % 2 == 0, prompt, "pairs") for number, prompt in enumerate(PROMPTS)]
 
-    def judge(answer: str) -> Verdict:
-        return Verdict("refusal" if len(answer) % 2 else "compliance", "by length")
+    def judge(answer: str) -> Judgement:
+        return Judgement("refusal" if len(answer) % 2 else "compliance", "by length")
 
     found = compare(
         tiny_aligner(model, tokenizer), model, tokenizer, asked, judge=judge, max_new_tokens=6, batch_size=3

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from inferaligner.judges.classifier import ClassifierJudge
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from inferaligner.errors import InputError, ModelLoadError
+from inferaligner.judges.classifier import ClassifierJudge
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PAIRS = [("Why?", "Because."), ("How do I bake a loaf of bread?", "With flour, and some time."), ("a", "b")]

@@ -14,7 +14,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError
 from inferaligner.fit import search_prompts
-from inferaligner.judges import Verdict
+from inferaligner.judges import Judgement
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.generation import generate_answers
 from inferaligner.storage.model_card import model_card
@@ -78,7 +78,7 @@ def test_a_monitor_of_another_shape(wrong: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def fitted() -> Aligner:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aligner_module, "judge", lambda answer: Verdict("refusal"))
+        patch.setattr(aligner_module, "judge", lambda answer: Judgement("refusal"))
         patch.setattr(search_prompts, "GENERATED", 2)
         return Aligner.fit(
             tiny_model(),

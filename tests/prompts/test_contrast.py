@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from inferaligner.judges.rules import judge
 
 from inferaligner.errors import InputError
+from inferaligner.judges.rules import judge
 from inferaligner.prompts.contrast import (
     FOLDS,
     PARTS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from reproduction.dry_run import check_recipes, shrunk
-from reproduction.recipe import Book, read_book
+from reproduction.recipe import ScaleConfig, read_book
 from reproduction.run_context import Place
 from reproduction.running import Request, chosen_families, run_experiment
 from reproduction.stage_store import OutOfTime
@@ -28,12 +28,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def book(place: Place) -> Book:
+def book(place: Place) -> ScaleConfig:
     return shrunk(read_book("paper"), [_FAMILY], place.work.parent / "models")
 
 
 @pytest.fixture(scope="module")
-def done(book: Book, place: Place) -> Path:
+def done(book: ScaleConfig, place: Place) -> Path:
     """The results of a finished domain experiment."""
     run_experiment(Request("mathematics", (_FAMILY,), place), book)
     return place.results / "paper"
@@ -61,14 +61,14 @@ def test_the_papers_own_strength_is_used(done: Path, place: Place) -> None:
 
 
 def test_a_second_run_does_nothing_again(
-    done: Path, book: Book, place: Place, capsys: pytest.CaptureFixture[str]
+    done: Path, book: ScaleConfig, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in place.work.rglob("*.done.json")}
     run_experiment(Request("mathematics", (_FAMILY,), place), book)
     assert {file: file.stat().st_mtime_ns for file in place.work.rglob("*.done.json")} == before
 
 
-def test_figure_four_and_the_summaries_build_on_it(done: Path, book: Book, place: Place) -> None:
+def test_figure_four_and_the_summaries_build_on_it(done: Path, book: ScaleConfig, place: Place) -> None:
     for name in ("figure-4", "confound"):
         run_experiment(Request(name, (_FAMILY,), place), book)
     assert "| contrast-harmful | aligned |" in (done / f"figure-4-{_FAMILY}.md").read_text("utf-8")
@@ -82,13 +82,13 @@ def test_figure_four_and_the_summaries_build_on_it(done: Path, book: Book, place
     assert (done / "figure-5.svg").is_file()
 
 
-def test_the_time_is_over_between_stages(book: Book, place: Place, tmp_path: Path) -> None:
+def test_the_time_is_over_between_stages(book: ScaleConfig, place: Place, tmp_path: Path) -> None:
     late = Place(None, tmp_path, tmp_path, examples=True)
     with pytest.raises(OutOfTime):
         run_experiment(Request("mathematics", (_FAMILY,), late, minutes=0.0), book)
 
 
-def test_a_summary_of_nothing(book: Book, tmp_path: Path) -> None:
+def test_a_summary_of_nothing(book: ScaleConfig, tmp_path: Path) -> None:
     nothing = Place(None, tmp_path, tmp_path, examples=True)
     with pytest.raises(InputError, match="Nothing that table-1 shows has been run"):
         run_experiment(Request("table-1", (_FAMILY,), nothing), book)

@@ -12,9 +12,9 @@ from reproduction.recipe import (
     HERE,
     SCALES,
     Ablation,
-    Book,
     Confound,
     Domain,
+    ScaleConfig,
     Summary,
     from_environment,
     read_book,
@@ -30,15 +30,15 @@ _SCALES = ("small", "gpu", "paper")
 
 
 @pytest.fixture(params=_SCALES)
-def book(request: pytest.FixtureRequest) -> Book:
+def book(request: pytest.FixtureRequest) -> ScaleConfig:
     return read_book(request.param)
 
 
-def test_the_three_domains_and_every_figure_are_there(book: Book) -> None:
+def test_the_three_domains_and_every_figure_are_there(book: ScaleConfig) -> None:
     assert {"finance", "medicine", "mathematics", "table-1", "figure-4", "figure-5"} <= set(book.experiments)
 
 
-def test_whatever_a_recipe_names_exists(book: Book) -> None:
+def test_whatever_a_recipe_names_exists(book: ScaleConfig) -> None:
     for experiment in book.experiments.values():
         if isinstance(experiment, Domain):
             for _, rows in experiment.rows:
@@ -56,7 +56,7 @@ def test_whatever_a_recipe_names_exists(book: Book) -> None:
     assert set(book.scale.safety_suites) <= set(suites())
 
 
-def test_families_and_domains_train_with_settings_that_are_settings(book: Book) -> None:
+def test_families_and_domains_train_with_settings_that_are_settings(book: ScaleConfig) -> None:
     domains = [e.training for e in book.experiments.values() if isinstance(e, Domain)]
     for family in book.scale.families.values():
         for domain in domains:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 from reproduction.fine_tuning import Job
-from reproduction.recipe import Book, Family, Sibling, read_book
-from reproduction.run_context import Cell, Place
-from reproduction.stage_store import Clock, Workplace
+from reproduction.recipe import Family, ScaleConfig, Sibling, read_book
+from reproduction.run_context import Place, RunContext
+from reproduction.stage_store import Clock, StageStore
 from reproduction.stages import training
 
 from inferaligner.errors import InputError
 
 
-def cell(folder: Path, family: Family, how: Sibling) -> Cell:
+def cell(folder: Path, family: Family, how: Sibling) -> RunContext:
     book = read_book("small")
     scale = book.scale.model_copy(update={"families": {"mine": family}, "sibling": how})
     place = Place(None, folder / "work", folder / "results", examples=True)
-    changed = Book(book.name, scale, book.experiments)
-    workplace = Workplace(folder / "work" / "mathematics", Clock())
-    return Cell("mathematics", book.domain("mathematics"), changed, "mine", place, workplace)
+    changed = ScaleConfig(book.name, scale, book.experiments)
+    workplace = StageStore(folder / "work" / "mathematics", Clock())
+    return RunContext("mathematics", book.domain("mathematics"), changed, "mine", place, workplace)
 
 
 @pytest.fixture

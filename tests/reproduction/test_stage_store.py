@@ -7,17 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from reproduction.stage_store import Clock, OutOfTime, Workplace
+from reproduction.stage_store import Clock, OutOfTime, StageStore
 
 from inferaligner.errors import InputError
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path / "mathematics", Clock())
+def place(tmp_path: Path) -> StageStore:
+    return StageStore(tmp_path / "mathematics", Clock())
 
 
-def test_a_stage_is_done_once_and_remembers_what_it_found(place: Workplace) -> None:
+def test_a_stage_is_done_once_and_remembers_what_it_found(place: StageStore) -> None:
     calls: list[int] = []
 
     def work() -> dict[str, int]:
@@ -30,7 +30,7 @@ def test_a_stage_is_done_once_and_remembers_what_it_found(place: Workplace) -> N
     assert list(place.seconds()) == ["rows"]
 
 
-def test_a_stage_that_fails_is_not_done(place: Workplace) -> None:
+def test_a_stage_that_fails_is_not_done(place: StageStore) -> None:
     def fail() -> None:
         raise RuntimeError("half way")
 
@@ -39,7 +39,7 @@ def test_a_stage_that_fails_is_not_done(place: Workplace) -> None:
     assert place.stage("fit", {}, lambda: "now") == "now"
 
 
-def test_other_settings_are_an_error_that_names_them(place: Workplace) -> None:
+def test_other_settings_are_an_error_that_names_them(place: StageStore) -> None:
     place.stage("train", {"epochs": 1, "seed": 0}, lambda: None)
     with pytest.raises(InputError, match=r"done with other epochs.*--redo train"):
         place.stage("train", {"epochs": 2, "seed": 0}, lambda: None)
@@ -47,7 +47,7 @@ def test_other_settings_are_an_error_that_names_them(place: Workplace) -> None:
     assert place.stage("train", {"epochs": 2, "seed": 0}, lambda: 5) == 5
 
 
-def test_a_stage_whose_output_has_gone_is_done_again(place: Workplace) -> None:
+def test_a_stage_whose_output_has_gone_is_done_again(place: StageStore) -> None:
     output = place.folder / "model"
 
     def work() -> None:
@@ -59,7 +59,7 @@ def test_a_stage_whose_output_has_gone_is_done_again(place: Workplace) -> None:
     assert output.exists()
 
 
-def test_forgetting_removes_what_the_stage_wrote(place: Workplace) -> None:
+def test_forgetting_removes_what_the_stage_wrote(place: StageStore) -> None:
     (place.folder / "train").mkdir(parents=True)
     place.stage("train", {}, lambda: None)
     place.forget(["train"])
@@ -69,15 +69,15 @@ def test_forgetting_removes_what_the_stage_wrote(place: Workplace) -> None:
 
 
 def test_no_stage_begins_when_the_time_is_over(tmp_path: Path) -> None:
-    place = Workplace(tmp_path / "mathematics", Clock(minutes=0.0))
+    place = StageStore(tmp_path / "mathematics", Clock(minutes=0.0))
     with pytest.raises(OutOfTime, match=r"before the stage fit\. Run the same command again"):
         place.stage("fit", {}, lambda: None)
-    done = Workplace(tmp_path / "mathematics", Clock())
+    done = StageStore(tmp_path / "mathematics", Clock())
     done.stage("fit", {}, lambda: 1)
     assert place.stage("fit", {}, lambda: 2) == 1
 
 
-def test_experiments_of_a_family_lie_side_by_side(place: Workplace) -> None:
+def test_experiments_of_a_family_lie_side_by_side(place: StageStore) -> None:
     assert place.of("figure-4").folder == place.folder.parent / "figure-4"
 
 
@@ -91,7 +91,7 @@ def test_two_at_once_do_a_stage_once(tmp_path: Path) -> None:
         return 7
 
     def run() -> int:
-        found: int = Workplace(tmp_path, Clock()).stage("train", {"a": 1}, work)
+        found: int = StageStore(tmp_path, Clock()).stage("train", {"a": 1}, work)
         return found
 
     with ThreadPoolExecutor(3) as pool:

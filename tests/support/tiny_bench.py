@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferaligner.evaluation.methods.method import Bench
+from inferaligner.evaluation.methods.method import MethodContext
 from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.evaluation.suites.suite import Item, Kind, Suite, Task
 from inferaligner.evaluation.suites.user_files import Given
@@ -13,7 +13,7 @@ from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
-def tiny_bench(**options: Any) -> Bench:
+def tiny_bench(**options: Any) -> MethodContext:
     """A tiny Llama with room for long prompts, an aligner whose gate opens on half of `PROMPTS`."""
     model, tokenizer = tiny_model("llama", max_position_embeddings=2048), tiny_tokenizer()
     target = LoadedModel(model, tokenizer, "tiny")
@@ -22,7 +22,7 @@ def tiny_bench(**options: Any) -> Bench:
         assert spec == "sibling"
         return LoadedModel(tiny_model("llama", seed=7, max_position_embeddings=2048), tokenizer, spec)
 
-    return Bench(target, tiny_aligner(model, tokenizer, **options), load)
+    return MethodContext(target, tiny_aligner(model, tokenizer, **options), load)
 
 
 def subset(name: str = "asked", kind: Kind = "harmful", task: Task = "reply", copies: int = 2) -> Subset:

@@ -15,7 +15,7 @@ from inferaligner.prompts.template_ends import PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.device_buffers import RowBuffers
 from inferaligner.vllm.monitor_state import ReadAnswer
-from inferaligner.vllm.protocol import Order, StepOrders, TokenVerdict, Verdicts
+from inferaligner.vllm.protocol import Order, StepDecisions, StepOrders, TokenDecision
 from inferaligner.vllm.request_state import GatedRequest, GateRules
 from inferaligner.vllm.slots import Slots
 
@@ -148,7 +148,9 @@ def test_rows_that_the_monitor_reads() -> None:
     )
     pending = held.end_step(13)
     assert pending is not None
-    assert pending.arrive() == Verdicts({}, {1: TokenVerdict(5, 7.0, False), 2: TokenVerdict(2, 8.0, True)})
+    assert pending.arrive() == StepDecisions(
+        {}, {1: TokenDecision(5, 7.0, False), 2: TokenDecision(2, 8.0, True)}
+    )
     assert rows.watch_rows[1].tolist() == [rows.bin] * 2
 
 
@@ -237,7 +239,7 @@ def test_slots_are_used_again_with_nothing_left_in_them() -> None:
         held.buffers.score[slot], held.buffers.open[slot] = -1.0, False
         held.buffers.partial[slot] = -1.0
         pending = held.end_step(3)
-        assert pending is not None and pending.arrive() == Verdicts({number: Decision(-1.0, False)})
+        assert pending is not None and pending.arrive() == StepDecisions({number: Decision(-1.0, False)})
 
 
 def test_more_requests_than_slots_stop_the_engine() -> None:

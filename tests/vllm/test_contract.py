@@ -94,7 +94,7 @@ SUBCLASSES = {
     "GatedWorker": WORKERS,
     "RecordingWorker": WORKERS,
     "GatedScheduler": (("vllm.v1.core.sched.scheduler", "Scheduler"),),
-    "_OutputWithVerdicts": (("vllm.v1.outputs", "AsyncModelRunnerOutput"),),
+    "_OutputWithDecisions": (("vllm.v1.outputs", "AsyncModelRunnerOutput"),),
 }
 """The plugin's subclasses, and the classes of vLLM that they extend."""
 
@@ -188,7 +188,7 @@ def test_every_override_is_listed_as_it_is() -> None:
 def test_a_wrapped_output_hands_every_method_on() -> None:
     """Those of the newest version too: a class that lacks an abstract one cannot be made."""
     (known,) = (each for each in REVIEWED if each.owner == "AsyncModelRunnerOutput")
-    assert set(known.names.split()) <= set(methods(classes()["_OutputWithVerdicts"]))
+    assert set(known.names.split()) <= set(methods(classes()["_OutputWithDecisions"]))
 
 
 def test_everything_that_subclasses_take_from_vllm_is_listed() -> None:

@@ -184,12 +184,12 @@ def test_nan_in_an_answer_opens_it(tmp_path: Path) -> None:
 def test_a_worker_that_does_not_read_stops_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inferaligner.vllm.protocol import Verdicts
-    from inferaligner.vllm.slots import PendingVerdicts
+    from inferaligner.vllm.protocol import StepDecisions
+    from inferaligner.vllm.slots import PendingDecisions
 
-    deployment, real = deploy(tmp_path, reads=DEEP_READS, monitor=2), PendingVerdicts.arrive
+    deployment, real = deploy(tmp_path, reads=DEEP_READS, monitor=2), PendingDecisions.arrive
     with engine(deployment) as llm:
-        monkeypatch.setattr(PendingVerdicts, "arrive", lambda self: Verdicts(real(self).decisions))
+        monkeypatch.setattr(PendingDecisions, "arrive", lambda self: StepDecisions(real(self).decisions))
         with pytest.raises(InferAlignerError, match="serving without the monitor"):
             generate(llm, deployment.tokens()[:4])
 

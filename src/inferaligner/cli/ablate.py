@@ -27,7 +27,7 @@ from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
     from inferaligner.evaluation.ablation import Setting
-    from inferaligner.evaluation.methods.method import Bench, Method
+    from inferaligner.evaluation.methods.method import Method, MethodContext
     from inferaligner.evaluation.metrics import ResultRow
     from inferaligner.evaluation.suites.sampling import Subset
 
@@ -79,7 +79,7 @@ def ablate(
     Writes results.json, records.jsonl and report.html; an interrupted run is continued.
     """
     from inferaligner.evaluation.ablation import AXES
-    from inferaligner.evaluation.methods.method import Bench
+    from inferaligner.evaluation.methods.method import MethodContext
     from inferaligner.evaluation.suites.catalogue import load
     from inferaligner.reporting.figures import require_matplotlib
 
@@ -107,7 +107,7 @@ def ablate(
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.reader)
-    bench = Bench(loaded, fitted, options.load)
+    bench = MethodContext(loaded, fitted, options.load)
     if axis == "gate":
         rows = _gates(bench, subsets, output)
         settings: list[Setting] = []
@@ -125,7 +125,7 @@ def ablate(
 
 
 def _settings(
-    bench: Bench,
+    bench: MethodContext,
     axis: str,
     factors: list[float],
     sources: list[str],
@@ -184,7 +184,7 @@ def _answered(
     return ablation_rows(records.all())
 
 
-def _gates(bench: Bench, subsets: list[Subset], output: Path) -> list[ResultRow]:
+def _gates(bench: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
     from inferaligner.evaluation.gate_ablation import gate_figures, gate_methods
 
     try:

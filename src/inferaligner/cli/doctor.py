@@ -171,14 +171,14 @@ def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShif
 
 def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: str | None) -> Diagnosis:
     from inferaligner.fit.diagnosis import diagnose
-    from inferaligner.fit.options import Side
+    from inferaligner.fit.options import FitModel
     from inferaligner.fit.samples import samples_from_contrast
     from inferaligner.judges.rules import judge
     from inferaligner.prompts.contrast import load_contrast_set
 
     return diagnose(
-        Side(target.model, target.reader, target.spec),
-        Side(aligned.model, aligned.reader, aligned.spec),
+        FitModel(target.model, target.reader, target.spec),
+        FitModel(aligned.model, aligned.reader, aligned.spec),
         samples_from_contrast(load_contrast_set()),
         lambda answer: judge(answer).outcome,
         per_sort=per_sort,

@@ -152,7 +152,7 @@ def _prepare(
 ) -> tuple[list[Method], dict[str, Any]]:
     from inferaligner.evaluation.batches import batch_size_for
     from inferaligner.evaluation.methods.catalogue import make_methods
-    from inferaligner.evaluation.methods.method import Bench
+    from inferaligner.evaluation.methods.method import MethodContext
     from inferaligner.evaluation.records_file import stored_run
     from inferaligner.prompts.images import text_of
     from inferaligner.version import __version__
@@ -162,7 +162,7 @@ def _prepare(
     if fitted is not None:
         fitted.check(loaded.model, loaded.reader)
         warn_of_format(fitted.artifact, loaded)
-    made = make_methods(specs, Bench(loaded, fitted, options.load))
+    made = make_methods(specs, MethodContext(loaded, fitted, options.load))
     longest = max(len(text_of(item.prompt)) for subset in subsets for item in subset.items) // 3
     # What the first run chose is kept: free memory is another thing tomorrow, and batches must be the same.
     earlier = stored_run(output).get("batch size")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.comparison import mean_interval
-from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
 from inferaligner.fit.progress import Stages
@@ -65,7 +65,7 @@ class Setting:
 class Steered(Method):
     """Every row steered with one setting."""
 
-    def __init__(self, bench: Bench, setting: Setting, vectors: Tensor) -> None:
+    def __init__(self, bench: MethodContext, setting: Setting, vectors: Tensor) -> None:
         super().__init__(setting.name, setting.name, bench)
         gate = bench.need_aligner(setting.name).artifact.gate
         factors = setting.profile or (1.0,) * len(setting.layers)
@@ -80,7 +80,7 @@ class Steered(Method):
 
 
 def strength_settings(
-    bench: Bench, factors: Sequence[float], sources: Sequence[str], blocks: Sequence[Sequence[int]]
+    bench: MethodContext, factors: Sequence[float], sources: Sequence[str], blocks: Sequence[Sequence[int]]
 ) -> list[Setting]:
     """Factors of the fitted strength × sources × blocks of layers (none: the fitted ones)."""
     steering = bench.need_aligner("ablation").artifact.steering
@@ -98,7 +98,7 @@ def strength_settings(
     ]
 
 
-def position_settings(bench: Bench) -> list[Setting]:
+def position_settings(bench: MethodContext) -> list[Setting]:
     """Both positions at the fitted setting."""
     steering = bench.need_aligner("ablation").artifact.steering
     positions: tuple[Positions, ...] = ("from_gate", "all")
@@ -108,7 +108,7 @@ def position_settings(bench: Bench) -> list[Setting]:
     ]
 
 
-def settings_of(bench: Bench, settings: Sequence[Setting]) -> list[Method]:
+def settings_of(bench: MethodContext, settings: Sequence[Setting]) -> list[Method]:
     """A method per setting, the bare model first."""
     artifact = bench.need_aligner("ablation").artifact
     depth = len(artifact.ssv)
@@ -122,7 +122,7 @@ def settings_of(bench: Bench, settings: Sequence[Setting]) -> list[Method]:
 
 
 def prompt_count_methods(
-    bench: Bench, aligned: LoadedModel, counts: Sequence[int], tell: Stages
+    bench: MethodContext, aligned: LoadedModel, counts: Sequence[int], tell: Stages
 ) -> tuple[list[Setting], list[Method]]:
     """SSV of the first so many harmful and harmless prompts of the fitting part, at the fitted setting."""
     artifact = bench.need_aligner("ablation").artifact

@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.methods.catalogue import lacking, make_methods
 from inferaligner.evaluation.methods.gated import Gated
-from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, WhitenedGate
-from inferaligner.fit.gate.choice import SHRINKAGES, Evidence, build_gate, try_gate
+from inferaligner.fit.gate.choice import SHRINKAGES, GateCrossValidation, build_gate, try_gate
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
@@ -31,7 +31,7 @@ FITTED_ON = 1500
 """Prompts of the contrast set that the gates made here are fitted on; the fitted gate saw all of them."""
 
 
-def gate_methods(bench: Bench, tell: Stages) -> list[Method]:
+def gate_methods(bench: MethodContext, tell: Stages) -> list[Method]:
     """The fitted gate, gates of every kind, and what the aligner allows of the paper's and CAST's."""
     aligner = bench.need_aligner("ablation")
     artifact = aligner.artifact
@@ -64,7 +64,7 @@ def gate_methods(bench: Bench, tell: Stages) -> list[Method]:
         # With one layer, or one token, two kinds are one.
         if (builder.name, reads) not in tried:
             tried.add((builder.name, reads))
-            trial = try_gate(builder, Evidence(reads, recorded, samples), limit)
+            trial = try_gate(builder, GateCrossValidation(reads, recorded, samples), limit)
             gate = build_gate(trial, recorded, samples)
             made.append(Gated(name, name, bench, Aligner(replace(artifact, gate=gate))))
     others = [name for name in ("paper", "cast") if lacking(name, artifact) is None]

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from inferaligner.aligner import Aligner, Source
 from inferaligner.evaluation.metrics import ENDED, ENDED_REFUSAL, LOOPED
-from inferaligner.fit.progress import Silent, Stages
+from inferaligner.fit.progress import NullProgress, Stages
 from inferaligner.fit.samples import Sample
-from inferaligner.judges import OUTCOMES, Outcome, Verdict
+from inferaligner.judges import OUTCOMES, Judgement, Outcome
 from inferaligner.judges.degeneracy import loops
 from inferaligner.method.gate import Decision
 from inferaligner.models.generation import Answer, generate_answers
@@ -34,7 +34,7 @@ METHODS: tuple[Method, ...] = ("bare", "inferaligner", "own vectors")
 Suite = Literal["harmful", "harmful, wrapped", "harmless"]
 SUITES: tuple[Suite, ...] = ("harmful", "harmful, wrapped", "harmless")
 
-Judge = Callable[[str], Verdict]
+Judge = Callable[[str], Judgement]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def compare(
     The control is generated for the rows that open the gate; where it stays closed, the bare model's answer
     stands for it, which is what `Row.identical` shows of the aligner itself.
     """
-    tell: Stages = stages or Silent()
+    tell: Stages = stages or NullProgress()
 
     def generate(rows: Sequence[int], what: str, source: Source | None) -> dict[int, Answer]:
         applied = nullcontext() if source is None else aligner.apply(model, tokenizer, source=source)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.model_compatibility import Relation, relations
-from inferaligner.fit.options import Side
-from inferaligner.fit.progress import Silent, Stages
+from inferaligner.fit.options import FitModel
+from inferaligner.fit.progress import NullProgress, Stages
 from inferaligner.fit.samples import Sample, Samples
 from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.method.activations import record_activations
@@ -67,8 +67,8 @@ class Diagnosis:
 
 
 def diagnose(
-    target: Side,
-    aligned: Side,
+    target: FitModel,
+    aligned: FitModel,
     samples: Samples,
     outcome: Outcome,
     *,
@@ -80,7 +80,7 @@ def diagnose(
 
     Raises `CalibrationError` where there are too few prompts.
     """
-    tell: Stages = stages or Silent()
+    tell: Stages = stages or NullProgress()
     used = _subsample(samples.fitting, per_sort)
     ours = _record(target, used, system, tell, "target: activations")
     theirs = _record(aligned, used, system, tell, "aligned model: activations")
@@ -205,7 +205,7 @@ def _subsample(fitting: Sequence[Sample], per_sort: int) -> list[Sample]:
     return used
 
 
-def _record(side: Side, used: Sequence[Sample], system: str | None, tell: Stages, what: str) -> Tensor:
+def _record(side: FitModel, used: Sequence[Sample], system: str | None, tell: Stages, what: str) -> Tensor:
     """`[prompts, layers, width]` at the last token."""
     limit = context_length(side.model.config)
     ids = encode_chats(side.tokenizer, [s.text for s in used], system=system, max_length=limit)
@@ -239,7 +239,7 @@ def _separability(activations: Tensor, used: Sequence[Sample]) -> list[float]:
 
 
 def _declines(
-    side: Side, asked: Sequence[str], outcome: Outcome, system: str | None, tell: Stages, what: str
+    side: FitModel, asked: Sequence[str], outcome: Outcome, system: str | None, tell: Stages, what: str
 ) -> Interval:
     with tell.stage(what, len(asked)) as advance:
         count = 0

@@ -35,8 +35,8 @@ from inferaligner.fit.gate.held_out import held_out_figures, held_out_groups
 from inferaligner.fit.monitor.training import fit_monitor
 from inferaligner.fit.operating_point.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.fit.operating_point.benign_traffic import settle, stored, unseen
-from inferaligner.fit.options import FitOptions, Side
-from inferaligner.fit.progress import Silent, Stages
+from inferaligner.fit.options import FitModel, FitOptions
+from inferaligner.fit.progress import NullProgress, Stages
 from inferaligner.fit.samples import Samples
 from inferaligner.fit.search_prompts import Outcome
 from inferaligner.fit.strength.choice import Steering, choose_steering
@@ -58,8 +58,8 @@ NO_STEERING = SteeringSettings(layers=(), strength=0.0)
 
 
 def fit_artifact(
-    target: Side,
-    aligned: Side | None,
+    target: FitModel,
+    aligned: FitModel | None,
     samples: Samples,
     *,
     benign: Mapping[str, Sequence[Prompt]],
@@ -70,7 +70,7 @@ def fit_artifact(
     """Fits an aligner. `benign` are the user's own prompts by name: never fitted on, and each kept below
     `max_false_open` (docs/calibration.md). `outcome` judges answers while the strength is searched. Without
     an aligned model the artifact is a gate alone."""
-    tell: Stages = stages or Silent()
+    tell: Stages = stages or NullProgress()
     _check(target, aligned, benign, options)
     if aligned is not None:
         _tell_of_formats(target, aligned, tell)
@@ -124,7 +124,11 @@ def fit_artifact(
 
 
 def _fit_gate(
-    target: Side, samples: Samples, benign: Mapping[str, Sequence[Prompt]], options: FitOptions, tell: Stages
+    target: FitModel,
+    samples: Samples,
+    benign: Mapping[str, Sequence[Prompt]],
+    options: FitOptions,
+    tell: Stages,
 ) -> tuple[GuidanceGate, dict[str, Any], list[float], EndGate | None]:
     """The gate, its figures, the held-out scores of `samples.fitting` at its operating point, and the gate of
     begun answers."""
@@ -210,7 +214,7 @@ def _fit_gate(
     return gate, figures, [value + gate.bias - before for value in held_out], end_gate
 
 
-def _batch_shift(target: Side, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
+def _batch_shift(target: FitModel, samples: Samples, gate: GuidanceGate, options: FitOptions) -> float | None:
     """How far scores move with the batch; None without a text, or where an engine makes the scores."""
     if target.recorder is not None:
         return None
@@ -227,14 +231,14 @@ def _batch_shift(target: Side, samples: Samples, gate: GuidanceGate, options: Fi
 
 
 def _vectors(
-    target: Side, aligned: Side | None, samples: Samples, options: FitOptions, tell: Stages
+    target: FitModel, aligned: FitModel | None, samples: Samples, options: FitOptions, tell: Stages
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """SRV, SSV, and how the SSV was carried over from a model of another shape (or nothing)."""
     harmful, harmless = samples.for_vectors()
     rows = [*harmful, *harmless]
     used = [samples.fitting[row] for row in rows]
 
-    def record(side: Side, name: str, asked: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def record(side: FitModel, name: str, asked: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         values = _record(side, asked, options, tell, name).at(0)
         return values, mean_difference(values[: len(harmful)], values[len(harmful) :])
 
@@ -267,7 +271,7 @@ def _vectors(
     return srv, carried.ssv, {**carried.table(), "cosine_srv": alike}
 
 
-def _tell_of_formats(target: Side, aligned: Side, tell: Stages) -> None:
+def _tell_of_formats(target: FitModel, aligned: FitModel, tell: Stages) -> None:
     ours, theirs = number_format(target.model), number_format(aligned.model)
     if ours != theirs:
         tell.note(
@@ -280,7 +284,7 @@ def _tell_of_formats(target: Side, aligned: Side, tell: Stages) -> None:
 
 
 def _record(
-    side: Side, texts: Sequence[Prompt], options: FitOptions, tell: Stages, what: str, **places: Any
+    side: FitModel, texts: Sequence[Prompt], options: FitOptions, tell: Stages, what: str, **places: Any
 ) -> Activations:
     ids = encode_chats(
         side.tokenizer, texts, system=options.system, max_length=context_length(side.model.config)
@@ -289,7 +293,7 @@ def _record(
 
 
 def _record_ids(
-    side: Side, ids: Sequence[Sequence[int]], tell: Stages, what: str, **places: Any
+    side: FitModel, ids: Sequence[Sequence[int]], tell: Stages, what: str, **places: Any
 ) -> Activations:
     with tell.stage(what, len(ids)) as advance:
         if side.recorder is not None:
@@ -304,7 +308,7 @@ def _record_ids(
 
 
 def _check(
-    target: Side, aligned: Side | None, benign: Mapping[str, Sequence[Prompt]], options: FitOptions
+    target: FitModel, aligned: FitModel | None, benign: Mapping[str, Sequence[Prompt]], options: FitOptions
 ) -> None:
     ours = dissect(target.model)
     if options.paper and options.max_false_open is not None and not benign:

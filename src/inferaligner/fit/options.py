@@ -29,7 +29,7 @@ MONITOR_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Side:
+class FitModel:
     """A model with its tokenizer, and what the user called it. `recorder` stands in for the model where its
     activations are recorded."""
 

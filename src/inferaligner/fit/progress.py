@@ -19,7 +19,7 @@ class Stages(Protocol):
         """Something worth telling that is not progress."""
 
 
-class Silent:
+class NullProgress:
     """Listens to nothing."""
 
     @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples
 from inferaligner.models.generation import Answer, generate_answers
@@ -41,8 +41,8 @@ class Validation:
 
 
 def validation(
-    target: Side,
-    aligned: Side,
+    target: FitModel,
+    aligned: FitModel,
     samples: Samples,
     scores: Sequence[float],
     options: FitOptions,
@@ -89,7 +89,7 @@ def shuffled_harmful(samples: Samples) -> list[str]:
 
 
 def declined_by(
-    aligned: Side,
+    aligned: FitModel,
     asked: Sequence[str],
     options: FitOptions,
     outcome: Outcome,
@@ -118,7 +118,7 @@ def wrongly_opened(samples: Samples, scores: Sequence[float], most: int = _HARML
 
 
 def _ask(
-    side: Side, prompts: Sequence[str], tokens: int, what: str, options: FitOptions, tell: Stages
+    side: FitModel, prompts: Sequence[str], tokens: int, what: str, options: FitOptions, tell: Stages
 ) -> list[Answer]:
     if not prompts:
         return []

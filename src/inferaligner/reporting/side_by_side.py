@@ -13,7 +13,7 @@ from inferaligner.reporting import figures
 from inferaligner.reporting.examples import examples
 from inferaligner.reporting.html import interval, render, unspaced
 from inferaligner.reporting.search_figures import search_figures, span
-from inferaligner.reporting.verdict import Verdict, refusals, spread, verdict
+from inferaligner.reporting.verdict import GoNoGo, refusals, spread, verdict
 from inferaligner.reporting.verdict import percent as whole_percent
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.storage.model_card import gate_words, operating_point, percent
@@ -106,7 +106,7 @@ def settings_rows(artifact: AlignerArtifact) -> list[tuple[str, str]]:
     ]
 
 
-def _tiles(rows: Sequence[Row], told: Verdict, held_out: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _tiles(rows: Sequence[Row], told: GoNoGo, held_out: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tiles = []
     suites: list[tuple[Suite, str]] = [
         ("harmful", "of harmful requests declined"),

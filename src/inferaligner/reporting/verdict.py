@@ -10,7 +10,7 @@ from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GoNoGo:
     """One sentence to remember, what it costs, and the sentences that carry both."""
 
     headline: str
@@ -20,7 +20,7 @@ class Verdict:
     harmless_untouched: Interval  # harmless prompts whose answer is the bare model's, token by token
 
 
-def verdict(rows: Sequence[Row]) -> Verdict:
+def verdict(rows: Sequence[Row]) -> GoNoGo:
     """Reads the rows of `compare`; needs harmful and harmless ones."""
     bare, ours, own = (
         refusals(rows, "harmful", method) for method in ("bare", "inferaligner", "own vectors")
@@ -41,7 +41,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
             _harmful(rows, "harmful, wrapped", "harmful requests inside a jailbreak or another wrapper")
         )
     points += [_missed(rows), _harmless(rows), _closed(rows), _control(ours, own), _gibberish(rows)]
-    return Verdict(headline, cost, tuple(point for point in points if point), protects, untouched)
+    return GoNoGo(headline, cost, tuple(point for point in points if point), protects, untouched)
 
 
 def refusals(rows: Sequence[Row], suite: Suite, method: Method) -> Interval:

@@ -61,7 +61,7 @@ class StepOrders:
 
 
 @dataclass(frozen=True)
-class TokenVerdict:
+class TokenDecision:
     """What the monitor said about a generated token: its score, and whether the mean was over."""
 
     number: int
@@ -70,14 +70,14 @@ class TokenVerdict:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class StepDecisions:
     """Decisions of one step, and what the monitor read in it, by ticket."""
 
     decisions: dict[int, Decision] = field(default_factory=dict)
-    tokens: dict[int, TokenVerdict] = field(default_factory=dict)
+    tokens: dict[int, TokenDecision] = field(default_factory=dict)
 
 
-def send(message: StepOrders | Verdicts, carrier: Any) -> None:
+def send(message: StepOrders | StepDecisions, carrier: Any) -> None:
     """Puts a message on vLLM's own object."""
     setattr(carrier, _ATTRIBUTE, message)
 
@@ -87,6 +87,6 @@ def orders_on(scheduler_output: Any) -> StepOrders | None:
     return getattr(scheduler_output, _ATTRIBUTE, None)
 
 
-def verdicts_on(runner_output: Any) -> Verdicts:
+def decisions_on(runner_output: Any) -> StepDecisions:
     """The worker's message; empty if nothing was decided."""
-    return getattr(runner_output, _ATTRIBUTE, None) or Verdicts()
+    return getattr(runner_output, _ATTRIBUTE, None) or StepDecisions()

@@ -20,7 +20,7 @@ from inferaligner.vllm.audit import AuditLog
 from inferaligner.vllm.compatibility import check_deployment, fail_request
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from inferaligner.vllm.prompts import PromptRules
-from inferaligner.vllm.protocol import StepOrders, TokenVerdict, orders_on, send, verdicts_on
+from inferaligner.vllm.protocol import StepOrders, TokenDecision, decisions_on, orders_on, send
 from inferaligner.vllm.request_state import GatedRequest, GateRules
 from inferaligner.vllm.settings import KEY
 
@@ -153,7 +153,7 @@ class GatedScheduler(Scheduler):
 
     def _note(self, message: StepOrders, output: Any) -> list[str]:
         """Latches decisions; returns the requests that end here because their gate opened."""
-        stopped, verdicts = [], verdicts_on(output)
+        stopped, verdicts = [], decisions_on(output)
         for name, ticket in message.due.items():
             decision = verdicts.decisions.get(ticket)
             if decision is None:
@@ -181,7 +181,7 @@ class GatedScheduler(Scheduler):
             self._hear(name, ticket, verdicts.tokens.get(ticket), number)
         return stopped
 
-    def _hear(self, name: str, ticket: int, verdict: TokenVerdict | None, number: int) -> None:
+    def _hear(self, name: str, ticket: int, verdict: TokenDecision | None, number: int) -> None:
         """Notes what the monitor read; at the token that opens an answer the report becomes another one."""
         if verdict is None or verdict.number != number:
             raise SteeringError(

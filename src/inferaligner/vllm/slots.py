@@ -12,11 +12,11 @@ from torch import Tensor
 from inferaligner.errors import SteeringError
 from inferaligner.method.gate import Decision
 from inferaligner.vllm.device_buffers import RowBuffers
-from inferaligner.vllm.protocol import Order, StepOrders, TokenVerdict, Verdicts
+from inferaligner.vllm.protocol import Order, StepDecisions, StepOrders, TokenDecision
 
 
 @dataclass
-class _Stay:
+class SlotAssignment:
     slot: int
     order: Order
     reading: bool  # the gate has not decided yet, as far as the host knows
@@ -32,10 +32,10 @@ class Slots:
     def __init__(self, buffers: RowBuffers, *, steers: bool) -> None:
         self.buffers = buffers
         self.steers = steers
-        self._stays: dict[str, _Stay] = {}
+        self._stays: dict[str, SlotAssignment] = {}
         self._free = list(range(buffers.bin))
-        self._due: list[_Stay] = []
-        self._watched: list[tuple[_Stay, int]] = []  # and the number of the generated token
+        self._due: list[SlotAssignment] = []
+        self._watched: list[tuple[SlotAssignment, int]] = []  # and the number of the generated token
         self._expected: StepOrders | None = None
         self._planned = False
 
@@ -53,7 +53,7 @@ class Slots:
             slot = self._free.pop()
             undecided = order.open is None
             may_open = order.open is not False or self.buffers.monitor is not None
-            self._stays[request] = _Stay(slot, order, undecided, self.steers and may_open)
+            self._stays[request] = SlotAssignment(slot, order, undecided, self.steers and may_open)
             self.buffers.begin(slot, undecided or bool(order.open), order.heard, order.read, order.end.kind)
         for request, ticket in orders.closed.items():
             stay = self._stays.get(request)
@@ -112,7 +112,7 @@ class Slots:
             for row, offset in enumerate(ends.gate.offsets, start=len(gate.offsets)):
                 yield row, order.prompt_length - 1 - offset
 
-    def end_step(self, tokens: int) -> PendingVerdicts | None:
+    def end_step(self, tokens: int) -> PendingDecisions | None:
         """After the forward pass: what was decided in it.
 
         Raises `SteeringError` if the gate was passed by.
@@ -139,7 +139,7 @@ class Slots:
             return None
         for stay in self._due:
             stay.reading = False
-        return PendingVerdicts(self.buffers, self._due, self._watched)
+        return PendingDecisions(self.buffers, self._due, self._watched)
 
     def _leave(self, request: str) -> None:
         stay = self._stays.pop(request, None)
@@ -147,11 +147,14 @@ class Slots:
             self._free.append(stay.slot)
 
 
-class PendingVerdicts:
+class PendingDecisions:
     """Decisions on their way from the device; nothing waits for them before `arrive`."""
 
     def __init__(
-        self, buffers: RowBuffers, due: Sequence[_Stay], watched: Sequence[tuple[_Stay, int]]
+        self,
+        buffers: RowBuffers,
+        due: Sequence[SlotAssignment],
+        watched: Sequence[tuple[SlotAssignment, int]],
     ) -> None:
         self._due = [stay.order.ticket for stay in due]
         self._watched = [(stay.order.ticket, number) for stay, number in watched]
@@ -168,16 +171,16 @@ class PendingVerdicts:
     def _start(values: Tensor) -> Tensor:
         return values.to("cpu", non_blocking=True)
 
-    def arrive(self) -> Verdicts:
+    def arrive(self) -> StepDecisions:
         """The decisions by ticket; waits for the copy."""
         if self._ready is not None:
             self._ready.synchronize()
         told = list(zip(self._scores.tolist(), self._flags.tolist(), strict=True))
         decided, read = told[: len(self._due)], told[len(self._due) :]
-        return Verdicts(
+        return StepDecisions(
             {ticket: Decision(*each) for ticket, each in zip(self._due, decided, strict=True)},
             {
-                ticket: TokenVerdict(number, *each)
+                ticket: TokenDecision(number, *each)
                 for (ticket, number), each in zip(self._watched, read, strict=True)
             },
         )

@@ -19,7 +19,7 @@ from inferaligner.vllm.platform_worker import PlatformWorker
 from inferaligner.vllm.protocol import orders_on, send
 from inferaligner.vllm.runner_hooks import RunnerSeam
 from inferaligner.vllm.self_test import self_test
-from inferaligner.vllm.slots import PendingVerdicts, Slots
+from inferaligner.vllm.slots import PendingDecisions, Slots
 
 
 class GatedWorker(PlatformWorker):
@@ -29,7 +29,7 @@ class GatedWorker(PlatformWorker):
         self.gate_settings = check_deployment(vllm_config)
         self.gate_adapters = self.gate_settings.adapter_rules()
         super().__init__(vllm_config, *args, **options)
-        self._pending: PendingVerdicts | None = None
+        self._pending: PendingDecisions | None = None
         self._warming_up = False
 
     def load_model(self, **options: Any) -> None:
@@ -91,7 +91,7 @@ class GatedWorker(PlatformWorker):
         if pending is None:
             return output
         if isinstance(output, AsyncModelRunnerOutput):
-            return _OutputWithVerdicts(output, pending)
+            return _OutputWithDecisions(output, pending)
         if output is None or output is EMPTY_MODEL_RUNNER_OUTPUT:
             raise SteeringError("A step with decisions returned no output to carry them.")
         send(pending.arrive(), output)
@@ -122,10 +122,10 @@ class GatedWorker(PlatformWorker):
         super().sleep(level)
 
 
-class _OutputWithVerdicts(AsyncModelRunnerOutput):
+class _OutputWithDecisions(AsyncModelRunnerOutput):
     """An output that is still on its way from the device, and its decisions with it."""
 
-    def __init__(self, output: Any, pending: PendingVerdicts) -> None:
+    def __init__(self, output: Any, pending: PendingDecisions) -> None:
         self._output = output
         self._pending = pending
 

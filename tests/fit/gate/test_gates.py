@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
 from inferaligner.fit.gate.choice import (
-    Evidence,
+    GateCrossValidation,
     build_gate,
     choose_gate,
     gate_layers,
@@ -81,8 +81,8 @@ def test_full_shrinkage_forgets_the_covariance() -> None:
 
 def test_whitening_finds_what_the_mean_difference_misses() -> None:
     activations, samples = labelled()
-    plain = try_gate(MeanDifferenceGate(), Evidence((GateRead(2),), activations, samples), 0.05)
-    whitened = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+    plain = try_gate(MeanDifferenceGate(), GateCrossValidation((GateRead(2),), activations, samples), 0.05)
+    whitened = try_gate(WhitenedGate(0.1), GateCrossValidation((GateRead(2),), activations, samples), 0.05)
     assert whitened.auroc > plain.auroc + 0.2
     assert whitened.true_open > plain.true_open
 
@@ -125,7 +125,7 @@ def test_moments_of_parts_add_up() -> None:
 
 def test_a_gate_fitted_fold_by_fold_is_the_one_fitted_at_once() -> None:
     activations, samples = labelled()
-    evidence = Evidence((GateRead(1), GateRead(2, 1)), activations, samples)
+    evidence = GateCrossValidation((GateRead(1), GateRead(2, 1)), activations, samples)
     held = torch.tensor([sample.fold(5) == 3 for sample in samples])
     harmful = torch.tensor([sample.harmful for sample in samples])
     features = torch.stack([activations.values[:, 1, 0], activations.values[:, 2, 1]], 1)
@@ -158,7 +158,7 @@ def test_a_wrapper_that_opens_the_gate_by_itself_counts_for_nothing() -> None:
 
 def test_among_candidates_that_are_alike_the_best_separation_is_taken() -> None:
     activations, samples = labelled()
-    trial = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+    trial = try_gate(WhitenedGate(0.1), GateCrossValidation((GateRead(2),), activations, samples), 0.05)
 
     def like(true_open: float, separation: float) -> Any:
         return replace(trial, direct=None, true_open=true_open, error=0.02, separation=separation)
@@ -169,14 +169,14 @@ def test_among_candidates_that_are_alike_the_best_separation_is_taken() -> None:
 
 def test_among_candidates_that_are_alike_the_one_that_shrinks_most_is_taken() -> None:
     activations, samples = labelled()
-    trial = try_gate(WhitenedGate(0.1), Evidence((GateRead(2),), activations, samples), 0.05)
+    trial = try_gate(WhitenedGate(0.1), GateCrossValidation((GateRead(2),), activations, samples), 0.05)
     alike = [replace(trial, builder=WhitenedGate(s), separation=0.9 - s, error=0.02) for s in (0.1, 0.5, 0.3)]
     assert [t.builder.shrinkage for t in in_order(alike)] == [0.5, 0.3, 0.1]
 
 
 def test_the_error_of_a_trial_is_that_of_its_shares() -> None:
     activations, samples = labelled(count=400)
-    trial = try_gate(MeanDifferenceGate(), Evidence((GateRead(0),), activations, samples), 0.3)
+    trial = try_gate(MeanDifferenceGate(), GateCrossValidation((GateRead(0),), activations, samples), 0.3)
     # Without attacks the quality is the open rate of the 200 harmful prompts.
     assert trial.quality == trial.direct
     assert trial.error == pytest.approx((trial.quality * (1 - trial.quality) / 200) ** 0.5)
@@ -215,7 +215,7 @@ def test_held_out_scores_know_nothing_of_their_own_row() -> None:
     torch.manual_seed(0)
     values = torch.randn(120, 1, 1, 60)
     samples = [Sample(f"p{n}", n % 2 == 0, f"t{n}", "everyday") for n in range(120)]
-    evidence = Evidence((GateRead(0),), Activations(values, (0,), (0,)), samples)
+    evidence = GateCrossValidation((GateRead(0),), Activations(values, (0,), (0,)), samples)
     trial = try_gate(WhitenedGate(0.1), evidence, 0.05)
     assert 0.3 < trial.auroc < 0.7
 

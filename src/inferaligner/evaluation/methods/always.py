@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.steering.guard import Guard
 
 NAME = "always"
@@ -20,7 +20,7 @@ class AlwaysOn(Method):
         return {"aligner": self.bench.need_aligner(NAME).artifact.digest()}
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """Raises `InputError` without an aligner."""
     bench.need_aligner(NAME)
     return AlwaysOn(NAME, "always-on steering", bench)

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 
 from inferaligner.evaluation.methods.gated import Gated
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.refusal import REFUSAL
 
@@ -24,6 +24,6 @@ class CannedRefusal(Gated):
         return self._aligner.apply(target.model, target.reader, on_open="refuse", monitor=False)
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """Raises `InputError` without an aligner. One that is a gate alone will do."""
     return CannedRefusal(NAME, "canned refusal", bench, bench.need_aligner(NAME))

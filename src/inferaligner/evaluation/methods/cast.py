@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import Decision, GateRead, GuidanceGate
@@ -78,7 +78,7 @@ def best_threshold(scores: Tensor, harmful: Tensor) -> tuple[float, float]:
 class Cast(Method):
     """PCA vectors behind a cosine condition."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: MethodContext) -> None:
         super().__init__(NAME, "CAST-like (PCA, cosine)", bench)
         steering = bench.need_aligner(NAME).artifact.steering
         pairs = _pairs()
@@ -148,6 +148,6 @@ def _pairs() -> list[tuple[Sample, Sample]]:
     return sorted(pairs, key=lambda pair: (pair[0].fold(251), pair[0].content))[:_PAIRS]
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """Raises `InputError` without an aligner."""
     return Cast(bench)

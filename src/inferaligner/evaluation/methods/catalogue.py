@@ -16,7 +16,7 @@ from types import ModuleType
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InputError
 from inferaligner.evaluation import methods as folder
-from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.method import Method, MethodContext
 
 DEFAULT = ("none", "inferaligner", "own-vectors", "self-reminder")
 """What is compared when nothing is asked for: four methods."""
@@ -122,7 +122,7 @@ def lacking(spec: str, artifact: AlignerArtifact | None) -> str | None:
     return None
 
 
-def make_methods(specs: Sequence[str], bench: Bench) -> list[Method]:
+def make_methods(specs: Sequence[str], bench: MethodContext) -> list[Method]:
     """The methods, the bare model first: the others build on its answers.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from inferaligner.aligner import Aligner, Source
-from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.method.gate import Decision
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
@@ -15,7 +15,7 @@ from inferaligner.steering.guard import Guard
 class Gated(Method):
     """The gate of an aligner; what is done behind it is up to the method."""
 
-    def __init__(self, name: str, title: str, bench: Bench, aligner: Aligner) -> None:
+    def __init__(self, name: str, title: str, bench: MethodContext, aligner: Aligner) -> None:
         super().__init__(name, title, bench)
         self._aligner = aligner
         self._digest = aligner.artifact.digest()
@@ -37,7 +37,7 @@ class GatedSteering(Gated):
     """The gate and the steering of an aligner, and its monitor where it has one."""
 
     def __init__(
-        self, name: str, title: str, bench: Bench, aligner: Aligner, *, source: Source = "aligned"
+        self, name: str, title: str, bench: MethodContext, aligner: Aligner, *, source: Source = "aligned"
     ) -> None:
         super().__init__(name, title, bench, aligner)
         self._source: Source = source

@@ -31,7 +31,7 @@ Needs = Literal["nothing", "gate", "vectors", "guide"]
 
 
 @dataclass(frozen=True)
-class Bench:
+class MethodContext:
     """What methods are made from. `load` gets another model by its spec."""
 
     target: LoadedModel
@@ -53,7 +53,7 @@ class Bench:
 class Method:
     """A method that does nothing: the bare model. Others change what they need to."""
 
-    def __init__(self, name: str, title: str, bench: Bench) -> None:
+    def __init__(self, name: str, title: str, bench: MethodContext) -> None:
         self.name = name  # in files
         self.title = title  # for readers
         self.bench = bench

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.methods.method import Bench, Method
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.models.loading import LoadedModel
 
 
 class OtherModel(Method):
     """Every prompt goes to the model of a spec, which is loaded when it is first asked."""
 
-    def __init__(self, name: str, title: str, bench: Bench, spec: str) -> None:
+    def __init__(self, name: str, title: str, bench: MethodContext, spec: str) -> None:
         super().__init__(name, title, bench)
         self._spec = spec
         self._loaded: LoadedModel | None = None

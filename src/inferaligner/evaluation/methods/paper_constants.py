@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.methods.gated import GatedSteering
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.fit.gate.choice import paper_gate
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
@@ -22,13 +22,13 @@ NEEDS: Needs = "vectors"
 _PER_CLASS = 64
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """With `paper=DIR`, an aligner that `fit --paper` wrote; else one is made as said above."""
     own = Aligner.from_pretrained(option) if option else _from(bench)
     return GatedSteering(NAME, "paper's gate and constants", bench, own)
 
 
-def _from(bench: Bench) -> Aligner:
+def _from(bench: MethodContext) -> Aligner:
     artifact, target = bench.need_aligner(NAME).artifact, bench.target
     samples = _extraction()
     ids = encode_chats(

@@ -7,7 +7,7 @@ import importlib.resources
 from pathlib import Path
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.evaluation.suites.user_files import PLACES, fill
 from inferaligner.prompts.images import Prompt, text_of, with_text
 
@@ -19,7 +19,7 @@ MORE_PLACES = (*PLACES, "{attack_prompt}")
 class PromptTemplate(Method):
     """Every prompt inside one template."""
 
-    def __init__(self, name: str, title: str, bench: Bench, template: str) -> None:
+    def __init__(self, name: str, title: str, bench: MethodContext, template: str) -> None:
         super().__init__(name, title, bench)
         # The longest first: "{}" must not be found where "{attack_prompt}" stands.
         place = next((p for p in ("{attack_prompt}", *PLACES) if p in template), None)
@@ -39,7 +39,7 @@ class PromptTemplate(Method):
         return {"template": hashlib.sha256(self._template.encode()).hexdigest()[:16]}
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """`prompt=FILE`: any template, so that the published wordings can be run."""
     if not option:
         raise InputError("The method prompt needs a template: prompt=FILE, with {prompt} in it.")

@@ -3,13 +3,13 @@
 The wording is our own; run the published one with `prompt=FILE`.
 """
 
-from inferaligner.evaluation.methods.method import Bench, Method, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.evaluation.methods.prompt_template import PromptTemplate, shipped
 
 NAME = "self-reminder"
 NEEDS: Needs = "nothing"
 
 
-def make(bench: Bench, option: str) -> Method:
+def make(bench: MethodContext, option: str) -> Method:
     """Takes no option."""
     return PromptTemplate(NAME, "Self-Reminder", bench, shipped("self_reminder"))

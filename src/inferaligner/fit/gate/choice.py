@@ -95,7 +95,7 @@ class GateTrial:
         }
 
 
-class Evidence:
+class GateCrossValidation:
     """What candidates that read the same places share: centred features and their moments, fold by fold."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Evidence:
         return weights.reshape(len(self.reads), -1), offset
 
 
-def try_gate(builder: GateBuilder, evidence: Evidence, max_false_open: float) -> GateTrial:
+def try_gate(builder: GateBuilder, evidence: GateCrossValidation, max_false_open: float) -> GateTrial:
     """Cross-validates one candidate."""
     samples, labels = evidence.samples, evidence.harmful.numpy()
     values = evidence.scores(builder)
@@ -196,7 +196,7 @@ def choose_gate(
     trials: list[GateTrial] = []
 
     def attempt(reads: tuple[GateRead, ...], *builders: GateBuilder) -> None:
-        evidence = Evidence(reads, activations, samples)
+        evidence = GateCrossValidation(reads, activations, samples)
         for builder in builders:
             trials.append(try_gate(builder, evidence, max_false_open))
             if advance is not None:
@@ -237,7 +237,7 @@ def number_of_trials(activations: Activations, layer: int | None = None) -> int:
 
 def build_gate(trial: GateTrial, activations: Activations, samples: Sequence[Sample]) -> GuidanceGate:
     """The chosen gate, fitted on all prompts; its bias is minus the trial's held-out threshold."""
-    weights, offset = Evidence(trial.reads, activations, samples).gate(trial.builder)
+    weights, offset = GateCrossValidation(trial.reads, activations, samples).gate(trial.builder)
     # Scores are told in standard deviations of harmless prompts, so that "1.3" means something.
     scale = _scale(trial, samples)
     return GuidanceGate(trial.builder.name, trial.reads, weights / scale, (offset - trial.threshold) / scale)

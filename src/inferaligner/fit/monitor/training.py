@@ -22,7 +22,7 @@ from inferaligner.errors import CalibrationError
 from inferaligner.fit.monitor.choice import LabelledAnswers, choose_monitor, highest
 from inferaligner.fit.operating_point.benign_traffic import stored
 from inferaligner.fit.operating_point.choice import Rank, promised_threshold, share
-from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Sample, Samples, Sort
 from inferaligner.fit.transfer.answer_streams import answer_streams
@@ -45,7 +45,7 @@ CONTRAST = "contrast set"
 
 
 def fit_monitor(
-    target: Side,
+    target: FitModel,
     samples: Samples,
     gate: GuidanceGate,
     steered: Sequence[int],
@@ -156,7 +156,7 @@ def monitor_layers(first_steered: int, depth: int) -> tuple[int, ...]:
 
 
 def _highest_scores(
-    target: Side,
+    target: FitModel,
     monitor: AnswerMonitor,
     prompts: Sequence[Prompt],
     options: FitOptions,
@@ -181,7 +181,7 @@ def _highest_scores(
 
 
 def _held_out(
-    target: Side,
+    target: FitModel,
     test: Sequence[Sample],
     gate: GuidanceGate,
     monitor: AnswerMonitor,
@@ -203,7 +203,9 @@ def _held_out(
     return found
 
 
-def _closed(target: Side, gate: GuidanceGate, prompts: Sequence[Prompt], options: FitOptions) -> list[Prompt]:
+def _closed(
+    target: FitModel, gate: GuidanceGate, prompts: Sequence[Prompt], options: FitOptions
+) -> list[Prompt]:
     """The prompts that do not open the gate."""
     if not prompts:
         return []

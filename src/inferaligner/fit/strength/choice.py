@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples
 from inferaligner.fit.search_prompts import Outcome, Validation, validation
@@ -49,8 +49,8 @@ class Steering:
 
 
 def choose_steering(
-    target: Side,
-    aligned: Side,
+    target: FitModel,
+    aligned: FitModel,
     samples: Samples,
     gate: GuidanceGate,
     scores: Sequence[float],
@@ -96,7 +96,7 @@ def choose_steering(
 
 
 def _search(
-    target: Side,
+    target: FitModel,
     gate: GuidanceGate,
     vectors: Tensor,
     on: Validation,

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.options import FitOptions, Side
+from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples
 from inferaligner.fit.search_prompts import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
@@ -26,8 +26,8 @@ gemma-3-270m say "I'm not equipped to help to help to help"."""
 
 
 def learn_guide(
-    target: Side,
-    aligned: Side,
+    target: FitModel,
+    aligned: FitModel,
     samples: Samples,
     gate: GuidanceGate,
     start: Tensor,

@@ -26,7 +26,7 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.engine.batch import Prefilled, PrefillPass, Row, RunningBatch
 from inferaligner.server.engine.decoding import Speaker, prompt_logprobs, tell
 from inferaligner.server.engine.detokenizer import TextStream
-from inferaligner.server.engine.gate_decisions import Verdicts
+from inferaligner.server.engine.gate_decisions import GateDecisions
 from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Prompt
 from inferaligner.server.errors import QueueFullError
 from inferaligner.server.generation_defaults import GenerationDefaults
@@ -63,7 +63,7 @@ class Load:
     waiting: int
 
 
-class Nobody:
+class NullObserver:
     """An observer that looks away."""
 
     def decided(self, job: Job, report: GateReport) -> None:
@@ -86,7 +86,7 @@ class Engine:
         self, loaded: LoadedModel, aligner: Aligner, settings: ServerSettings, observer: Observer
     ) -> None:
         self.aligner = aligner
-        self._verdicts = Verdicts(aligner.artifact, settings)
+        self._verdicts = GateDecisions(aligner.artifact, settings)
         self.settings = settings
         self.defaults = GenerationDefaults(loaded.model)
         self._loaded = loaded
@@ -352,7 +352,7 @@ class Engine:
             former.__enter__()
             raise
         self._batch.use(fresh)
-        self.aligner, self._verdicts = aligner, Verdicts(aligner.artifact, self.settings)
+        self.aligner, self._verdicts = aligner, GateDecisions(aligner.artifact, self.settings)
 
     # -- failures --------------------------------------------------------------------------------------
 
@@ -383,7 +383,7 @@ class Engine:
         """Two short prompts through everything that a request goes through; raises if that cannot be."""
         heard: list[Event] = []
         (ids,) = encode_chats(self._loaded.reader, ["Hello"])
-        observer, self._observer = self._observer, Nobody()
+        observer, self._observer = self._observer, NullObserver()
         try:
             for extra in ([], ids[-1:]):
                 turn_end = len(ids) if extra else None

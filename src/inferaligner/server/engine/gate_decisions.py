@@ -8,7 +8,7 @@ from inferaligner.server.settings import ServerSettings
 from inferaligner.serving.gate_report import Action, GateReport
 
 
-class Verdicts:
+class GateDecisions:
     """Of one artifact: another operating point has verdicts of its own."""
 
     def __init__(self, artifact: AlignerArtifact, settings: ServerSettings) -> None:
