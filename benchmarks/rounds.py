@@ -1,4 +1,4 @@
-"""FitModel-by-side timing: every arm once per round, and ratios only between runs of one round.
+"""Side-by-side timing: every arm once per round, and ratios only between runs of one round.
 
 A machine that is shared, or that warms up, changes speed by more than the differences that are looked for.
 So the arms take turns (A B C, B C A, C A B, ...), each round gives one ratio per arm, and what is reported

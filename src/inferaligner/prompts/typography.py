@@ -44,7 +44,7 @@ class PageStyle:
 
     @property
     def square(self) -> float:
-        """FitModel of a square of the raster: the height of a line, and the way to the next tab stop."""
+        """Side of a square of the raster: the height of a line, and the way to the next tab stop."""
         return self.side / LINES
 
 
