@@ -28,7 +28,7 @@ from inferaligner.fit.samples import Samples, samples_from_contrast, samples_fro
 from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
 from inferaligner.judges.rules import judge
 from inferaligner.method.activations import Recorder, record_activations
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set

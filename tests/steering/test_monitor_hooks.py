@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from inferaligner.errors import ArtifactError, MismatchError, SteeringError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.method.monitor import AnswerMonitor, running_means
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, SteeringPlan

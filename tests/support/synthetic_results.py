@@ -10,7 +10,7 @@ from inferaligner.evaluation.side_by_side import Method, Reply, Row
 from inferaligner.fit.gate.held_out import held_out_figures, held_out_groups
 from inferaligner.fit.samples import Sample
 from inferaligner.judges import Outcome
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.reporting.side_by_side import SideBySide
 from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer

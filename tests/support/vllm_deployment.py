@@ -18,7 +18,8 @@ from transformers import AutoTokenizer
 
 from inferaligner.aligner import Aligner
 from inferaligner.method.activations import record_activations
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.decision import Decision
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
 from inferaligner.prompts.chat import encode_chats

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import template_suffix
 from inferaligner.steering.guard import Guard

@@ -29,7 +29,7 @@ from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.fit.progress import Advance, Stages
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel

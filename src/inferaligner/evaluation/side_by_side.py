@@ -22,7 +22,7 @@ from inferaligner.fit.progress import NullProgress, Stages
 from inferaligner.fit.samples import Sample
 from inferaligner.judges import OUTCOMES, Judgement, Outcome
 from inferaligner.judges.degeneracy import loops
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import Reader
 from inferaligner.statistics.intervals import Interval, clopper_pearson

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from inferaligner.errors import ArtifactError, CalibrationError
+from inferaligner.method.decision import Decision, opens
 
 
 @dataclass(frozen=True, order=True)
@@ -28,24 +28,6 @@ class GateRead:
 
     layer: int
     offset: int = 0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gate said about one row: positive score = harmful = open.
-
-    `answer_token` is the generated token (counted from 1) at which the monitor opened a row whose prompt had
-    not (in shadow mode: would have); `score` is the prompt's all the same.
-    """
-
-    score: float
-    open: bool
-    answer_token: int | None = None
-
-    @property
-    def opened_at(self) -> int | Literal["prompt"] | None:
-        """ "prompt", the number of the generated token, or None for a row that stayed closed."""
-        return "prompt" if self.open and self.answer_token is None else self.answer_token
 
 
 @dataclass(frozen=True)
@@ -103,8 +85,7 @@ class GuidanceGate:
 
     def decide(self, scores: Tensor) -> list[Decision]:
         """One decision per score `[rows]`."""
-        # Not `score > 0`: a NaN must open the gate, not slip through it.
-        return [Decision(score=score, open=not score <= 0) for score in scores.tolist()]
+        return [Decision(score=score, open=opens(score)) for score in scores.tolist()]
 
     def with_bias(self, bias: float) -> GuidanceGate:
         """The same gate at another operating point."""

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
+from inferaligner.method.decision import Decision, opens
 from inferaligner.method.end_gate import EndGate
-from inferaligner.method.gate import Decision, GuidanceGate
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.other_ends import OtherEnds
 from inferaligner.steering.plan import Mode, Positions
@@ -232,8 +233,7 @@ class PromptScope:
         if self.mode != "gate":
             opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool) & here(ends)
         else:
-            # Not `score > 0`: a NaN must open the gate, not slip through it.
-            opened = ~(self.scores <= 0) & here(reads)
+            opened = opens(self.scores) & here(reads)
             if self.other_ends is not None:
                 opened = self.other_ends.opened(opened, here(ends))
         self.open = opened if self.open is None else self.open | opened

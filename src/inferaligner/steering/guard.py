@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from inferaligner.errors import SteeringError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.anatomy import dissect, module_device, unwrap
 from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.encoding import image_tokens

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from inferaligner.method.decision import opens
 from inferaligner.method.monitor import AnswerMonitor, running_means
 
 
@@ -106,8 +107,7 @@ class AnswerWatch:
             self._live = self._live & ~self._ended[:, -1].to(scores.device)
         self._recent = torch.cat([self._recent[:, 1:], scores[:, None]], dim=1)
         self._count = self._count + 1
-        # Not `> 0`: a NaN must open the row, not slip through.
-        over = ~(self._recent.mean(-1) + self.bias <= 0)
+        over = opens(self._recent.mean(-1) + self.bias)
         fresh = over & self._live & (self.opened_at == 0)
         self.opened_at = torch.where(fresh, self._count, self.opened_at)
         self.open_now = self.open_now | fresh[:, None, None]
@@ -122,7 +122,7 @@ class AnswerWatch:
             ended = self._ended.to(scores.device) & (numbers >= 1)
             valid = valid & (ended.cumsum(dim=1) == 0)
         scores = torch.where(valid, scores, 0.0)
-        over = ~(running_means(scores, self.window) + self.bias <= 0) & valid
+        over = opens(running_means(scores, self.window) + self.bias) & valid
         first = torch.where(over, numbers, _NEVER).amin(dim=1)
         found = torch.where(first == _NEVER, 0, first)
         if self.begun:

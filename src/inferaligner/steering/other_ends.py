@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from inferaligner.method.decision import opens
 from inferaligner.method.end_gate import EndGate
 from inferaligner.steering.prompt_spans import PromptSpans
 
@@ -60,13 +61,13 @@ class OtherEnds:
         scores = self._scores(by_turn.device)
         at_end = (self.begun | self.raw).to(by_turn.device) & here
         # Raw text has no turn that the guidance gate could read. NaN opens.
-        return (by_turn & ~self.raw.to(by_turn.device)) | (at_end & ~(scores <= 0))
+        return (by_turn & ~self.raw.to(by_turn.device)) | (at_end & opens(scores))
 
     def told(self, by_turn: Tensor) -> Tensor:
         """The scores `[rows]` that are reported: the guidance gate's, but the end gate's of raw text, and of
         begun answers that it alone opened."""
         scores = self._scores(by_turn.device)
-        alone = self.begun.to(by_turn.device) & (by_turn <= 0) & ~(scores <= 0)
+        alone = self.begun.to(by_turn.device) & ~opens(by_turn) & opens(scores)
         return torch.where(self.raw.to(by_turn.device) | alone, scores, by_turn)
 
     def _scores(self, device: torch.device) -> Tensor:

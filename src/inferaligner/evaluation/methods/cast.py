@@ -22,7 +22,8 @@ from torch import Tensor
 from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.decision import Decision, opens
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import Prompt
@@ -102,7 +103,7 @@ class Cast(Method):
     def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
         found = self._activations(prompts, layers=[self.condition.layer])[:, 0]
         scores = self.condition.similarity(found) - self.condition.threshold
-        return [Decision(score, not score <= 0) for score in scores.tolist()]
+        return [Decision(score, opens(score)) for score in scores.tolist()]
 
     def acting(self) -> AbstractContextManager[Guard | None]:
         return Guard(self.bench.target.model, self._plan, "always")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from inferaligner.aligner import Aligner, Source
 from inferaligner.evaluation.methods.method import Method, MethodContext
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 

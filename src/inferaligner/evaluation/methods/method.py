@@ -21,7 +21,7 @@ from typing import Literal
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard

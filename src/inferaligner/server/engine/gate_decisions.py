@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inferaligner.artifact import AlignerArtifact
+from inferaligner.method.decision import opens
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.settings import ServerSettings
 from inferaligner.serving.gate_report import Action, GateReport
@@ -24,7 +25,7 @@ class GateDecisions:
     def report(self, job: Job, score: float) -> GateReport:
         """The decision on a prompt."""
         artifact = self.artifact
-        opened = not score <= 0  # NaN opens
+        opened = opens(score)
         return GateReport(
             score=score,
             open=opened,
