@@ -365,3 +365,16 @@ class PromptScope:
             Decision(score, is_open or (steers and number > 0), None if is_open or not number else number)
             for score, is_open, number in rows
         ]
+
+
+@dataclass
+class GuardState:
+    """The state that a guard shares with its hooks.
+
+    Attributes:
+        scope: the latest batch of prompts; None before the first.
+        now: the forward pass that is running; None between passes.
+    """
+
+    scope: PromptScope | None = None
+    now: Pass | None = None

@@ -17,7 +17,6 @@ precision than the stream, is converted anew every time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +25,8 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.activations import is_recording
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
-
-if TYPE_CHECKING:
-    from inferaligner.steering.batch_state import Pass, PromptScope, Steers
-    from inferaligner.steering.guard import Guard
+from inferaligner.steering.batch_state import GuardState, Pass, PromptScope, Steers
+from inferaligner.steering.plan import SteeringPlan
 
 LayerHook = Callable[[nn.Module, object, object], object]
 
@@ -37,21 +34,27 @@ LayerHook = Callable[[nn.Module, object, object], object]
 class GateHook:
     """Adds the dot products of one layer's reads to the scope's scores; the last layer latches."""
 
-    def __init__(self, guard: Guard, layer: int, device: torch.device) -> None:
-        """`device`: where the layer computes, and the weights are put."""
+    def __init__(self, state: GuardState, plan: SteeringPlan, layer: int, device: torch.device) -> None:
+        """
+        Args:
+            state: of the guard that the hook works for.
+            plan: gives the reads of the two gates; the hook keeps those of its layer.
+            layer: the decoder layer after which the hook reads.
+            device: where the layer computes; the weights are copied there.
+        """
 
         def reads_of(gate: GuidanceGate) -> list[tuple[GateRead, Tensor]]:
             reads = zip(gate.reads, gate.weights, strict=True)
             return [(read, weight.to(device, copy=True)) for read, weight in reads if read.layer == layer]
 
-        self._guard = guard
-        self._reads = reads_of(guard.plan.gate)
-        self._end_reads = reads_of(guard.plan.ends.gate)
-        self._last = layer == guard.plan.gate.last_layer
+        self._state = state
+        self._reads = reads_of(plan.gate)
+        self._end_reads = reads_of(plan.ends.gate)
+        self._last = layer == plan.gate.last_layer
         self.ran = False  # reset before every pass that reads the gate, checked after it
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
-        scope, now = self._guard.scope, self._guard.now
+        scope, now = self._state.scope, self._state.now
         if scope is None or now is None:
             _refuse_outside()
             return
@@ -85,9 +88,14 @@ def _product(stream: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> T
 class SteerHook:
     """x_l = x'_l + α·θ_l on the open rows (equation 4 of the paper)."""
 
-    def __init__(self, guard: Guard, vector: Tensor, dtype: torch.dtype | None = None) -> None:
-        """`vector` is α·θ_l `[width]`; `dtype` what the stream is expected to be in."""
-        self._guard = guard
+    def __init__(self, state: GuardState, vector: Tensor, dtype: torch.dtype | None = None) -> None:
+        """
+        Args:
+            state: of the guard that the hook works for.
+            vector: α·θ_l `[width]`, on the layer's device.
+            dtype: precision that the residual stream is expected to have; None: the vector's own.
+        """
+        self._state = state
         self._vector = vector
         self._addition = vector.to(dtype or vector.dtype)
         self._decoding = self._addition  # what a decoding step adds: [width] or [rows, 1, width]
@@ -108,7 +116,7 @@ class SteerHook:
             self._decoding = torch.where(open_rows.to(addition.device), addition, -0.0)
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> object:
-        scope, now = self._guard.scope, self._guard.now
+        scope, now = self._state.scope, self._state.now
         if scope is None or now is None:
             _refuse_outside()
             return None

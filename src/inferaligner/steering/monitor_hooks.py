@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,23 +11,21 @@ from torch import nn
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import residual
+from inferaligner.steering.batch_state import GuardState
 from inferaligner.steering.prompt_spans import generate_setting
-
-if TYPE_CHECKING:
-    from inferaligner.steering.guard import Guard
 
 
 class MonitorHook:
     """Scores the generated tokens of a pass after the monitor's layer, and latches rows."""
 
-    def __init__(self, guard: Guard, monitor: AnswerMonitor, device: torch.device) -> None:
-        self._guard = guard
+    def __init__(self, state: GuardState, monitor: AnswerMonitor, device: torch.device) -> None:
+        self._state = state
         self._weights = monitor.weights.to(device, copy=True)
         self._centre = monitor.centre
         self.ran = False  # reset before every pass, checked after those that it must read
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
-        scope, now = self._guard.scope, self._guard.now
+        scope, now = self._state.scope, self._state.now
         if scope is None or now is None or scope.watch is None:
             return  # the hooks of gate and steering refuse what runs outside a call of the model
         self.ran = True
