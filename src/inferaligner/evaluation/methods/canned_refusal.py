@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager
 
 from inferaligner.evaluation.methods.gated import Gated
 from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.steering.gate_policy import REFUSAL
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.refusal import REFUSAL
 
 NAME = "canned"
 NEEDS: Needs = "gate"

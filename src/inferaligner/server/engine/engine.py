@@ -292,7 +292,7 @@ class Engine:
         if report.action == "refused" or job.max_tokens == 0:
             refused = report.action == "refused"
             for choice in range(job.n):
-                text = self.settings.refusal if refused else ""
+                text = (self.settings.refusal_text or "") if refused else ""
                 job.listener(Finished(choice, text, "content_filter" if refused else "length", report))
             return []
         before = job.prompt.tokens if job.raw else ()
