@@ -244,7 +244,7 @@ CODE: tuple[Statement, ...] = (
     Code(
         "vllm.v1.engine.detokenizer",
         "BaseIncrementalDetokenizer.update",
-        ("stop_terminated and not self.include_stop_str_in_output", "new_token_ids = new_token_ids[:-1]"),
+        ("new_token_ids = new_token_ids[:-1]",),
     ),
     # The gate is told of every real batch, and of no dummy one.
     Code(_RUNNER_1, "GPUModelRunner.execute_model", ("self._model_forward(",)),
