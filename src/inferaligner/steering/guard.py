@@ -32,9 +32,10 @@ from inferaligner.models.anatomy import dissect, unwrap
 from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.encoding import image_tokens
 from inferaligner.steering.active_guards import refuse_other_guards, register, unregister
-from inferaligner.steering.batch_state import GuardState, Pass, PromptScope
+from inferaligner.steering.batch_state import Pass, PromptScope
 from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.generate_wrapper import GenerateAnnouncer
+from inferaligner.steering.guard_state import GuardState
 from inferaligner.steering.installed_hooks import InstalledHooks
 from inferaligner.steering.monitor_hooks import refuse_unfollowed
 from inferaligner.steering.monitor_state import AnswerWatch

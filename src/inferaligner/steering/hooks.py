@@ -25,7 +25,8 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.activations import is_recording
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
-from inferaligner.steering.batch_state import GuardState, Pass, PromptScope, Steers
+from inferaligner.steering.batch_state import Pass, PromptScope, Steers
+from inferaligner.steering.guard_state import GuardState
 from inferaligner.steering.plan import SteeringPlan
 
 LayerHook = Callable[[nn.Module, object, object], object]

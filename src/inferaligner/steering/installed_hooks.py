@@ -9,7 +9,8 @@ from torch.utils.hooks import RemovableHandle
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import Anatomy, module_device
-from inferaligner.steering.batch_state import GuardState, Pass, PromptScope
+from inferaligner.steering.batch_state import Pass, PromptScope
+from inferaligner.steering.guard_state import GuardState
 from inferaligner.steering.hooks import GateHook, SteerHook
 from inferaligner.steering.monitor_hooks import MonitorHook, refuse_several_tokens
 from inferaligner.steering.plan import SteeringPlan

@@ -11,7 +11,7 @@ from torch import nn
 from inferaligner.errors import SteeringError
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import residual
-from inferaligner.steering.batch_state import GuardState
+from inferaligner.steering.guard_state import GuardState
 from inferaligner.steering.prompt_spans import generate_setting
 
 
