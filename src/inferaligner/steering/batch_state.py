@@ -27,8 +27,8 @@ from inferaligner.steering.row_state import CarriedRows
 
 Steers = Literal["nothing", "everything", "open_rows", "monitored", "by_position"]
 """Which tokens of a pass are steered. All but the last are for decoding steps, and are known before the step:
-a compiled decoding step needs one graph for each. "monitored": the rows that are open once the monitor's layer
-has seen the token, which only the device knows."""
+a compiled decoding step needs one graph for each. "monitored": the rows that are open once the monitor's
+layer has seen the token, which only the device knows."""
 
 
 @dataclass
