@@ -24,7 +24,7 @@ from inferaligner.method.decision import Decision, opens
 
 @dataclass(frozen=True, order=True)
 class GateRead:
-    """One place that a gate looks at: after decoder layer `layer`, `offset` tokens before the last."""
+    """A place that a gate reads: after decoder layer `layer`, `offset` tokens before the last one."""
 
     layer: int
     offset: int = 0
@@ -32,7 +32,14 @@ class GateRead:
 
 @dataclass(frozen=True)
 class GuidanceGate:
-    """Weights `[reads, width]` (float32, CPU) and bias of the affine score; `kind` says how it was made."""
+    """The weights and the bias of the affine score.
+
+    Attributes:
+        kind: how the gate was fitted.
+        reads: the places that are read.
+        weights: `[reads, width]` (float32, CPU).
+        bias: b; a larger bias is stricter.
+    """
 
     kind: str
     reads: tuple[GateRead, ...]
@@ -48,11 +55,9 @@ class GuidanceGate:
         if len(set(self.reads)) != len(self.reads):
             raise ArtifactError(f"The gate reads one place twice: {self.reads}.")
         if any(read.layer < 0 or read.offset < 0 for read in self.reads):
-            raise ArtifactError(f"Gate layers and offsets count from 0 upward, found {self.reads}.")
+            raise ArtifactError(f"Gate layers and offsets count from 0 upward; the reads are {self.reads}.")
         if not torch.isfinite(self.weights).all() or self.bias != self.bias or abs(self.bias) == float("inf"):
-            raise ArtifactError(
-                "The gate holds NaN or infinite numbers; it could never decide. Fit it again."
-            )
+            raise ArtifactError("The gate holds NaN or infinite numbers, so it cannot decide. Fit it again.")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -70,7 +75,19 @@ class GuidanceGate:
         return max(read.layer for read in self.reads)
 
     def scores(self, activations: Tensor, layers: Sequence[int], offsets: Sequence[int]) -> Tensor:
-        """Scores `[prompts]` from recorded activations `[prompts, layers, offsets, width]`."""
+        """Scores recorded activations.
+
+        Args:
+            activations: `[prompts, layers, offsets, width]`.
+            layers: decoder layers of the second axis.
+            offsets: token offsets of the third axis.
+
+        Returns:
+            Scores `[prompts]` (float32), the bias included.
+
+        Raises:
+            CalibrationError: a place that the gate reads was not recorded.
+        """
         total = torch.full((activations.shape[0],), self.bias, dtype=torch.float32)
         layer_at, offset_at = list(layers), list(offsets)
         for read, weight in zip(self.reads, self.weights, strict=True):
