@@ -158,7 +158,7 @@ class Aligner:
         max_false_open: float | None = None,
         confidence: float | None = None,
     ) -> Aligner:
-        """The same aligner at the operating point that this traffic sets; nothing is extracted anew.
+        """Returns the same aligner at the operating point that this traffic sets; nothing is extracted again.
 
         The threshold rests on exactly the prompts given here, by name if there are several kinds, and may
         fall as well as rise. None keeps the aligner's own `max_false_open` and `confidence`. Prompts of the
@@ -178,7 +178,7 @@ class Aligner:
         )
 
     def fitted_prompts(self) -> list[str]:
-        """What the gate was fitted on, where that can be known: the shipped contrast set."""
+        """The prompts that the gate was fitted on, if they are the shipped contrast set; else none."""
         contrast = load_contrast_set()
         prompts = self.artifact.provenance.prompts
         if prompts.get("text digest", prompts.get("digest")) != contrast.digest():
@@ -329,7 +329,7 @@ class Aligner:
     # -- keep ----------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes the artifact with its model card, atomically; replaces an aligner that is there."""
+        """Writes the artifact with its model card, atomically; replaces an aligner in the same folder."""
         return self.artifact.write(folder, model_card(self.artifact))
 
     @classmethod

@@ -194,7 +194,7 @@ def test_mamba_has_another_kind_of_cache() -> None:
         assert torch.equal(case.generate(use_cache=False), case.generate())
         with torch.no_grad():
             state = case.model(case.batch()["input_ids"], use_cache=True).cache_params
-        with pytest.raises(SteeringError, match="does not tell how many tokens"):
+        with pytest.raises(SteeringError, match="does not count the tokens"):
             case.model(case.batch()["input_ids"], cache_params=state, use_cache=True)
     for row in range(4):
         assert torch.equal(steered[row], bare[row]) is not case.opens[row]

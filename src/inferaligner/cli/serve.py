@@ -273,12 +273,12 @@ def serve(
     )
     # An adapter is served beside its base model, which keeps a name of its own.
     named = [FLAG, name] if served.adapter is None else serving_flags(served.adapter, name)
-    # vLLM would let every web page in.
+    # vLLM's own default allows every web page.
     clients = [*named, "--allowed-origins", json.dumps(origins)]
     command = serve_command(
         served.weights,
         engine_settings,
-        [*served.flags, *clients, *(flags or [])],  # of a flag that is given twice, the last one counts
+        [*served.flags, *clients, *(flags or [])],  # vLLM takes the last value of a repeated flag
         async_scheduling=async_scheduling,
     )
     if print_command:
@@ -289,19 +289,19 @@ def serve(
             "vLLM is not installed. Install it with pip install 'inferaligner[vllm]' (docs/vllm.md says "
             "how on a machine without a GPU)."
         )
-    note("The same without this command:")
+    note("The same server without this command:")
     messages().print(as_shell(command), soft_wrap=True, highlight=False, markup=False)
-    # The server takes this process's place, so that signals and exit codes are its own.
+    # The server replaces this process, so that signals and exit codes are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", "inferaligner.vllm.launch", *command[1:]])
 
 
 def _origins(given: Sequence[str]) -> tuple[str, ...]:
-    """Origins of web pages, as browsers send them."""
+    """Checks origins of web pages, as browsers send them. Raises `InputError` for anything else."""
     for origin in given:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
             raise InputError(
-                f"--allow-origin {origin} is no origin of a web page. Expected a scheme, a host and, if "
-                "need be, a port, without a path or a slash at the end, such as http://localhost:3000; or *."
+                f"--allow-origin {origin} is not the origin of a web page. Expected a scheme, a host and, if "
+                "needed, a port, without a path or a slash at the end, such as http://localhost:3000; or *."
             )
     return tuple(given)
 
@@ -314,7 +314,7 @@ _OF_VLLM = ("async_scheduling", "untested_vllm", "adapters", "print_command")
 
 
 def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:
-    """An option that the chosen engine does not have would be a silent no-op."""
+    """Raises `InputError` for an option that the chosen engine does not have, instead of ignoring it."""
     foreign = _OF_VLLM if engine == "transformers" else _OF_TRANSFORMERS
     for name in foreign:
         source = context.get_parameter_source(name)
@@ -327,16 +327,18 @@ def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:
                 instead = _TEMPLATE_ADVICE
             else:
                 instead = "Leave it out; vLLM's own flags go after --, such as -- --port 8000."
-            raise InputError(f"{option} is an option of --engine {other}, and {engine} runs here. {instead}")
+            raise InputError(
+                f"{option} is an option of --engine {other}, but the engine here is {engine}. {instead}"
+            )
 
 
-# Given twice, the last one wins: after these the gate would be another one, or gone.
+# vLLM takes the last value of a repeated flag: these would replace the gate, or remove it.
 _OWN_FLAGS = ("--worker-cls", "--scheduler-cls", "--additional-config", "--middleware", "--async-scheduling",
               "--no-async-scheduling", "--worker-extension-cls", "--config")  # fmt: skip
 _LORA_FLAGS = ("--enable-lora", "--no-enable-lora", "--lora-modules", "--max-lora-rank")
 
 
-# With these vLLM renders with another chat template than the tokenizer's, which the plugin compares.
+# With these vLLM renders with another chat template than the tokenizer's, which the plugin checks.
 _TEMPLATE_FLAGS = ("--chat-template", "--trust-request-chat-template")
 _TEMPLATE_ADVICE = (
     "Save the template that the aligner was fitted with as the tokenizer's own (set tokenizer.chat_template, "
@@ -355,6 +357,6 @@ def _refuse_own_flags(flags: list[str], own_flags: tuple[str, ...]) -> None:
         # vLLM's parser takes abbreviations too.
         if name.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 4):
             raise InputError(
-                f"{flag} is set by this command, or could replace what it sets. Leave it out; for a set-up "
-                "of your own, start from the command that --print-command prints."
+                f"{flag} is set by this command, or could replace a flag that it sets. Leave it out; for your "
+                "own set-up, start from the command that --print-command prints."
             )

@@ -68,8 +68,8 @@ def refuse_unfollowed(arguments: Mapping[str, Any], defaults: Any) -> None:
     if assisted is not None:
         raise SteeringError(
             f"Assisted decoding ({assisted}) runs drafted tokens through the model and takes some of them "
-            "back, which the answer monitor does not follow. Decode without an assistant, or switch the monitor "
-            "off: aligner.apply(model, monitor=False)."
+            "back, which the answer monitor does not follow. Decode without an assistant, or switch the "
+            "monitor off: aligner.apply(model, monitor=False)."
         )
 
 
