@@ -99,7 +99,7 @@ def test_mistakes_do_not_end_the_conversation(run: Run, target: Path, aligner: P
     lines = ["/compare", "/nonsense", "long " * 400, "", "/help", CLOSED]
     outcome = run("chat", target, "-a", aligner, *SHORT, stdin="\n".join(lines))
     assert outcome.code == 0, outcome.err
-    for words in ("no turn yet", "no command /nonsense", "reads at most 256"):
+    for words in ("no turn to compare", "no command /nonsense", "reads at most 256"):
         assert words in outcome.err
     assert outcome.out.strip() == bare_answer(CLOSED)
 

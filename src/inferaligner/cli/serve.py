@@ -357,6 +357,6 @@ def _refuse_own_flags(flags: list[str], own_flags: tuple[str, ...]) -> None:
         # vLLM's parser takes abbreviations too.
         if name.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 4):
             raise InputError(
-                f"{flag} is set by this command, or could replace a flag that it sets. Leave it out; for your "
-                "own set-up, start from the command that --print-command prints."
+                f"{flag} is set by this command, or could replace a flag that it sets. Leave it out; for "
+                "your own set-up, start from the command that --print-command prints."
             )
