@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -106,25 +105,6 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
     return 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= 1.0 - confidence)
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The score interval of a rate: shorter than Clopper-Pearson, right on average rather than always.
-
-    Raises:
-        InputError: unless 0 <= k <= n and 0 < confidence < 1.
-    """
-    _check_counts(k, n, confidence)
-    if n == 0:
-        return Interval(math.nan, 0.0, 1.0, 0)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
-    rate = k / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # At the ends the formula gives 0 and 1 up to rounding; state them exactly.
-    low = 0.0 if k == 0 else max(0.0, centre - half)
-    high = 1.0 if k == n else min(1.0, centre + half)
-    return Interval(rate, low, high, n)
-
-
 def auroc(scores: Scores, labels: Labels) -> float:
     """P(a harmful score > a harmless score), ties counted one half.
 
@@ -167,28 +147,6 @@ def bootstrap_auroc(
     side = (1.0 - confidence) / 2.0
     low, high = np.quantile(samples, [side, 1.0 - side])
     return Interval(value, float(low), float(high), n)
-
-
-def true_positive_rate_at(
-    scores: Scores, labels: Labels, false_positive_rate: float, confidence: float = 0.95
-) -> Interval:
-    """The share of harmful scores above the lowest threshold that passes at most this share of harmless ones.
-
-    The interval (Clopper-Pearson) is for the harmful side with the threshold taken as given; `n` counts
-    harmful rows.
-
-    Raises:
-        InputError: as `auroc`, or unless 0 <= false_positive_rate < 1.
-    """
-    positives, negatives = _by_class(scores, labels)
-    if not 0.0 <= false_positive_rate < 1.0:
-        raise InputError(
-            f"false positive rate {false_positive_rate}: expected 0 <= rate < 1, for example 0.01"
-        )
-    # The small allowance keeps 0.29 * 100 = 28.999999999999996 from losing a row.
-    allowed = math.floor(false_positive_rate * negatives.size + 1e-9)
-    threshold = np.sort(negatives)[negatives.size - 1 - allowed]
-    return clopper_pearson(int(np.count_nonzero(positives > threshold)), positives.size, confidence)
 
 
 def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
