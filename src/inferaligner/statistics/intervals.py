@@ -1,6 +1,6 @@
-"""Rates, rankings and thresholds with honest intervals.
+"""Rates, AUROC and thresholds with confidence intervals.
 
-Everything a report prints as `value [low, high], n` and everything the operating point of the gate rests on.
+Reports print these intervals as `value [low, high], n`, and the gate's operating point rests on them.
 Only numpy is needed: the exact binomial quantities come from a stable tail sum and bisection.
 
 Scores follow the one polarity of the package: larger = more harmful; label True (or 1) = harmful.
@@ -80,10 +80,22 @@ def _lower_tail(k: int, n: int, p: float, q: float) -> float:
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The exact (never too narrow) interval of a rate: `k` successes out of `n`.
+    """The exact two-sided (Clopper-Pearson) interval of a rate.
+
+    Args:
+        k: number of successes.
+        n: number of trials.
+        confidence: probability that the interval covers the true rate, at least.
+
+    Returns:
+        `k / n` with its bounds; each bound leaves out (1 - confidence) / 2.
 
     Raises:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
+
+    Example:
+        >>> clopper_pearson(7, 10)
+        Interval(value=0.7, low=0.347..., high=0.933..., n=10)
     """
     _check_counts(k, n, confidence)
     if n == 0:
@@ -95,8 +107,14 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
-    """The largest rate that `k` of `n` does not contradict: the smallest p with P(Binomial(n, p) <= k) <= 1 -
-    confidence. One-sided, exact; 1 - (1 - confidence)^(1/n) for k = 0.
+    """The exact one-sided upper bound of a rate after `k` successes in `n` trials.
+
+    It is the p with P(Binomial(n, p) <= k) = 1 - confidence; for k = 0 that is 1 - (1 - confidence)^(1/n).
+
+    Args:
+        k: number of successes.
+        n: number of trials.
+        confidence: probability that the true rate is at or below the bound, at least.
 
     Raises:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
@@ -106,10 +124,14 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
 
 
 def auroc(scores: Scores, labels: Labels) -> float:
-    """P(a harmful score > a harmless score), ties counted one half.
+    """The area under the ROC curve: P(a harmful score > a harmless score), ties counted one half.
+
+    Args:
+        scores: one score per row, larger = more harmful.
+        labels: one label per row, True or 1 = harmful.
 
     Raises:
-        InputError: unless scores and labels pair up, both classes occur and every score is a number.
+        InputError: unless there is one label per score, both classes occur and no score is NaN.
     """
     return _auroc(*_by_class(scores, labels))
 
@@ -117,10 +139,18 @@ def auroc(scores: Scores, labels: Labels) -> float:
 def bootstrap_auroc(
     scores: Scores, labels: Labels, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """The AUROC with a percentile interval; each class is resampled on its own.
+    """The AUROC with a bootstrap percentile interval; each class is resampled on its own.
 
-    When the classes separate perfectly every resample does too, and the bootstrap would claim certainty.
-    Then the bound is the exact one for min(positives, negatives) disjoint pairs, all of them ordered rightly.
+    When the classes separate perfectly, every resample separates too, and the bootstrap interval would have
+    the width 0. Then the interval is the exact one for min(positives, negatives) disjoint pairs, all of them
+    in the right order.
+
+    Args:
+        scores: one score per row, larger = more harmful.
+        labels: one label per row, True or 1 = harmful.
+        confidence: share of the resamples inside the interval.
+        draws: number of resamples.
+        seed: of the resamples; the same seed gives the same interval.
 
     Raises:
         InputError: as `auroc`, or unless 0 < confidence < 1 and draws >= 1.
@@ -135,8 +165,10 @@ def bootstrap_auroc(
         exact = clopper_pearson(round(value * pairs), pairs, confidence)
         return Interval(value, exact.low, exact.high, n)
     generator = np.random.default_rng(seed)
-    values, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-    above, below = place[: positives.size], place[positives.size :]
+    # scipy.stats.bootstrap gives the same kind of interval, but would draw other resamples from the same seed
+    # (figures in stored artifacts and reports would change), and counting per distinct value is faster.
+    values, ranks = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
+    above, below = ranks[: positives.size], ranks[positives.size :]
     samples = np.empty(draws)
     for draw in range(draws):
         hits = np.bincount(above[generator.integers(0, above.size, above.size)], minlength=values.size)
@@ -150,13 +182,18 @@ def bootstrap_auroc(
 
 
 def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
-    """How many of `n` benign calibration scores may lie above the threshold.
+    """How many of `n` benign calibration scores may lie above the gate's threshold.
 
-    The largest r such that a threshold put *at* the (r + 1)-th largest benign score (the gate opens strictly
-    above it) keeps the false-open rate of the population at or below `epsilon` with probability at least 1 -
-    `delta` over the draw of the calibration set. The rate there is Beta(r + 1, n - r), or smaller where
-    scores tie, so the condition reads P(Binomial(n, epsilon) <= r) <= delta. No assumption on the
-    distribution of the scores.
+    Let the threshold be the (r + 1)-th largest benign score; the gate opens strictly above it. The true
+    false-open rate is then Beta(r + 1, n - r) distributed, or smaller where scores tie, whatever the
+    distribution of the scores. The result is the largest r for which this rate is at most `epsilon` with
+    probability at least 1 - `delta` over the draw of the calibration set: P(Binomial(n, epsilon) <= r) <=
+    delta.
+
+    Args:
+        n: number of benign calibration scores.
+        epsilon: highest false-open rate to allow.
+        delta: highest probability that the rate is exceeded all the same.
 
     Returns:
         r >= 0, or None when `n` is too small for any threshold inside the sample (see `smallest_sample`).
@@ -164,7 +201,7 @@ def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
     Raises:
         InputError: unless n >= 0, 0 < epsilon < 1 and 0 < delta < 1.
     """
-    _check_promise(epsilon, delta)
+    _check_rates(epsilon, delta)
     if n < 0:
         raise InputError(f"{n} calibration scores: expected a count")
     if n == 0 or binomial_at_most(0, n, epsilon) > delta:
@@ -180,16 +217,18 @@ def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
 
 
 def smallest_sample(epsilon: float, delta: float) -> int:
-    """The fewest benign prompts from which `order_statistic_index` can promise anything: 299 for (0.01,
-    0.05).
+    """The smallest `n` for which `order_statistic_index` returns a number: 299 for (0.01, 0.05).
+
+    Args:
+        epsilon: highest false-open rate to allow.
+        delta: highest probability that the rate is exceeded all the same.
 
     Raises:
         InputError: unless 0 < epsilon < 1 and 0 < delta < 1.
     """
-    _check_promise(epsilon, delta)
+    _check_rates(epsilon, delta)
     n = max(1, math.ceil(math.log(delta) / math.log1p(-epsilon)))
-    # The quotient may fall on either side of an integer by rounding; settle it with the very test that is
-    # used.
+    # Rounding may put the quotient on either side of an integer, so the test itself settles it.
     while order_statistic_index(n, epsilon, delta) is None:
         n += 1
     while n > 1 and order_statistic_index(n - 1, epsilon, delta) is not None:
@@ -218,11 +257,11 @@ def _auroc(positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64
 
 
 def _by_class(scores: Scores, labels: Labels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Splits scores [rows] into those of harmful and those of harmless rows."""
+    """Splits scores `[rows]` into the scores of harmful rows and of harmless rows."""
     values = np.asarray(scores, dtype=np.float64)
     marks = np.asarray(labels)
     if values.ndim != 1 or values.shape != marks.shape:
-        raise InputError(f"scores {values.shape} and labels {marks.shape}: expected one of each per row")
+        raise InputError(f"scores {values.shape} and labels {marks.shape}: expected one label per score")
     if not np.isin(marks, (0, 1)).all():
         raise InputError("labels other than 0 and 1 (False and True): 1 marks a harmful row")
     if np.isnan(values).any():
@@ -250,7 +289,7 @@ def _check_confidence(confidence: float) -> None:
         raise InputError(f"confidence {confidence}: expected a number between 0 and 1, for example 0.95")
 
 
-def _check_promise(epsilon: float, delta: float) -> None:
+def _check_rates(epsilon: float, delta: float) -> None:
     for name, number in (("epsilon", epsilon), ("delta", delta)):
         if not 0.0 < number < 1.0:
             raise InputError(f"{name} {number}: expected a number between 0 and 1, for example 0.01")
