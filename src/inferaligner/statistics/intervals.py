@@ -1,7 +1,8 @@
 """Rates, AUROC and thresholds with confidence intervals.
 
 Reports print these intervals as `value [low, high], n`, and the gate's operating point rests on them.
-Only numpy is needed: the exact binomial quantities come from a stable tail sum and bisection.
+Binomial tails and their inverses are scipy's incomplete beta function: P(X >= k) = I_p(k, n - k + 1).
+`scipy.stats` has the same figures, but takes a second to import.
 
 Scores follow the one polarity of the package: larger = more harmful; label True (or 1) = harmful.
 """
@@ -9,11 +10,12 @@ Scores follow the one polarity of the package: larger = more harmful; label True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
 from inferaligner.errors import InputError
 
@@ -35,48 +37,17 @@ class Interval:
 
 
 def binomial_at_most(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), accurate in the far tail as well.
-
-    The sum runs outwards from the largest term of the *smaller* tail, so nothing cancels and it ends after
-    some multiple of sqrt(n) terms.
-    """
-    if k < 0:
-        return 0.0
-    if k >= n or p <= 0.0:
-        return 1.0
-    if p >= 1.0:
-        return 0.0
-    if k > n * p:
-        return 1.0 - _lower_tail(n - k - 1, n, 1.0 - p, p)
-    return _lower_tail(k, n, p, 1.0 - p)
+    """P(X <= k) for X ~ Binomial(n, p), accurate in the far tail as well."""
+    if k < 0 or k >= n:
+        return float(k >= n)
+    return float(betaincc(k + 1, n - k, p))
 
 
 def binomial_at_least(k: int, n: int, p: float) -> float:
     """P(X >= k) for X ~ Binomial(n, p), accurate in the far tail as well."""
-    if k <= 0:
-        return 1.0
-    if k > n or p <= 0.0:
-        return 0.0
-    if p >= 1.0:
-        return 1.0
-    if k < n * p:
-        return 1.0 - _lower_tail(k - 1, n, p, 1.0 - p)
-    return _lower_tail(n - k, n, 1.0 - p, p)
-
-
-def _lower_tail(k: int, n: int, p: float, q: float) -> float:
-    """Sum of the terms k, k-1, ..., 0 of Binomial(n, p) with q = 1 - p; k must not be past the mean."""
-    if k < 0:
-        return 0.0
-    log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    term = math.exp(log_choose + k * math.log(p) + (n - k) * math.log(q))
-    total = term
-    for i in range(k, 0, -1):
-        term *= i / (n - i + 1) * (q / p)
-        total += term
-        if term < total * 1e-18:
-            break
-    return min(total, 1.0)
+    if k <= 0 or k > n:
+        return float(k <= 0)
+    return float(betainc(k, n - k + 1, p))
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
@@ -101,9 +72,8 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     side = (1.0 - confidence) / 2.0
-    low = 0.0 if k == 0 else _root(lambda p: binomial_at_least(k, n, p) >= side)
-    high = 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= side)
-    return Interval(k / n, low, high, n)
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, side))
+    return Interval(k / n, low, _upper(k, n, side), n)
 
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
@@ -120,7 +90,12 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
     """
     _check_counts(k, n, confidence)
-    return 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= 1.0 - confidence)
+    return _upper(k, n, 1.0 - confidence)
+
+
+def _upper(k: int, n: int, error: float) -> float:
+    """The p with P(Binomial(n, p) <= k) = error."""
+    return 1.0 if k == n else float(betainccinv(k + 1, n - k, error))
 
 
 def auroc(scores: Scores, labels: Labels) -> float:
@@ -204,16 +179,9 @@ def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
     _check_rates(epsilon, delta)
     if n < 0:
         raise InputError(f"{n} calibration scores: expected a count")
-    if n == 0 or binomial_at_most(0, n, epsilon) > delta:
-        return None
-    good, bad = 0, n  # P(X <= n) = 1 > delta, so n itself never qualifies
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if binomial_at_most(middle, n, epsilon) <= delta:
-            good = middle
-        else:
-            bad = middle
-    return good
+    allowed = np.arange(n)
+    possible = int(np.count_nonzero(betaincc(allowed + 1, n - allowed, epsilon) <= delta))
+    return possible - 1 if possible else None
 
 
 def smallest_sample(epsilon: float, delta: float) -> int:
@@ -234,19 +202,6 @@ def smallest_sample(epsilon: float, delta: float) -> int:
     while n > 1 and order_statistic_index(n - 1, epsilon, delta) is not None:
         n -= 1
     return n
-
-
-def _root(reached: Callable[[float], bool]) -> float:
-    """The smallest p in [0, 1] for which `reached` holds; it must be false below and true above."""
-    low, high = 0.0, 1.0
-    while True:
-        middle = (low + high) / 2.0
-        if middle in (low, high):
-            return high
-        if reached(middle):
-            high = middle
-        else:
-            low = middle
 
 
 def _auroc(positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import kolmogorov
 
 from inferaligner.errors import InputError
 
@@ -86,14 +87,19 @@ def distance(stored: Sequence[StoredSample], scores: Sequence[float]) -> float:
     return float(max(0.0, (share - high).max(), (low - share).max()))
 
 
-def kolmogorov_p(found: float, n: int, m: int) -> float:
-    """P(two samples of one distribution, of sizes n and m, are at least this far apart).
+def kolmogorov_p(distance: float, n: int, m: int) -> float:
+    """The p value of a Kolmogorov-Smirnov distance between two samples.
 
-    Kolmogorov's limit with Stephens' correction for finite samples; conservative where scores tie.
+    It is Kolmogorov's limit distribution with Stephens' correction for finite samples; conservative where
+    scores tie.
+
+    Args:
+        distance: the distance between the two samples, see `distance`.
+        n: size of one sample.
+        m: size of the other sample.
+
+    Returns:
+        The probability that two samples of one distribution are at least this far apart.
     """
     effective = math.sqrt(n * m / (n + m))
-    at = (effective + 0.12 + 0.11 / effective) * found
-    if at < 0.2:  # the series converges slowly there, to 1 within 1e-12
-        return 1.0
-    total = sum((-1.0) ** (j - 1) * math.exp(-2.0 * j * j * at * at) for j in range(1, 101))
-    return min(1.0, max(0.0, 2.0 * total))
+    return float(kolmogorov((effective + 0.12 + 0.11 / effective) * distance))
