@@ -1,4 +1,4 @@
-"""Prometheus metrics; `inferaligner_requests` and `inferaligner_gate_score` are named as on vLLM."""
+"""Prometheus metrics. `inferaligner_requests` and `inferaligner_gate_score` have the same names on vLLM."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _FEWEST = 20
 
 
 class ServerMetrics:
-    """Counts of one server; a registry of its own, so that two servers in one process do not mix."""
+    """The metrics of one server, in a registry of its own: one process may run several servers."""
 
     def __init__(self, load: Callable[[], tuple[int, int]], artifact: Callable[[], AlignerArtifact]) -> None:
-        """`load` tells rows running and prompts waiting, `artifact` the one in use."""
+        """`load` returns the numbers of running rows and waiting prompts, `artifact` the served artifact."""
         self.registry = CollectorRegistry()
         self._recent: deque[float] = deque(maxlen=_RECENT)  # without the gate's bias
         self._lock = Lock()
@@ -89,7 +89,11 @@ class ServerMetrics:
                 self._first.observe(first)
 
     def drift(self) -> Drift | None:
-        """The latest scores against the calibration's; None where there are too few, or none stored."""
+        """Compares the latest scores with the calibration's.
+
+        Returns:
+            None where there are fewer than 20 scores, or the artifact holds none to compare with.
+        """
         artifact = self._artifact()
         with self._lock:
             scores = [score + artifact.gate.bias for score in self._recent]
@@ -101,12 +105,12 @@ class ServerMetrics:
             return None
 
     def page(self) -> bytes:
-        """The exposition text."""
+        """The metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
 
 
 class _DriftCollector(Collector):  # type: ignore[misc]
-    """Computed when the page is read, from the latest thousand decisions."""
+    """Metrics of drift, computed from the latest 1000 decisions when the page is read."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
