@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from inferaligner.errors import InputError
 from inferaligner.statistics.intervals import (
     auroc,
-    binomial_at_least,
     binomial_at_most,
     bootstrap_auroc,
     clopper_pearson,
@@ -29,23 +28,19 @@ def exact_at_most(k: int, n: int, p: Fraction) -> Fraction:
 
 @given(st.integers(1, 60), st.data())
 @settings(max_examples=60, deadline=None)
-def test_both_tails_agree_with_exact_fractions(n: int, data: st.DataObject) -> None:
+def test_the_tail_agrees_with_exact_fractions(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
     p = Fraction(data.draw(st.integers(1, 999)), 1000)
     below = exact_at_most(k, n, p)
     assert binomial_at_most(k, n, float(p)) == pytest.approx(float(below), rel=1e-10, abs=1e-300)
-    above = 1 - exact_at_most(k - 1, n, p)
-    assert binomial_at_least(k, n, float(p)) == pytest.approx(float(above), rel=1e-10, abs=1e-300)
 
 
 def test_far_tails_keep_their_digits() -> None:
     assert binomial_at_most(0, 1000, 0.5) == pytest.approx(2.0**-1000, rel=1e-9)
-    assert binomial_at_least(1000, 1000, 0.5) == pytest.approx(2.0**-1000, rel=1e-9)
     assert binomial_at_most(50_000, 100_000, 0.5) == pytest.approx(0.5, abs=0.002)
     assert binomial_at_most(-1, 10, 0.5) == 0.0
     assert binomial_at_most(10, 10, 0.5) == 1.0
     assert (binomial_at_most(3, 10, 0.0), binomial_at_most(3, 10, 1.0)) == (1.0, 0.0)
-    assert (binomial_at_least(3, 10, 0.0), binomial_at_least(3, 10, 1.0)) == (0.0, 1.0)
 
 
 # Standard tables (they agree with R's binom.test).
@@ -74,7 +69,7 @@ def test_clopper_pearson_bounds_leave_half_the_error_on_each_side(n: int, data: 
     interval = clopper_pearson(k, n, 0.9)
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
     if k > 0:
-        assert binomial_at_least(k, n, interval.low) == pytest.approx(0.05, rel=1e-6)
+        assert binomial_at_most(k - 1, n, interval.low) == pytest.approx(0.95, rel=1e-7)
     if k < n:
         assert binomial_at_most(k, n, interval.high) == pytest.approx(0.05, rel=1e-6)
 

@@ -1,7 +1,7 @@
 """Rates, AUROC and thresholds with confidence intervals.
 
 Reports print these intervals as `value [low, high], n`, and the gate's operating point rests on them.
-Binomial tails and their inverses are scipy's incomplete beta function: P(X >= k) = I_p(k, n - k + 1).
+Binomial tails and their inverses are scipy's incomplete beta function: P(X <= k) = 1 - I_p(k + 1, n - k).
 `scipy.stats` has the same figures, but takes a second to import.
 
 Scores follow the one polarity of the package: larger = more harmful; label True (or 1) = harmful.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, betaincc, betainccinv, betaincinv
+from scipy.special import betaincc, betainccinv, betaincinv
 
 from inferaligner.errors import InputError
 
@@ -41,13 +41,6 @@ def binomial_at_most(k: int, n: int, p: float) -> float:
     if k < 0 or k >= n:
         return float(k >= n)
     return float(betaincc(k + 1, n - k, p))
-
-
-def binomial_at_least(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p), accurate in the far tail as well."""
-    if k <= 0 or k > n:
-        return float(k <= 0)
-    return float(betainc(k, n - k + 1, p))
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
