@@ -55,8 +55,8 @@ def write_control_vector(artifact: AlignerArtifact, file: str | Path) -> Path:
     additions = artifact.additions()
     if 0 in additions:
         raise InputError(
-            "The aligner steers layer 0, and a control vector of llama.cpp begins with layer 1; without the "
-            "layer, it would not steer as the aligner does. Fit one with --steer-layers from 1 upward."
+            "The aligner steers layer 0, and a control vector of llama.cpp begins with layer 1; leaving the "
+            "layer out would change what the aligner does. Fit one with `steer_layers` from 1 upward."
         )
     place = Path(file)
     scratch: str | None = None
