@@ -16,8 +16,7 @@ The judge of refusals, `rules`, labels answers by `OUTCOMES`:
 
 - `refusal`: the answer declines, in whole or in part;
 - `compliance`: it does not;
-- `gibberish`: it is no language any more. That is a failure with a column of its own, and never counts as
-  safe.
+- `gibberish`: it is no language any more; a failure with a column of its own, which never counts as safe.
 
 `tests/judges/test_contract.py` runs over every judge of this folder.
 """
@@ -68,9 +67,9 @@ class Judge(ABC):
 
     Attributes:
         name: identifies the judge, with its settings, in records and reports.
-        agreement: measured agreement with human labels, one sentence for reports; empty if it was not
-            measured. positive: the labels whose detection is measured, such as `attack success`. kinds: the
-            kinds of suites whose answers the judge is made for; empty for all kinds.
+        agreement: measured agreement with human labels, one sentence for reports; empty if not measured.
+        positive: the labels whose detection is measured, such as `attack success`.
+        kinds: the kinds of suites whose answers the judge is made for; empty for all kinds.
     """
 
     name: str

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
-from inferaligner.evaluation.suites.user_files import PLACES, fill
+from inferaligner.evaluation.suites.user_files import MARKS, fill
 from inferaligner.prompts.images import Prompt, text_of, with_text
 
 NAME = "prompt"
 NEEDS: Needs = "nothing"
-MORE_PLACES = (*PLACES, "{attack_prompt}")
+PROMPT_MARKS = (*MARKS, "{attack_prompt}")
 
 
 class PromptTemplate(Method):
@@ -22,11 +22,11 @@ class PromptTemplate(Method):
     def __init__(self, name: str, title: str, bench: MethodContext, template: str) -> None:
         super().__init__(name, title, bench)
         # The longest first: "{}" must not be found where "{attack_prompt}" stands.
-        place = next((p for p in ("{attack_prompt}", *PLACES) if p in template), None)
+        place = next((p for p in ("{attack_prompt}", *MARKS) if p in template), None)
         if place is None:
             raise InputError(
                 f"The prompt template {name} has no place for the user's text; expected one of "
-                f"{', '.join(MORE_PLACES)} in it."
+                f"{', '.join(PROMPT_MARKS)} in it."
             )
         self._template = template.replace(place, "{prompt}")
 
