@@ -129,9 +129,12 @@ def test_wrong_names_are_refused(specs: list[str], word: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(declared()))
-def test_every_method_says_what_it_needs(name: str) -> None:
-    assert declared()[name].NEEDS in get_args(Needs)
+def test_a_declaration_is_complete(name: str) -> None:
+    module = declared()[name]
+    assert getattr(module, "NEEDS", "nothing") in get_args(Needs)
+    assert (module.__doc__ or "").strip(), "the list of methods shows the first line"
     assert lacking(f"{name}=x", None) is None
+    assert (name in ALL) != hasattr(module, "OPTION"), "`all` has every method that needs no option"
 
 
 def test_what_is_named_beside_all_takes_its_place(bench: MethodContext) -> None:
