@@ -5,25 +5,21 @@ A file of this folder declares a method; a new file is a new method:
 - `NAME` is its name on the command line, and the first line of the file's docstring its description there;
 - `make(context, option) -> Method` makes it for one run, with the text after `NAME=` as the option;
 - `NEEDS` names what the method needs of the aligner (`Needs`), where it needs something;
-- `OPTION` describes the option, where the method needs one; `OPTION_IS_PATH` is True where the option is a
-  file
-  or a folder that must exist. A method without `OPTION` is listed in `catalogue.ALL`.
+- `OPTION` describes the option, where the method needs one. A method without it is listed in `catalogue.ALL`;
+- `OPTION_IS_PATH` is True where the option is a file or a folder that must exist.
 
 The catalogue checks needs and options before a model is loaded, and then calls `make`.
 
 The runner makes the answers of the bare model first, and calls for every other method and suite:
 
 1. `decide(prompts)`: a decision per prompt, or None from a method that acts on every prompt alike. A prompt
-that
-   stays closed gets the bare model's answer, which is generated once for all methods.
+   that stays closed gets the bare model's answer, which is generated once for all methods.
 2. For the other prompts: `canned`, if it is a text; else `model()` answers `rewrite(prompt)` inside
-`acting()`,
-   which steers every row, because all of these prompts are open.
-3. In a suite of the kind `benign`, nothing is taken over: `gated()` is open instead of `acting()`, and the
-gate
-   decides on every row inside `generate`, as in production. A method without a gate of its own returns None
-   there, and steps 1 and 2 apply. A method with `has_monitor` takes this path in every suite, because the
-   answers to closed prompts may be steered too.
+   `acting()`, which steers every row, because all of these prompts are open.
+3. In a suite of the kind `benign` with the task `reply` no answer is taken over: `gated()` is open in place
+   of `acting()`, and the gate decides on every row inside `generate`, as in production. A method without a
+   gate of its own returns None there, and steps 1 and 2 apply. A method with `has_monitor` takes this path in
+   every suite, because the answers to closed prompts may be steered too.
 
 `settings()` goes into the report; a run is continued only with the same settings.
 `tests/evaluation/test_methods.py` runs over every method of this folder.

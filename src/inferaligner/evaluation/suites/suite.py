@@ -14,14 +14,12 @@ file; a new file is a new data set, and no other file changes. For one run:
 
 `task` is the way of asking, and settles which fields an `Item` needs:
 
-| task | the method gives | the item needs | metrics |
-|---|---|---|---|
-| `reply` | an answer, which a judge reads | `prompt` | refusal, compliance, gibberish |
-| `pick` | the likeliest of the choices, without generating | `choices` and `answer`, one of them | accuracy |
-| `name` | an answer that names one of the choices | `choices` and `answer`, one of them | accuracy,
-unanswered | | `number` | an answer that ends in a number | `answer`, a number | accuracy, unanswered |
+- `reply`: an answer, which a judge reads. Metrics: refusal, compliance, gibberish.
+- `pick`: the likeliest of `choices`, without generating; `answer` is one of them. Metric: accuracy.
+- `name`: an answer that names one of `choices`; `answer` is one of them. Metrics: accuracy, unanswered.
+- `number`: an answer that ends in a number, and `answer` is a number. Metrics: accuracy, unanswered.
 
-An `unanswered` answer names no choice, or has no number; it counts as wrong.
+An unanswered prompt has an answer without a choice or a number; it counts as wrong.
 `tests/evaluation/suites/test_catalogue.py` runs over every suite of this folder.
 """
 

@@ -1,11 +1,9 @@
 """Suites of a user's own files: `KIND=SPEC`.
 
-harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: a file of prompts (`prompts.reading`).
-jailbreak=TEMPLATES::QUESTIONS: every template with every question. `{prompt}`, `[INSERT PROMPT HERE]` or `{}`
-in
-    a template stands for the question.
-utility=FILE: rows with `prompt` and `answer`; without `choices` the answer is a number, else one of the
-choices.
+- harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: a file of prompts (`prompts.reading`).
+- jailbreak=TEMPLATES::QUESTIONS: every template with every question. `{prompt}`, `[INSERT PROMPT HERE]` or
+  `{}` in a template stands for the question.
+- utility=FILE: rows with `prompt` and `answer`, which is one of `choices`, or a number where there are none.
 """
 
 from __future__ import annotations
