@@ -1,8 +1,8 @@
 """A language model as the judge, through any OpenAI-compatible endpoint.
 
-Several threads ask questions, at most `per_minute` a minute in all. A call that fails for a passing reason is
-repeated with growing pauses. Every reply is cached before it is used, so that an interrupted run asks no
-question twice.
+Several threads ask questions, at most `per_minute` a minute in all. The openai client repeats calls that fail
+for a passing reason, with growing pauses. Every reply is cached before it is used, so that an interrupted run
+asks no question twice.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class LanguageModelJudge(Judge):
                 base_url=endpoint.base_url,
                 # The client insists on a key; the user's own server may need none.
                 api_key=endpoint.api_key or ("none" if endpoint.base_url else None),
-                max_retries=0,
+                max_retries=endpoint.retries,
                 timeout=endpoint.timeout,
             )
         except openai.OpenAIError as error:
@@ -128,27 +128,19 @@ class LanguageModelJudge(Judge):
         return reply
 
     def _ask(self, question: str, stop: threading.Event) -> str:
-        openai = self._openai
-        passing = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
-        for attempt in range(self._endpoint.retries + 1):
-            if stop.is_set():
-                raise InputError("The judging was stopped.")
-            self._limit.wait()
-            try:
-                answer = self._client.chat.completions.create(
-                    model=self._endpoint.model,
-                    messages=[{"role": "user", "content": question}],
-                    temperature=0,
-                    max_tokens=_MOST_TOKENS,
-                )
-                return str(answer.choices[0].message.content or "")
-            except passing as error:
-                if attempt == self._endpoint.retries:
-                    raise self._gave_up(error) from None
-                stop.wait(_pause(error, attempt))
-            except openai.APIError as error:
-                raise self._gave_up(error) from None
-        raise AssertionError("the last attempt returns or raises")
+        if stop.is_set():
+            raise InputError("The judging was stopped.")
+        self._limit.wait()
+        try:
+            answer = self._client.chat.completions.create(
+                model=self._endpoint.model,
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_tokens=_MOST_TOKENS,
+            )
+        except self._openai.APIError as error:
+            raise self._gave_up(error) from None
+        return str(answer.choices[0].message.content or "")
 
     def _gave_up(self, error: Exception) -> InputError:
         where = self._endpoint.base_url or "the OpenAI API"
@@ -169,16 +161,6 @@ def make(option: str, options: JudgeOptions) -> Judge:
     endpoint = Endpoint(option, options.base_url, options.api_key, options.concurrency, options.per_minute)
     cache = options.cache or Path.home() / ".cache" / "inferaligner" / "judge-replies.sqlite"
     return LanguageModelJudge(endpoint, RUBRICS[options.rubric], ReplyCache(cache))
-
-
-def _pause(error: Exception, attempt: int) -> float:
-    """Seconds until the next attempt: the server's `Retry-After`, or 0.5, 1, 2, …, at most 30."""
-    response = getattr(error, "response", None)
-    wanted = "" if response is None else response.headers.get("retry-after", "")
-    try:
-        return min(60.0, float(wanted))
-    except ValueError:
-        return min(30.0, 0.5 * 2.0**attempt)
 
 
 def _first_line(error: Exception) -> str:
