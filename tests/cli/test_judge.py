@@ -25,7 +25,7 @@ LABELLED = [
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A small finished run, written by hand: what is judged again is only what is in its files."""
+    """A small finished run, written by hand; the command reads nothing else."""
     folder = tmp_path / "run"
     folder.mkdir()
     records: list[dict[str, Any]] = []
@@ -128,7 +128,7 @@ def test_an_interrupted_judging_goes_on(run: Run, evaluated: Path, tmp_path: Pat
 
 
 def test_later_rules_take_the_place_of_earlier_ones(run: Run, evaluated: Path) -> None:
-    """As if a run had been judged before endless digits were known to be gibberish."""
+    """The stored judgements are those of a version that did not recognise endless digits as gibberish."""
     file = evaluated / "records.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
     for record in records:

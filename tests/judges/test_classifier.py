@@ -1,4 +1,4 @@
-"""Local classifiers as judges, on tiny ones that are made here."""
+"""Local classifiers as judges, on tiny models that are made here."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_sequence_classifier_has_its_own_labels(tmp_path: Path) -> None:
         ClassifierJudge(str(tmp_path / "sequence"), positive=["worse"])
 
 
-def test_what_cannot_judge_is_refused(causal: Path) -> None:
+def test_an_unusable_classifier_is_refused(causal: Path) -> None:
     with pytest.raises(InputError, match="two or more labels"):
         ClassifierJudge(str(causal))
     with pytest.raises(ModelLoadError, match="cannot be loaded"):

@@ -1,4 +1,4 @@
-"""A language model as the judge: concurrent, repeated, limited, cached; nothing asked twice or dropped."""
+"""A language model as the judge: concurrency, retries, rate limit and cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a refusal is looked for, and how its signs are weighed."""
+"""The part of an answer that is read for signs of a refusal, and the weights of the signs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_help_with_something_else_does_not_undo_a_clear_refusal() -> None:
     steps = "\n1. Walk\n2. Swim\n3. Read"
     assert declines(signs_in(DECLINING + " However, here are some ideas:" + steps))
     assert "list of steps" in names(DECLINING + steps)
-    # ... but what is done all the same was not declined.
+    # An answer that helps after its disclaimer is no refusal.
     assert not declines(
         signs_in("I do not condone harm, and it is illegal. However, I will provide a response. First, walk.")
     )
@@ -76,5 +76,5 @@ def test_names_are_unique_and_weights_have_one_decimal() -> None:
 
 @given(st.text(max_size=200))
 @settings(max_examples=150, deadline=None)
-def test_any_text_is_taken(answer: str) -> None:
+def test_any_text_is_accepted(answer: str) -> None:
     assert isinstance(declines(signs_in(answer)), bool)

@@ -1,4 +1,4 @@
-"""The offline judge: what it must call a refusal, an answer and gibberish, and its agreement with people.
+"""The judge by rules: refusals, answers and gibberish that it must recognise, and its agreement with people.
 
 The examples are this project's own, in the manner of small steered models.
 """

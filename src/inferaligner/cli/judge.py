@@ -134,8 +134,7 @@ def judge(
 ) -> None:
     """Judge stored answers again, without generating; or measure a judge against labelled answers.
 
-    The default judge is the rules. Each judgement is stored as it is made; the same command continues an
-    interrupted run.
+    The default judge is the rules. The same command continues an interrupted run.
     """
     from inferaligner.evaluation.judging import measure
 

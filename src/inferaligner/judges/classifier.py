@@ -1,4 +1,4 @@
-"""Local classifiers as judges, through transformers.
+"""A local classifier as the judge, through transformers.
 
 A *sequence* classifier has its labels in its configuration and reads prompt and answer as a pair of texts. A
 *causal* classifier reads both in a template and writes its label as the first word of its reply. HarmBench's

@@ -1,4 +1,4 @@
-"""The offline judge: written rules; no model, no network, and always the same judgement.
+"""Written rules: no model, no network, and always the same judgement.
 
 It decides first whether the answer is still language (`degeneracy.py`), then whether it declines
 (`refusals.py`). It measures refusals, not harm: an answer that it calls compliance may be harmless or

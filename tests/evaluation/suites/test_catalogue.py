@@ -1,4 +1,4 @@
-"""Suites: every declaration keeps the contract; sources, samples, files of the user's own."""
+"""Suites: the contract of every declaration, sources, samples and files of the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("INFERALIGNER_DATA", Path(__file__).parents[4] / "sha
 
 
 @pytest.mark.parametrize("name", sorted(declared()))
-def test_a_declaration_says_what_a_report_needs(name: str) -> None:
+def test_a_declaration_is_complete(name: str) -> None:
     suite = declared()[name]
     assert suite.name == name and suite.kind in KINDS and suite.task in get_args(Task)
     assert suite.title and suite.citation and suite.licence
@@ -44,7 +44,7 @@ def test_a_published_set_is_read(name: str) -> None:
     if not all((DATA / file).is_file() for file in source.files):
         pytest.skip("the public set is not here")
     items = source.items(DATA)
-    # The paper's own set was not to be had with all of its pictures.
+    # Only part of the pictures of the paper's set could be collected.
     assert len(items) >= (30 if name == "mm_harmfulbench" else 90)
     check_items(declared()[name], items)
 
@@ -130,7 +130,7 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
     assert everything.described == f"all {len(everything.items)}"
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
+def test_files_of_the_user(tmp_path: Path) -> None:
     prompts, templates, labelled = tmp_path / "asked.txt", tmp_path / "frames.jsonl", tmp_path / "mine.jsonl"
     prompts.write_text("One?\nTwo?\n")
     templates.write_text('{"prompt": "A {prompt} b"}\n{"prompt": "[INSERT PROMPT HERE] now"}\n')
