@@ -12,8 +12,7 @@ from inferaligner.fit import search_prompts
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
-from tests.support.tiny_vision import picture, tiny_vision
-from tests.test_vision_aligner import backbone_of
+from tests.support.tiny_vision import backbone_of, picture, tiny_vision
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
