@@ -1,9 +1,9 @@
 """Builds the wheel and the source distribution, checks their contents, and uses the wheel.
 
 The wheel goes into a new virtual environment. Downloading torch again would take minutes, so this environment
-borrows the core dependencies of the project (and what these depend on) from the environment that runs this
-file, through links. Nothing else is borrowed: neither the project nor the libraries of its extras, so the import
-of an undeclared library fails here. A dependency that only the wheel's metadata names would be installed by pip.
+borrows the core dependencies of the project, and what these depend on, from the environment that runs this
+file, through links. Neither the project nor the libraries of its extras are borrowed, so the import of an
+undeclared library fails here. A dependency that only the wheel's metadata names would be installed by pip.
 """
 
 from __future__ import annotations
