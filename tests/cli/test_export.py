@@ -6,7 +6,7 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.storage.control_vector import read_control_vector
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

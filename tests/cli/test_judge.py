@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from inferaligner.judges.catalogue import declared
-from tests.cli.conftest import Run, refused
-from tests.judges.fake_endpoint import Endpoint, fake_endpoint
+from tests.support.command_line import Run, refused
+from tests.support.fake_endpoint import Endpoint, fake_endpoint
 
 pytest.importorskip("matplotlib")
 

@@ -13,7 +13,7 @@ from inferaligner.evaluation.suites.suite import KINDS
 from inferaligner.judges import UNPARSABLE, Judge, JudgeOptions
 from inferaligner.judges.catalogue import declared, make_judge
 from inferaligner.judges.rubric import RUBRICS
-from tests.judges.fake_endpoint import Endpoint, fake_endpoint
+from tests.support.fake_endpoint import Endpoint, fake_endpoint
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PAIRS = [

@@ -10,7 +10,7 @@ import pytest
 from inferaligner.errors import InputError
 from inferaligner.judges.reply_cache import ReplyCache
 from inferaligner.judges.rubric import RUBRICS, read_attack, read_graded, read_over_refusal
-from tests.judges.fake_endpoint import Endpoint, fake_endpoint
+from tests.support.fake_endpoint import Endpoint, fake_endpoint
 
 PAIRS = [(f"request {number}", f"answer {number}") for number in range(12)]
 

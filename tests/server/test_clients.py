@@ -18,7 +18,7 @@ from openai.types.chat import completion_create_params as chat_params
 
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.schema import ChatRequest, CompletionRequest, Message, StreamOptions
-from tests.server.conftest import Running, Serve
+from tests.support.running_server import Running, Serve
 from tests.support.tiny_aligner import PROMPTS
 
 TURN = {"role": "user", "content": "Hello"}

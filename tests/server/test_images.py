@@ -18,7 +18,7 @@ from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server.engine import image_input
 from inferaligner.server.engine.image_input import MOST_IMAGES, ImageInput
 from inferaligner.server.errors import ApiError
-from tests.server.conftest import Running, start
+from tests.support.running_server import Running, start
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 

@@ -22,8 +22,7 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.settings import ServerSettings
 from inferaligner.storage.audit_log import AuditFile
-from tests.server.conftest import Running, Serve
-from tests.server.test_robustness import LONG, error_of, slow, until
+from tests.support.running_server import LONG, Running, Serve, error_of, slow, until
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
