@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from inferaligner.method.positions import Positions
+
 
 class SteeringSettings(BaseModel):
     """x_l = x'_l + α·p_l·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one.
@@ -30,7 +32,7 @@ class SteeringSettings(BaseModel):
     layers: tuple[int, ...]
     strength: float = Field(allow_inf_nan=False)
     norm: Literal["difference", "unit"] = "difference"
-    positions: Literal["from_gate", "all"] = "from_gate"
+    positions: Positions = "from_gate"
     profile: tuple[float, ...] | None = None
 
     @model_validator(mode="after")

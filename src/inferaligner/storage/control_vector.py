@@ -48,7 +48,7 @@ def write_control_vector(artifact: AlignerArtifact, file: str | Path) -> Path:
     if 0 in additions:
         raise InputError(
             "The aligner steers layer 0, and a control vector of llama.cpp begins with layer 1; leaving the "
-            "layer out would change what the aligner does. Fit one with --steer-layers from 1 upward."
+            "layer out would change what the aligner does. Fit one with `steer_layers` from 1 upward."
         )
     place = Path(file)
     scratch: str | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import CalibrationError, InputError
-from inferaligner.fit.gate.contrast_rule import POOLED
+from inferaligner.fit.operating_point.contrast_traffic import POOLED
 from inferaligner.fit.operating_point.choice import share
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.statistics.stored_sample import distance, kolmogorov_p

@@ -9,10 +9,9 @@ from typing import Any
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.fit.gate.held_out import rates
 from inferaligner.fit.operating_point.benign_traffic import describe, raise_threshold, stored, with_move
-from inferaligner.fit.operating_point.choice import OWN_LIMIT, promised_threshold
+from inferaligner.fit.operating_point.choice import promised_threshold
+from inferaligner.fit.options import CONFIDENCE, OWN_LIMIT
 from inferaligner.storage.operating_point_record import OperatingPoint, Source
-
-DEFAULT_CONFIDENCE = 0.95
 
 
 def recalibrate(
@@ -75,7 +74,7 @@ def promise_asked(
         of_traffic = before is not None and any(t.origin == "held-out" for t in before.traffic.values())
         max_false_open = before.max_false_open if before is not None and of_traffic else OWN_LIMIT
     if confidence is None:
-        confidence = before.confidence if before is not None else DEFAULT_CONFIDENCE
+        confidence = before.confidence if before is not None else CONFIDENCE
     return max_false_open, confidence
 
 
