@@ -128,9 +128,9 @@ class Aligner:
 
         Args:
             model, tokenizer: the target, which scores the prompts.
-            benign: exactly the traffic that the threshold will rest on, a list or lists by name. The threshold
-                may fall as well as rise. Prompts of the shipped contrast set that the gate was fitted on are
-                left out.
+            benign: exactly the traffic that the threshold will rest on, a list or lists by name. The
+                threshold may fall as well as rise. Prompts of the shipped contrast set that the gate was
+                fitted on are left out.
             max_false_open, confidence: of the bound; None keeps the aligner's own.
 
         Raises:

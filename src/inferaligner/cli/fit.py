@@ -109,8 +109,8 @@ def fit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit an aligner for TARGET: choose the gate, take the vectors from the aligned model, choose where and how
-    strongly to steer, and measure it on held-out prompts."""
+    """Fit an aligner for TARGET: choose the gate, take the vectors from the aligned model, choose where and
+    how strongly to steer, and measure it on held-out prompts."""
     chosen = FitOptions(**choices)
     given = [*choices, *([] if aligned_chat_template is None else ["aligned_chat_template"])]
     check_given(given, aligned=aligned is not None)

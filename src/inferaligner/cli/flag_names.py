@@ -1,8 +1,8 @@
 """Argument names of the library, as flags of the command line.
 
 Messages and descriptions of the library name arguments in backticks: `max_false_open`, `carry="answers"`.
-On the command line the user knows flags: --max-false-open, --carry answers. `in_flags` translates one into the
-other. Everything that `terminal.py` prints on stderr passes through it while a command runs.
+On the command line the user knows flags: --max-false-open, --carry answers. `in_flags` puts the flag in place of
+the argument. While a command runs, everything that `terminal.py` prints on stderr passes through it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=(?:\"([^\"`]*)\"|'([^'`]*)'|([^`]*)))?`")
-_flags: ContextVar[Mapping[str, str]] = ContextVar("flags", default={})
+_flags: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
 
 
 def flags_of(commands: Mapping[str, Any]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def in_flags(text: str, flags: Mapping[str, str] | None = None) -> str:
     Args:
         flags: the flag of each argument; None takes those of the command that runs.
     """
-    known = _flags.get() if flags is None else flags
+    known = (_flags.get() or {}) if flags is None else flags
 
     def translated(match: re.Match[str]) -> str:
         name, *values = match.groups()

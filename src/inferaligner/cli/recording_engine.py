@@ -25,8 +25,8 @@ def check_engine(engine: Engine, flags: list[str], monitor: bool) -> None:
         return
     if monitor:
         raise InputError(
-            "--monitor goes with --engine transformers, which generates the answers that the monitor is fitted "
-            "on. The aligner can be served with either engine."
+            "--monitor goes with --engine transformers, which generates the answers that the monitor is "
+            "fitted on. The aligner can be served with either engine."
         )
     from inferaligner.vllm.recording import read_flags
 

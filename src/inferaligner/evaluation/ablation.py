@@ -25,12 +25,12 @@ from inferaligner.fit.progress import Progress
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.judges import OUTCOMES
 from inferaligner.method.activations import record_activations
+from inferaligner.method.positions import Positions
 from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.steering.guard import Guard
-from inferaligner.method.positions import Positions
 from inferaligner.steering.plan import SteeringPlan
 
 Axis = Literal["strength", "prompts", "positions", "gate"]

@@ -64,5 +64,5 @@ class FitContext:
         return self.aligned
 
     def limits(self) -> tuple[float, float]:
-        """The largest share that may open: of the user's own traffic, and of the labelled ordinary prompts."""
+        """Largest share that may open: of the user's own traffic, and of the labelled ordinary prompts."""
         return self.options.limits(bool(self.benign))

@@ -1,8 +1,8 @@
 """Before a fit: can the aligned model guide the target, and how well?
 
 On a subsample of the contrast set: does the aligned model decline prompts that the target answers, do the
-target's activations separate harmful prompts from harmless ones, and do the aligned model's vectors differ from
-the target's own? The result is a verdict in words, with its numbers.
+target's activations separate harmful prompts from harmless ones, and do the aligned model's vectors differ
+from the target's own? The result is a verdict in words, with its numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.model_compatibility import Relation, relations
-from inferaligner.fit.samples import Sample, Samples
+from inferaligner.fit.samples import Sample
 from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import cosine, mean_difference

@@ -47,8 +47,8 @@ LayerMatch = Literal["best", "depth"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _option(default: object, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
 
 
 @dataclass(frozen=True)
@@ -59,56 +59,78 @@ class FitOptions:
         InputError: a value that is out of range.
     """
 
-    pictures: Pictures = _option(
-        "none", "For a target that reads images: show it some of the labelled prompts in pictures too."
+    pictures: Pictures = field(
+        default="none",
+        metadata=_help(
+            "For a target that reads images: show it some of the labelled prompts in pictures too."
+        ),
     )
-    system: str | None = _option(None, "The system prompt that the model is served with.")
-    max_false_open: float | None = _option(
-        None,
-        f"At most this share of `benign` opens the gate (by default {OWN_LIMIT:g}); without `benign`, of the "
-        f"shipped ordinary prompts, which are harder than traffic (by default {SHIPPED_LIMIT:g}).",
+    system: str | None = field(
+        default=None, metadata=_help("The system prompt that the model is served with.")
     )
-    confidence: float = _option(
-        CONFIDENCE, "Confidence level of that bound, for each kind of `benign` traffic on its own."
+    max_false_open: float | None = field(
+        default=None,
+        metadata=_help(
+            f"At most this share of `benign` opens the gate (by default {OWN_LIMIT:g}); without `benign`, of the "
+            f"shipped ordinary prompts, which are harder than traffic (by default {SHIPPED_LIMIT:g})."
+        ),
     )
-    gate_layer: int | None = _option(None, "Read the gate at this layer only.")
-    steer_layers: Sequence[int] | None = _option(
-        None, "Steer these layers: 12-18 or 12,13,20; counted from 0."
+    confidence: float = field(
+        default=CONFIDENCE,
+        metadata=_help("Confidence level of that bound, for each kind of `benign` traffic on its own."),
     )
-    strength: float | None = _option(
-        None,
-        "The intervention strength, a factor on the extracted vectors (on unit vectors with `paper`).",
+    gate_layer: int | None = field(default=None, metadata=_help("Read the gate at this layer only."))
+    steer_layers: Sequence[int] | None = field(
+        default=None, metadata=_help("Steer these layers: 12-18 or 12,13,20; counted from 0.")
     )
-    positions: Positions | None = _option(
-        None, "Steer from the prompt's last token on, or all of the prompt too."
+    strength: float | None = field(
+        default=None,
+        metadata=_help(
+            "The intervention strength, a factor on the extracted vectors (on unit vectors with `paper`)."
+        ),
     )
-    monitor: bool = _option(
-        False,
-        "Fit a monitor too: it reads answers while they are generated, and steers from the token on at which "
-        "an answer turns harmful.",
+    positions: Positions | None = field(
+        default=None, metadata=_help("Steer from the prompt's last token on, or all of the prompt too.")
     )
-    monitor_tokens: int = _option(
-        MONITOR_TOKENS,
-        "Goes with `monitor`: it is fitted and calibrated on the first N tokens of answers (by default "
-        f"{MONITOR_TOKENS}).",
+    monitor: bool = field(
+        default=False,
+        metadata=_help(
+            "Fit a monitor too: it reads answers while they are generated, and steers from the token on at which "
+            "an answer turns harmful."
+        ),
     )
-    paper: bool = _option(False, "Use the paper's own choice wherever none is given.")
-    carry: Carry | None = _option(
-        None,
-        "How the aligned model guides: by vectors for the target that are learned from its answers (default), "
-        "or by its own vectors through a linear map. A sibling guides by its own vectors as they are, unless "
-        "answers are chosen here.",
+    monitor_tokens: int = field(
+        default=MONITOR_TOKENS,
+        metadata=_help(
+            "Goes with `monitor`: it is fitted and calibrated on the first N tokens of answers (by default "
+            f"{MONITOR_TOKENS})."
+        ),
     )
-    map_kind: MapKind | None = _option(
-        None, "The linear map of the vectors (by default the one that predicts held-out prompts better)."
+    paper: bool = field(default=False, metadata=_help("Use the paper's own choice wherever none is given."))
+    carry: Carry | None = field(
+        default=None,
+        metadata=_help(
+            "How the aligned model guides: by vectors for the target learned from its answers (default), "
+            "or by its own vectors through a linear map. A sibling guides by its own vectors as they are, unless "
+            "answers are chosen here."
+        ),
     )
-    match_layers: LayerMatch = _option(
-        "best",
-        "The aligned model's layer for each layer of the target: the one that predicts it best (default), or "
-        "the one at the same depth.",
+    map_kind: MapKind | None = field(
+        default=None,
+        metadata=_help(
+            "The linear map of the vectors (by default the one that predicts held-out prompts better)."
+        ),
     )
-    accept_poor_map: bool = _option(
-        False, "Go on even if the map explains too little, or if the answers teach nothing."
+    match_layers: LayerMatch = field(
+        default="best",
+        metadata=_help(
+            "The aligned model's layer for each layer of the target: the one that predicts it best (default), or "
+            "the one at the same depth."
+        ),
+    )
+    accept_poor_map: bool = field(
+        default=False,
+        metadata=_help("Go on even if the map explains too little, or if the answers teach nothing."),
     )
 
     def __post_init__(self) -> None:

@@ -9,14 +9,14 @@ from inferaligner.fit.samples import Sample, Samples
 from inferaligner.prompts.picture_styles import STYLES, render
 
 SHARE = 0.3
-"""Share of the prompts that are drawn, in one style each. Each costs a forward pass over an image's tokens."""
+"""Share of the prompts that are drawn. Each costs a forward pass over an image's tokens."""
 
 
 def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
     """Adds pictures of some samples, to the fitting part and to the test part.
 
-    The content alone decides which prompts are drawn, and in which style, so both sides of a pair are drawn in
-    one style or not at all. A prompt that does not fit on a page stays text.
+    The content alone decides which prompts are drawn, and in which style, so both sides of a pair are drawn
+    in one style or not at all. A prompt that does not fit on a page stays text.
     """
     fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
     described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}

@@ -14,7 +14,7 @@ class Progress(Protocol):
     """A listener to the stages of a run."""
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Opens a stage of `total` steps (None: unknown); the context yields the function that counts them."""
+        """Opens a stage of `total` steps (None: unknown). The context yields a function that counts them."""
 
     def note(self, text: str) -> None:
         """Reports a result or a warning in one sentence."""

@@ -1,4 +1,4 @@
-"""Which tokens are steered. A file of its own, so that the command line can read it without importing torch."""
+"""Which tokens are steered. The command line reads this file, so it does not import torch."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
    of each answer's highest running score (`fit/operating_point/choice.py`): one answer is one draw
 3. answers to the test part -> figures
 
-All answers are the bare target's own, greedy, of up to `monitor_tokens` tokens. The bound holds for such answers.
+All answers are the bare target's own, greedy, of up to `monitor_tokens` tokens. The bound holds for
+such answers.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _streams(
     stage: str,
     monitor: AnswerMonitor | None = None,
 ) -> list[Tensor]:
-    """Of each answer the residual stream `[tokens, layers, width]`; with a monitor its token scores `[tokens]`."""
+    """The residual stream of each answer `[tokens, layers, width]`; with a monitor, its scores `[tokens]`."""
     answers: list[Tensor] = [torch.empty(0)] * len(prompts)
     with context.progress.stage(stage, len(prompts)) as advance:
         for batch in answer_streams(
@@ -174,7 +175,7 @@ def _held_out(
     monitor: AnswerMonitor,
     score: Callable[[Sequence[Prompt], str], list[float]],
 ) -> dict[str, Any]:
-    """Open rates on answers to ordinary prompts of the test part, and to harmful ones that the gate missed."""
+    """Open rates on the test part: of answers to ordinary prompts, and to harmful ones that the gate missed."""
     test = context.samples.test
     groups = {
         "answers to ordinary prompts": (

@@ -1,8 +1,8 @@
 """The labelled prompts' own ordinary traffic, which sets the threshold before any traffic of the user's does.
 
 The scores are out of fold: each from a gate fitted without the prompt and its twin, but not from the gate
-that is kept, and that gate was chosen on them. No bound on prompts to come is taken from them: the threshold is their
-plain quantile (docs/calibration.md).
+that is kept, and that gate was chosen on them. So no bound on prompts to come is taken from them: the
+threshold is their plain quantile (docs/calibration.md).
 """
 
 from __future__ import annotations

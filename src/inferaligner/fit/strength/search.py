@@ -32,10 +32,10 @@ from inferaligner.fit.strength.strength_grid import blocks_below, layer_blocks, 
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.strength.trial import Search, Trial
 from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.positions import Positions
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.encoding import Reader
 from inferaligner.steering.guard import Guard
-from inferaligner.method.positions import Positions
 from inferaligner.steering.plan import SteeringPlan
 
 FINALISTS = 3

@@ -41,7 +41,7 @@ def learn_vectors(
     target, guide, options = context.target, context.guide, context.options
     # Above the gate the decision is known in time; the earlier, the more of the target can read it.
     layers = options.steer_layers or (gate.last_layer,)
-    # Prompts that the search generates on are left out, and prompts that it scores if there are enough others.
+    # Without the prompts that the search generates on, and without those it scores if others are enough.
     known = shuffled_harmful(context.samples)
     pool = known[2 * SCORED + GENERATED :]
     if len(pool) < 2 * _LEARNED:
