@@ -1,8 +1,8 @@
 """Argument names of the library, as flags of the command line.
 
 Messages and descriptions of the library name arguments in backticks: `max_false_open`, `carry="answers"`.
-On the command line the user knows flags: --max-false-open, --carry answers. `in_flags` puts the flag in place of
-the argument. While a command runs, everything that `terminal.py` prints on stderr passes through it.
+On the command line the user knows flags: --max-false-open, --carry answers. `in_flags` puts the flag in
+place of the argument. While a command runs, everything that `terminal.py` prints on stderr passes through it.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class FitOptions:
     max_false_open: float | None = field(
         default=None,
         metadata=_help(
-            f"At most this share of `benign` opens the gate (by default {OWN_LIMIT:g}); without `benign`, of the "
-            f"shipped ordinary prompts, which are harder than traffic (by default {SHIPPED_LIMIT:g})."
+            f"At most this share of `benign` opens the gate (by default {OWN_LIMIT:g}); without `benign`, of "
+            f"the shipped ordinary prompts, which are harder than traffic (by default {SHIPPED_LIMIT:g})."
         ),
     )
     confidence: float = field(
@@ -95,8 +95,8 @@ class FitOptions:
     monitor: bool = field(
         default=False,
         metadata=_help(
-            "Fit a monitor too: it reads answers while they are generated, and steers from the token on at which "
-            "an answer turns harmful."
+            "Fit a monitor too: it reads answers while they are generated, and steers from the token on at "
+            "which an answer turns harmful."
         ),
     )
     monitor_tokens: int = field(
@@ -111,8 +111,8 @@ class FitOptions:
         default=None,
         metadata=_help(
             "How the aligned model guides: by vectors for the target learned from its answers (default), "
-            "or by its own vectors through a linear map. A sibling guides by its own vectors as they are, unless "
-            "answers are chosen here."
+            "or by its own vectors through a linear map. A sibling guides by its own vectors as they are, "
+            "unless answers are chosen here."
         ),
     )
     map_kind: MapKind | None = field(
@@ -124,8 +124,8 @@ class FitOptions:
     match_layers: LayerMatch = field(
         default="best",
         metadata=_help(
-            "The aligned model's layer for each layer of the target: the one that predicts it best (default), or "
-            "the one at the same depth."
+            "The aligned model's layer for each layer of the target: the one that predicts it best "
+            "(default), or the one at the same depth."
         ),
     )
     accept_poor_map: bool = field(

@@ -175,7 +175,7 @@ def _held_out(
     monitor: AnswerMonitor,
     score: Callable[[Sequence[Prompt], str], list[float]],
 ) -> dict[str, Any]:
-    """Open rates on the test part: of answers to ordinary prompts, and to harmful ones that the gate missed."""
+    """Open rates on the test part: answers to ordinary prompts, and to harmful ones that the gate missed."""
     test = context.samples.test
     groups = {
         "answers to ordinary prompts": (
