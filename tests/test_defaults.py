@@ -1,10 +1,10 @@
 """Defaults that help texts and docstrings state are the code's.
 
 Covered: every number, and the text of a refusal, that follows "by default" in the help of any command, in
-the docstrings of `Aligner`'s public methods and of the public functions of `inferaligner.fit`; and flags
-for the fields of `FitOptions` or `ModelOptions`, whose default the help prints. A statement without a number ("by
-default the better one") is not parsed. A new statement with a number fails here until it is listed below,
-beside the code that it is about.
+the docstrings of `Aligner`'s public methods and of the public functions of `inferaligner.fit`; and the
+flags for the fields of `FitOptions` or `ModelOptions`, whose default the help prints. A statement
+without a number ("by default the better one") is not parsed. A new statement with a number fails here until
+it is listed below, beside the code that it is about.
 """
 
 from __future__ import annotations

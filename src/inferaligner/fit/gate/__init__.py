@@ -9,6 +9,6 @@ sums. The score of a prompt is weights · features + offset, larger = more harmf
 scores of different folds comparable: 0 half-way between the class means. The threshold is chosen afterwards.
 
 `choice.choose_gate` calls a builder once per fold of the cross-validation and candidate; `choice.build_gate`
-calls it once more on all prompts. To add a builder, write its class in a file here and add it to the candidates
-in `choice.choose_gate`; `tests/fit/gate/test_gates.py` runs over every builder.
+calls it once more on all prompts. To add a builder, write its class in a file here, add it to the candidates
+in `choice.choose_gate`, and to `BUILDERS` in `tests/fit/gate/test_gates.py`, which tests this contract.
 """

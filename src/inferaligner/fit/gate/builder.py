@@ -23,7 +23,7 @@ class GateBuilder(Protocol):
         """Share of the covariance that is replaced by the identity, 0 to 1."""
 
     def fit(self, harmful: Moments, harmless: Moments) -> tuple[Tensor, float]:
-        """Weights `[features]` (float32) and offset; how much each prompt counts is in the moments already."""
+        """Weights `[features]` (float32) and offset. The moments know how much each prompt counts."""
 
 
 __all__ = ["GateBuilder", "MeanDifferenceGate", "Moments", "WhitenedGate"]

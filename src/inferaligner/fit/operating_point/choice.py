@@ -22,8 +22,8 @@ class Rank:
     """Which order statistic bounds a traffic of n prompts.
 
     `allowed` prompts may lie above the threshold. `bound` is the false-open rate that holds at the
-    confidence; `promised` tells whether it is no larger than the one asked for. Where n is too small for
-    that, none may lie above, and the bound is what n does allow.
+    confidence; `promised` says whether it is no larger than the limit. If n is too small for that, no prompt
+    may lie above, and the bound is the least that n allows.
     """
 
     n: int
@@ -76,7 +76,7 @@ def promised_threshold(
 
 
 def too_few(name: str, n: int, max_false_open: float, confidence: float) -> str | None:
-    """What to tell a user whose n prompts cannot make the promise; None if they can."""
+    """A warning that n prompts are too few for the bound; None if they are enough."""
     rank = rank_for(n, max_false_open, confidence)
     if rank.promised:
         return None
@@ -93,10 +93,12 @@ def too_few(name: str, n: int, max_false_open: float, confidence: float) -> str 
 def threshold_for(groups: Mapping[str, Sequence[float]], max_false_open: float) -> float:
     """The lowest score threshold that keeps the share of every group *in hand* at or below the limit.
 
-    A plain quantile, without a promise about prompts to come: for comparing gates. `groups` maps a kind of
-    traffic to its held-out benign scores; a prompt opens when its score is *above* the threshold. Each group
-    has its own limit, because a gate that is fine on average can fire on mathematics alone. A group too small
-    for the limit (fewer than 1 / max_false_open scores) has its largest score as the bound.
+    A plain quantile, without a bound for prompts to come: for comparing gates.
+
+    Args:
+        groups: held-out benign scores by kind of traffic. Each kind has its own limit, because a gate that is
+            fine on average can open on mathematics alone. A kind too small for the limit (fewer than
+            1 / max_false_open scores) has its largest score as the bound.
     """
     check_share("max_false_open", max_false_open)
     filled = {name: scores for name, scores in groups.items() if len(scores)}
