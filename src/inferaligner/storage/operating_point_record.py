@@ -55,9 +55,9 @@ class Move(_Record):
 class OperatingPoint(_Record):
     """Where the threshold stands, and for what.
 
-    `rule` says what it rests on: "traffic" (the benign prompts named), "paper", or "quantile" (of the labelled
-    ordinary prompts, to which named traffic may have been added). Artifacts of older versions may have another
-    rule for the labelled prompts.
+    `rule` says what it rests on: "traffic" (the benign prompts named), "paper", or "quantile" (of the
+    labelled ordinary prompts, to which named traffic may have been added). Artifacts of older versions may
+    have another rule for the labelled prompts.
     """
 
     max_false_open: float = Field(gt=0, lt=1)
