@@ -3,8 +3,8 @@
 At such an end the guidance gate reads tokens it was never fitted on, and opens on most ordinary prompts. Here
 the same contents are put at ends that the template never makes (`prompts/begun_answers.py`), and a gate of
 the last token alone is fitted and calibrated on them, at the guidance gate's layers. Its harmful class is
-harmful contents *in* the begun answer or the text. A harmful turn with a neutral opener behind it is left to the
-guidance gate, which reads the turn; harmless turns with openers belong to the harmless class
+harmful contents *in* the begun answer or the text. A harmful turn with a neutral opener behind it is left to
+the guidance gate, which reads the turn; harmless turns with openers belong to the harmless class
 (docs/calibration.md has the figures).
 """
 

@@ -65,8 +65,8 @@ def drift_of(
     bias = artifact.gate.bias
     samples = [record.sample for record in chosen.values()]
     then = sum(sample.n for sample in samples)
-    found = distance(samples, [score - bias for score in scores])
-    p_value = kolmogorov_p(found, then, len(scores))
+    apart = distance(samples, [score - bias for score in scores])
+    p_value = kolmogorov_p(apart, then, len(scores))
     opened = clopper_pearson(sum(score > 0 for score in scores), len(scores), point.confidence)
     promised = all(record.promised for record in chosen.values())
     limit = max(
@@ -78,7 +78,7 @@ def drift_of(
         tuple(chosen),
         len(scores),
         then,
-        found,
+        apart,
         p_value,
         opened,
         limit,

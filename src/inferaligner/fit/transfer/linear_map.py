@@ -179,15 +179,15 @@ def _maps(
                 guess = fits.predict(x[held], name, ridge)
                 left[number, which] += (y[held] - guess).double().square().sum()
     whole = _Basis(x)
-    found = {}
+    maps = {}
     for number, (layer, y) in enumerate(zip(layers, ys, strict=True)):
         which = int(left[number].argmin())
         name, ridge = kinds[which]
         total = float(y.double().square().sum())
         explained = 1 - float(left[number, which]) / total if total else 0.0
         matrix = whole.toward(y).matrix(name, ridge)
-        found[layer] = (LayerMap(layer, source, name, ridge, explained), matrix)
-    return found
+        maps[layer] = (LayerMap(layer, source, name, ridge, explained), matrix)
+    return maps
 
 
 class _Basis:
