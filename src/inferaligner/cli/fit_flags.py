@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
@@ -88,7 +88,6 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
     hint = get_type_hints(FitOptions)[field.name]
     switch = hint is bool
     default = field.default if flag.shows_default or switch else None
-    assert field.default is not MISSING
     option = typer.Option(
         flag_name(field.name),
         help=in_flags(field.metadata["help"], {name: flag_name(name) for name in FLAGS} | _OTHERS),
