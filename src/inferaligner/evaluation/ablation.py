@@ -21,17 +21,16 @@ from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
-from inferaligner.fit.progress import Progress
+from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.judges import OUTCOMES
 from inferaligner.method.activations import record_activations
-from inferaligner.method.positions import Positions
 from inferaligner.method.vectors import mean_difference, unit
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import SteeringPlan
+from inferaligner.steering.plan import Positions, SteeringPlan
 
 Axis = Literal["strength", "prompts", "positions", "gate"]
 AXES: tuple[Axis, ...] = ("strength", "prompts", "positions", "gate")
@@ -123,7 +122,7 @@ def settings_of(bench: MethodContext, settings: Sequence[Setting]) -> list[Metho
 
 
 def prompt_count_methods(
-    bench: MethodContext, aligned: LoadedModel, counts: Sequence[int], tell: Progress
+    bench: MethodContext, aligned: LoadedModel, counts: Sequence[int], tell: Stages
 ) -> tuple[list[Setting], list[Method]]:
     """SSV of the first so many harmful and harmless prompts of the fitting part, at the fitted setting."""
     artifact = bench.need_aligner("ablation").artifact

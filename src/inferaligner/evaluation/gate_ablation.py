@@ -18,7 +18,7 @@ from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, WhitenedGate
 from inferaligner.fit.gate.choice import SHRINKAGES, GateCrossValidation, build_gate, try_gate
-from inferaligner.fit.progress import Progress
+from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead
@@ -31,7 +31,7 @@ FITTED_ON = 1500
 """Prompts of the contrast set that the gates made here are fitted on; the fitted gate saw all of them."""
 
 
-def gate_methods(bench: MethodContext, tell: Progress) -> list[Method]:
+def gate_methods(bench: MethodContext, tell: Stages) -> list[Method]:
     """The fitted gate, gates of every kind, and what the aligner allows of the paper's and CAST's."""
     aligner = bench.need_aligner("ablation")
     artifact = aligner.artifact
@@ -72,7 +72,7 @@ def gate_methods(bench: MethodContext, tell: Progress) -> list[Method]:
 
 
 def gate_figures(
-    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[Prompt]]], tell: Progress
+    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[Prompt]]], tell: Stages
 ) -> list[ResultRow]:
     """AUROC and open rates of several gates; `suites` map a name to its kind and prompts."""
     found: list[ResultRow] = []

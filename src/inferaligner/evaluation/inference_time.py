@@ -18,7 +18,7 @@ from inferaligner.evaluation.comparison import median_interval
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
-from inferaligner.fit.progress import Progress
+from inferaligner.fit.progress import Stages
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import Prompt
@@ -65,7 +65,7 @@ def measure(
     *,
     tokens: int,
     rounds: int,
-    tell: Progress,
+    tell: Stages,
 ) -> list[Timing]:
     """Times every method on every prompt, `rounds` times."""
     total = rounds * len(methods) * sum(map(len, prompts.values()))

@@ -12,7 +12,7 @@ from inferaligner.errors import InputError
 from inferaligner.evaluation.judged import verdict_file
 from inferaligner.evaluation.records_file import Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
-from inferaligner.fit.progress import Progress
+from inferaligner.fit.progress import Stages
 from inferaligner.judges.pair_judge import Agreement, Label, PairJudge, agreement
 from inferaligner.judges.rules import RuleJudge, judge
 from inferaligner.storage.atomic_io import replace_file
@@ -20,7 +20,7 @@ from inferaligner.storage.json_io import dump
 
 
 def judge_records(
-    folder: Path, records: Sequence[Record], judge: PairJudge, tell: Progress, *, told: str = ""
+    folder: Path, records: Sequence[Record], judge: PairJudge, tell: Stages, *, told: str = ""
 ) -> int:
     """Asks for every verdict that is not there yet and writes each at once; equal answers are asked for once.
 
@@ -70,7 +70,7 @@ def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
 
 
 def measure(
-    file: Path, judge: PairJudge, tell: Progress, *, answer: str, label: str, positive: Sequence[str]
+    file: Path, judge: PairJudge, tell: Stages, *, answer: str, label: str, positive: Sequence[str]
 ) -> tuple[Agreement, str]:
     """The judge against the labels in a file: rows with `prompt`, an answer and a label.
 

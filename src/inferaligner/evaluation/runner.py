@@ -26,7 +26,7 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.fit.progress import Advance, Progress
+from inferaligner.fit.progress import Advance, Stages
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
 from inferaligner.method.gate import Decision
@@ -53,7 +53,7 @@ class RunSettings:
 class Runner:
     """One run; `run` may be called again after an interruption with the same arguments and records."""
 
-    def __init__(self, records: RecordsFile, settings: RunSettings, tell: Progress) -> None:
+    def __init__(self, records: RecordsFile, settings: RunSettings, tell: Stages) -> None:
         self._records = records
         self._settings = settings
         self._tell = tell

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from inferaligner.aligner import Aligner, Source
 from inferaligner.evaluation.metrics import ENDED, ENDED_REFUSAL, LOOPED
-from inferaligner.fit.progress import NullProgress, Progress
+from inferaligner.fit.progress import NullProgress, Stages
 from inferaligner.fit.samples import Sample
 from inferaligner.judges import OUTCOMES, Judgement, Outcome
 from inferaligner.judges.degeneracy import loops
@@ -116,14 +116,14 @@ def compare(
     judge: Judge,
     max_new_tokens: int = 48,
     batch_size: int = 64,
-    stages: Progress | None = None,
+    stages: Stages | None = None,
 ) -> list[Row]:
     """Generates with every method and judges; one row per sample, in their order.
 
     The control is generated for the rows that open the gate; where it stays closed, the bare model's answer
     stands for it, which is what `Row.identical` shows of the aligner itself.
     """
-    tell: Progress = stages or NullProgress()
+    tell: Stages = stages or NullProgress()
 
     def generate(rows: Sequence[int], what: str, source: Source | None) -> dict[int, Answer]:
         applied = nullcontext() if source is None else aligner.apply(model, tokenizer, source=source)

@@ -20,6 +20,10 @@ class Progress(Protocol):
         """Reports a result or a warning in one sentence."""
 
 
+Stages = Progress
+"""The former name, which `inferaligner.evaluation` still uses."""
+
+
 class NullProgress:
     """Ignores everything."""
 

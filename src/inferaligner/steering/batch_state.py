@@ -18,10 +18,9 @@ from torch import Tensor
 from inferaligner.errors import SteeringError
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import Decision, GuidanceGate
-from inferaligner.method.positions import Positions
 from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.other_ends import OtherEnds
-from inferaligner.steering.plan import Mode
+from inferaligner.steering.plan import Mode, Positions
 from inferaligner.steering.prompt_spans import PromptSpans
 from inferaligner.steering.row_state import CarriedRows
 

@@ -13,7 +13,7 @@ from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
-from inferaligner.method.positions import Positions
+from inferaligner.method.positions import Positions as Positions
 from inferaligner.models.anatomy import Anatomy
 
 Mode = Literal["gate", "always", "never"]
