@@ -19,7 +19,7 @@ from inferaligner.cli.main import app
 from inferaligner.cli.terminal import note
 from inferaligner.errors import InferAlignerWarning, InputError
 from inferaligner.fit.options import FitOptions
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PACKAGE = Path(__file__).parents[2] / "src" / "inferaligner"
