@@ -19,9 +19,11 @@ from typing import Any
 
 from inferaligner.aligner import Aligner
 from inferaligner.cli.progress import RichStages
+from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.monitor.training import fit_monitor
-from inferaligner.fit.options import MONITOR_TOKENS, FitModel, FitOptions
+from inferaligner.fit.options import MONITOR_TOKENS, FitOptions
 from inferaligner.fit.samples import samples_from_contrast
+from inferaligner.judges.rules import judge
 from inferaligner.models.generation import generate_batches
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.contrast import load_contrast_set
@@ -62,15 +64,15 @@ def with_monitor(aligner: Aligner, target: LoadedModel, options: argparse.Namesp
     if artifact.monitor is not None:
         return aligner
     aligner.check(target.model, target.tokenizer)
-    monitor, told = fit_monitor(
+    context = FitContext(
         FitModel(target.model, target.tokenizer, options.target),
+        None,
         samples_from_contrast(load_contrast_set()),
-        artifact.gate,
-        artifact.steering.layers,
-        {},
+        lambda answer: judge(answer).outcome,
         FitOptions(monitor=True, monitor_tokens=options.tokens, system=artifact.provenance.system_prompt),
-        RichStages(),
+        progress=RichStages(),
     )
+    monitor, told = fit_monitor(context, artifact.gate, artifact.steering.layers)
     made = Aligner(replace(artifact, monitor=monitor, calibration={**artifact.calibration, "monitor": told}))
     made.save_pretrained(options.output / "aligner")
     return made

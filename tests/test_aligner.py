@@ -57,7 +57,7 @@ def test_the_papers_choices_yield_to_a_limit_that_is_given() -> None:
     opened = limited.calibration["held_out"]["open"]["your benign prompts: benign"]["value"]
     assert opened == 0 < papers.calibration["held_out"]["open"]["your benign prompts: benign"]["value"]
     assert limited.steering == papers.steering
-    with pytest.raises(InputError, match="without --benign"):
+    with pytest.raises(InputError, match="without `benign`"):
         fit(max_false_open=0.1)
 
 
@@ -101,8 +101,8 @@ def test_benign_prompts_raise_the_threshold(monkeypatch: pytest.MonkeyPatch) -> 
         ({"harmful": None}, InputError, "belong together"),
         ({"harmful": HARMFUL[:3]}, CalibrationError, "3 different harmful"),
         ({"harmful": HARMLESS}, InputError, "in both"),
-        ({"max_false_open": 0.0}, InputError, "max-false-open"),
-        ({"strength": -1.0}, InputError, "strength"),
+        ({"max_false_open": 0.0}, InputError, "`max_false_open` is 0.0"),
+        ({"strength": -1.0}, InputError, "`strength` is -1.0"),
         ({"steer_layers": []}, InputError, "empty"),
         ({"steer_layers": [4]}, InputError, "layers 0 to 3"),
         ({"gate_layer": 17}, InputError, "layers 0 to 3"),

@@ -24,8 +24,9 @@ import torch
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.suites.catalogue import load
 from inferaligner.evaluation.suites.suite import Item
+from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.fit import fit_artifact
-from inferaligner.fit.options import FitModel, FitOptions
+from inferaligner.fit.options import FitOptions
 from inferaligner.fit.picture_samples import with_pictures
 from inferaligner.fit.samples import Samples, samples_from_contrast
 from inferaligner.judges.rules import judge
@@ -130,9 +131,7 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
         aligned = FitModel(guide.model, guide.tokenizer, GUIDE)
 
         def fit(samples: Samples, side: FitModel | None, chosen: FitOptions) -> Any:
-            return fit_artifact(
-                target, side, samples, benign={}, options=chosen, outcome=lambda a: judge(a).outcome
-            )
+            return fit_artifact(FitContext(target, side, samples, lambda a: judge(a).outcome, chosen))
 
         on_text = fit(text, aligned, options)
         Aligner(on_text).save_pretrained(folders["text"])

@@ -12,20 +12,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from transformers import PreTrainedModel
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError, MismatchError
+from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.fit import fit_artifact
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.operating_point.recalibrate import recalibrate
-from inferaligner.fit.options import MONITOR_TOKENS, Carry, FitModel, FitOptions
-from inferaligner.fit.picture_samples import Pictures, with_pictures
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.options import FitChoices, FitOptions, documents_choices
+from inferaligner.fit.picture_samples import with_pictures
+from inferaligner.fit.progress import NullProgress, Progress
 from inferaligner.fit.samples import Samples, samples_from_contrast, samples_from_lists
-from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
 from inferaligner.judges.rules import judge
 from inferaligner.method.activations import Recorder, record_activations
 from inferaligner.method.decision import Decision
@@ -37,10 +37,13 @@ from inferaligner.prompts.images import Prompt
 from inferaligner.steering.end_check import EndCheck, OnUnknownEnd
 from inferaligner.steering.gate_policy import GatePolicy, OnOpen
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
+from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal
 from inferaligner.storage.model_card import model_card
 from inferaligner.storage.paths import expanded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Source = Literal["aligned", "target"]
 
@@ -54,6 +57,7 @@ class Aligner:
     # -- fit -----------------------------------------------------------------------------------------
 
     @classmethod
+    @documents_choices
     def fit(
         cls,
         target: PreTrainedModel,
@@ -64,90 +68,53 @@ class Aligner:
         harmful: Sequence[Prompt] | None = None,
         harmless: Sequence[Prompt] | None = None,
         benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]] | None = None,
-        pictures: Pictures = "none",
-        max_false_open: float | None = None,
-        confidence: float = 0.95,
-        gate_layer: int | None = None,
-        steer_layers: Sequence[int] | None = None,
-        strength: float | None = None,
-        positions: Positions | None = None,
-        paper: bool = False,
-        system: str | None = None,
-        carry: Carry | None = None,
-        match_layers: LayerMatch = "best",
-        map_kind: MapKind | None = None,
-        accept_poor_map: bool = False,
-        monitor: bool = False,
-        monitor_tokens: int = MONITOR_TOKENS,
         target_name: str | None = None,
         aligned_name: str | None = None,
         sources: Sequence[str] = ("harmful prompts", "harmless prompts"),
-        stages: Stages | None = None,
+        progress: Progress | None = None,
         recorder: Recorder | None = None,
+        **choices: Unpack[FitChoices],
     ) -> Aligner:
-        """Extracts, calibrates and returns an aligner; nothing about either model is changed.
+        """Fits an aligner for `target`; neither model is changed.
 
         Args:
             target: the fine-tuned model, exactly as it will be served.
+            tokenizer: the target's; of a vision-language model its processor, to read prompts with pictures.
             aligned: a sibling that declines harmful requests. Without one the result is a gate alone, to be
                 used with `apply(on_open="refuse")`. A model of another width or depth guides through its
                 answers or a map (`carry`, docs/transfer.md); it needs its `aligned_tokenizer`.
-            tokenizer: the target's; of a vision-language model its processor, to read prompts with pictures.
+            aligned_tokenizer: the aligned model's; None takes the target's.
             harmful, harmless: prompts to use instead of the shipped contrast set; both or neither.
-            pictures: "some" shows a target that sees some of these prompts in pictures too (docs/vision.md).
-                The aligned model is asked the same in text.
-            benign: your own traffic, a list or lists by name. Never fitted on; at most `max_false_open`
-                (0.02 by default) of each opens the gate, with this `confidence` (docs/calibration.md says
-                what is assumed, and how many prompts it takes). Without it, `max_false_open` (0.08 by
-                default) is a limit for the contrast set's ordinary prompts, which are harder than traffic.
-            gate_layer, steer_layers, strength, positions: fix a choice that is otherwise made from data.
-            paper: the paper's own choices for whatever is not fixed.
-            system: the system prompt that the model is served with, if any.
-            carry: how an aligned model of another shape guides: "answers", by vectors that are learned from
-                them (the default), or "map", by its own vectors through a linear map. A sibling of the
-                target's shape guides by its own vectors as they are, unless "answers" is asked for.
-            match_layers, map_kind, accept_poor_map: how that map is made, and whether one that explains too
-                little is used all the same.
-            monitor: fit an answer monitor too, which `apply` then uses (docs/monitor.md). The target answers
-                some of these prompts for it, `monitor_tokens` tokens each; no answer is written or kept.
+            benign: your own traffic, a list or lists by name. Never fitted on; docs/calibration.md says what
+                bound holds for it, and how many prompts it takes.
+            target_name, aligned_name: names for the artifact; None takes the models' own.
+            sources: names of the files of `harmful` and `harmless`, for the artifact.
+            progress: a listener to stages and notes.
             recorder: records the target's activations in place of `target`: an engine that serves it.
+            choices: {choices}
 
         Raises:
             CalibrationError: the models do not fit each other, or the data allow no choice.
-            InputError: an unusable prompt or option.
+            InputError: an unusable prompt, a choice out of range, or choices that exclude each other.
+
+        Example:
+            aligner = Aligner.fit(target, tokenizer, aligned=aligned, benign=my_prompts, max_false_open=0.01)
+            aligner.save_pretrained("my-aligner")
         """
-        if steer_layers is not None and not steer_layers:
-            raise InputError(
-                "steer_layers is empty; give the layers to steer, or None to choose them from data."
-            )
-        options = FitOptions(
-            max_false_open=max_false_open,
-            confidence=confidence,
-            gate_layer=gate_layer,
-            steer_layers=None if steer_layers is None else tuple(sorted(set(steer_layers))),
-            strength=strength,
-            positions=positions,
-            paper=paper,
-            system=system,
-            carry=carry,
-            match_layers=match_layers,
-            map_kind=map_kind,
-            accept_poor_map=accept_poor_map,
-            monitor=monitor,
-            monitor_tokens=monitor_tokens,
-        )
-        artifact = fit_artifact(
+        options = FitOptions(**choices)
+        samples = _samples(harmful, harmless, sources)
+        context = FitContext(
             FitModel(target, tokenizer, target_name or _name(target), recorder),
             None
             if aligned is None
             else FitModel(aligned, aligned_tokenizer or tokenizer, aligned_name or _name(aligned)),
-            _shown(_samples(harmful, harmless, sources), pictures),
-            benign={} if benign is None else _by_name(benign),
-            options=options,
-            outcome=lambda answer: judge(answer).outcome,
-            stages=stages,
+            with_pictures(samples) if options.pictures == "some" else samples,
+            lambda answer: judge(answer).outcome,
+            options,
+            {} if benign is None else _by_name(benign),
+            progress or NullProgress(),
         )
-        return cls(artifact)
+        return cls(fit_artifact(context))
 
     def calibrate(
         self,
@@ -160,13 +127,20 @@ class Aligner:
     ) -> Aligner:
         """Returns the same aligner at the operating point that this traffic sets; nothing is extracted again.
 
-        The threshold rests on exactly the prompts given here, by name if there are several kinds, and may
-        fall as well as rise. None keeps the aligner's own `max_false_open` and `confidence`. Prompts of the
-        shipped contrast set that the gate was fitted on are left out.
+        Args:
+            model, tokenizer: the target, which scores the prompts.
+            benign: exactly the traffic that the threshold will rest on, a list or lists by name. The
+                threshold may fall as well as rise. Prompts of the shipped contrast set that the gate was
+                fitted on are left out.
+            max_false_open, confidence: of the bound; None keeps the aligner's own.
 
         Raises:
-            CalibrationError: no prompts, or none that the gate was not fitted on.
+            CalibrationError: no prompts, or only prompts that the gate was fitted on.
+            InputError: a share that is not between 0 and 1.
             MismatchError: another model or tokenizer than the aligner's.
+
+        Example:
+            moved = aligner.calibrate(target, tokenizer, {"support desk": my_prompts}, max_false_open=0.005)
         """
         traffic, _ = unseen(_by_name(benign), self.fitted_prompts())
         scores = {
@@ -178,7 +152,7 @@ class Aligner:
         )
 
     def fitted_prompts(self) -> list[str]:
-        """The prompts that the gate was fitted on, if they are the shipped contrast set; else none."""
+        """The prompts that the gate was fitted on, if they are the shipped contrast set's; else none."""
         contrast = load_contrast_set()
         prompts = self.artifact.provenance.prompts
         if prompts.get("text digest", prompts.get("digest")) != contrast.digest():
@@ -367,10 +341,6 @@ def _samples(
             "set."
         )
     return samples_from_lists(harmful, harmless, sources)
-
-
-def _shown(samples: Samples, pictures: Pictures) -> Samples:
-    return with_pictures(samples) if pictures == "some" else samples
 
 
 def _by_name(benign: Sequence[Prompt] | Mapping[str, Sequence[Prompt]]) -> dict[str, Sequence[Prompt]]:

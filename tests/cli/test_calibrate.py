@@ -172,7 +172,7 @@ def test_scores_of_a_bias_of_before(run: Run, own: Path, score_file: Callable[..
     assert run("calibrate", own, "--scores", file, "--max-false-open", 0.05).code == 0
     moved = Aligner.from_pretrained(own).artifact.gate.bias
     os.utime(file, (1, 1))
-    refused(run("calibrate", own, "--scores", file), "before the gate was set", "--scored-bias")
+    refused(run("calibrate", own, "--scores", file), "before the gate got its present bias", "--scored-bias")
     outcome = run("calibrate", own, "--scores", file, f"--scored-bias={before}")
     assert outcome.code == 0, outcome.err
     assert Aligner.from_pretrained(own).artifact.gate.bias == pytest.approx(moved, abs=1e-4)

@@ -109,7 +109,7 @@ def test_the_answers_it_was_calibrated_on_stay_closed(fitted: Aligner) -> None:
 
 
 def test_options_that_cannot_be() -> None:
-    with pytest.raises(InputError, match="monitor-tokens is 0"):
+    with pytest.raises(InputError, match="`monitor_tokens` is 0"):
         Aligner.fit(
             tiny_model(),
             tiny_tokenizer(),

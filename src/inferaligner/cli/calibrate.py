@@ -1,4 +1,4 @@
-"""`inferaligner calibrate DIR`: move the operating point of an aligner, or tell how live traffic drifted."""
+"""`inferaligner calibrate DIR`: move an aligner's operating point, or measure the drift of live traffic."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from inferaligner.cli.model_options import (
 )
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results, warn
-from inferaligner.cli.traffic_options import by_name, check_shares, read_benign, warn_of_too_few
+from inferaligner.cli.traffic_options import by_name, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
+from inferaligner.fit.options import CONFIDENCE, OWN_LIMIT, check_share
 from inferaligner.prompts.images import Prompt
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="TARGET",
-            help="The model that scores the prompts; by default the one the aligner was fitted on, by its "
-            "name of then.",
+            help="The model that scores the prompts; by default the model that the aligner was fitted on, "
+            "under its name at that time.",
             rich_help_panel=_TRAFFIC,
             show_default=False,
         ),
@@ -69,7 +70,7 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="BIAS",
-            help="The gate's bias when --scores were made, if it was moved since.",
+            help="The gate's bias at the time when --scores were made, if it was moved since.",
             rich_help_panel=_TRAFFIC,
             show_default=False,
         ),
@@ -78,8 +79,8 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="At most this share of each traffic opens the gate; by default what was promised before, "
-            "or 0.02.",
+            help="At most this share of each traffic opens the gate; by default the aligner's own limit, or "
+            f"{OWN_LIMIT:g}.",
             rich_help_panel=_PROMISE,
             show_default=False,
         ),
@@ -88,7 +89,8 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="With which that is promised for each traffic; by default the aligner's own, or 0.95.",
+            help=f"Confidence level of that bound, for each traffic; by default the aligner's own, or "
+            f"{CONFIDENCE:g}.",
             rich_help_panel=_PROMISE,
             show_default=False,
         ),
@@ -109,12 +111,15 @@ def calibrate(
     """Set the operating point of an aligner anew, for exactly the benign traffic given: the gate's bias
     moves, its weights and the vectors stay. With --drift, compare live traffic with that of the calibration.
     """
-    check_shares(max_false_open, confidence)
+    if max_false_open is not None:
+        check_share("max_false_open", max_false_open)
+    if confidence is not None:
+        check_share("confidence", confidence)
     if not benign and not scores:
         raise InputError("There is no traffic: give prompts with --benign FILE or scores with --scores FILE.")
     if drift and (max_false_open is not None or confidence is not None):
         raise InputError(
-            "--drift compares with what the aligner stands for; leave out --max-false-open and --confidence."
+            "--drift compares with the aligner's own limit; leave out --max-false-open and --confidence."
         )
     if scored_bias is not None and (not scores or not math.isfinite(scored_bias)):
         raise InputError(f"--scored-bias {scored_bias} goes with --scores FILE, and is a finite number.")
@@ -175,12 +180,12 @@ def _scored(
     options.check(spec)
     loaded = options.load(spec, system=artifact.provenance.system_prompt)
     warn_of_format(artifact, loaded)
-    found = {}
+    scores = {}
     for name, texts in kept.items():
         with RichStages().stage(f"scoring {name}", len(texts)) as advance:
             decisions = aligner.score(loaded.model, loaded.reader, texts, advance=advance)
-        found[name] = [decision.score for decision in decisions]
-    return found
+        scores[name] = [decision.score for decision in decisions]
+    return scores
 
 
 def _show_move(
@@ -213,9 +218,7 @@ def _show_move(
             "If any of those are served, name them with --benign as well."
         )
     if not after.calibration.get("held_out_scores"):
-        note(
-            "This aligner keeps no held-out scores, so its rate on harmful prompts is not known from now on."
-        )
+        note("This aligner keeps no held-out scores: its rate on harmful prompts at the new bias is unknown.")
     note(f"Written to {place}." if write else f"Nothing was written to {place}: --dry-run.")
 
 
@@ -234,13 +237,13 @@ def _show_drift(
     from inferaligner.cli.operating_point_view import drift_table
     from inferaligner.fit.operating_point.drift import drift_of
 
-    found = [
+    drifts = [
         drift_of(artifact, name, values, against=name if name in given else None)
         for name, values in traffic.items()
     ]
     if as_json:
-        print_json({"aligner": str(place), "drift": [asdict(drift) for drift in found]})
+        print_json({"aligner": str(place), "drift": [asdict(drift) for drift in drifts]})
         return
-    results().print(drift_table(found, confidence))
-    for drift in found:
+    results().print(drift_table(drifts, confidence))
+    for drift in drifts:
         (warn if drift.exceeded or drift.shifted else note)(f"{drift.name}: {drift.verdict}")

@@ -140,7 +140,7 @@ def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner
         aligned_tokenizer=aligned.tokenizer,
         target_name=target.spec,
         aligned_name=aligned.spec,
-        stages=watch,
+        progress=watch,
     )
 
 

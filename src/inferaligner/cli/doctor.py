@@ -170,21 +170,22 @@ def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShif
 
 
 def _diagnose(target: LoadedModel, aligned: LoadedModel, per_sort: int, system: str | None) -> Diagnosis:
+    from inferaligner.fit.context import FitContext, FitModel
     from inferaligner.fit.diagnosis import diagnose
-    from inferaligner.fit.options import FitModel
+    from inferaligner.fit.options import FitOptions
     from inferaligner.fit.samples import samples_from_contrast
     from inferaligner.judges.rules import judge
     from inferaligner.prompts.contrast import load_contrast_set
 
-    return diagnose(
+    context = FitContext(
         FitModel(target.model, target.reader, target.spec),
         FitModel(aligned.model, aligned.reader, aligned.spec),
         samples_from_contrast(load_contrast_set()),
         lambda answer: judge(answer).outcome,
-        per_sort=per_sort,
-        system=system,
-        stages=RichStages(),
+        FitOptions(system=system),
+        progress=RichStages(),
     )
+    return diagnose(context, per_sort=per_sort)
 
 
 def _show(shifts: Sequence[FormatShift], diagnosis: Diagnosis | None) -> None:

@@ -1,4 +1,4 @@
-"""Layers as they are written on the command line: `12-18`, `12,13,20`, or both."""
+"""Layer numbers as text: `12-18`, `12,13,20`, or both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _PART = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 
 
 def read_layers(text: str, *, option: str = "--steer-layers") -> tuple[int, ...]:
-    """The layers that `text` names, ascending and each once; both ends of a range are in it.
+    """Reads layer numbers, ascending and each once; a range includes both ends.
 
-    Raises `InputError` for anything else.
+    Raises:
+        InputError: the text is no such list.
     """
     layers: set[int] = set()
     for part in text.split(","):
@@ -29,7 +30,7 @@ def read_layers(text: str, *, option: str = "--steer-layers") -> tuple[int, ...]
 
 
 def written(layers: Sequence[int]) -> str:
-    """Layers, ascending, as a person would write them: runs of three or more as ranges."""
+    """Writes ascending layer numbers: runs of three or more as ranges."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:

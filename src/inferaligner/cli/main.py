@@ -25,6 +25,7 @@ from inferaligner.cli.doctor import doctor
 from inferaligner.cli.evaluate import evaluate
 from inferaligner.cli.export import export
 from inferaligner.cli.fit import fit
+from inferaligner.cli.flag_names import flags_of, printing_flags
 from inferaligner.cli.generate import generate
 from inferaligner.cli.inspect import inspect
 from inferaligner.cli.judge import judge
@@ -40,11 +41,12 @@ class CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _warnings_on_stderr():
-                return super().invoke(ctx)
-        except InferAlignerError as error:
-            fail(str(error))
-            raise typer.Exit(2) from None
+            with printing_flags(flags_of(self.commands)), _warnings_on_stderr():
+                try:
+                    return super().invoke(ctx)
+                except InferAlignerError as error:
+                    fail(str(error))
+                    raise typer.Exit(2) from None
         except KeyboardInterrupt:
             note("Interrupted.")
             raise typer.Exit(130) from None

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def point_as_json(artifact: AlignerArtifact) -> dict[str, Any]:
-    """The record without the stored quantiles; empty for artifacts of before there was one."""
+    """The record without the stored quantiles; empty for artifacts that have none."""
     return described(artifact.operating_point)
 
 
 def described(point: OperatingPoint | None) -> dict[str, Any]:
-    """The same of any operating point."""
+    """One operating point as JSON, without the stored quantiles."""
     if point is None:
         return {}
     return {
@@ -42,7 +42,7 @@ def point_tables(artifact: AlignerArtifact) -> list[Table]:
 
 
 def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
-    """What a move of the operating point changes: for the traffic it is set for, and elsewhere."""
+    """The effect of a move of the operating point: on the traffic it is set for, and on other prompts."""
     point = after.operating_point
     assert point is not None
     old, new = before.gate.bias, after.gate.bias
@@ -66,7 +66,7 @@ def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
 
 
 def drift_table(drifts: Sequence[Drift], confidence: float) -> Table:
-    """Live scores against the stored ones; the verdicts are told apart from it."""
+    """Live scores against the stored ones; the verdicts are printed below it."""
     table = Table(title="Live scores against those of the calibration", title_justify="left")
     for name in ("live", "against"):
         table.add_column(name)

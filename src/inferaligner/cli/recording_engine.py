@@ -1,11 +1,10 @@
-"""What `fit` records the target's activations with: transformers, or vLLM as it will serve."""
+"""The engine that records the target's activations for `fit`: transformers, or vLLM as it will serve."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from inferaligner.cli.progress import RichStages
 from inferaligner.errors import InputError
@@ -14,22 +13,20 @@ if TYPE_CHECKING:
     from inferaligner.method.activations import Recorder
 
 
-class Engine(str, Enum):
-    """What runs the target while its activations are recorded."""
-
-    transformers = "transformers"
-    vllm = "vllm"
+Engine = Literal["transformers", "vllm"]
+"""Runs the target while its activations are recorded."""
 
 
 def check_engine(engine: Engine, flags: list[str], monitor: bool) -> None:
-    if engine is Engine.transformers:
+    """Raises `InputError` for flags of vLLM that do not go with the engine, or that vLLM does not know."""
+    if engine == "transformers":
         if flags:
-            raise InputError(f"{flags[0]} stands after --, where flags of vLLM do; give --engine vllm.")
+            raise InputError(f"{flags[0]} stands after --, where flags of vLLM stand; give --engine vllm.")
         return
     if monitor:
         raise InputError(
-            "--monitor goes with --engine transformers, which generates the answers that it is fitted on. "
-            "The aligner can be served with either."
+            "--monitor goes with --engine transformers, which generates the answers that the monitor is "
+            "fitted on. The aligner can be served with either engine."
         )
     from inferaligner.vllm.recording import read_flags
 
@@ -38,7 +35,8 @@ def check_engine(engine: Engine, flags: list[str], monitor: bool) -> None:
 
 @contextmanager
 def recorder_of(engine: Engine, target: str, flags: list[str]) -> Iterator[Recorder | None]:
-    if engine is Engine.transformers:
+    """Runs the engine while the context is open; yields its recorder, None for transformers."""
+    if engine == "transformers":
         yield None
         return
     from inferaligner.vllm.adapters import rank_flags

@@ -1,4 +1,4 @@
-"""Stages that are shown by another listener, and timed."""
+"""Progress that is shown by another listener, and timed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 
 
 class Stopwatch:
-    """A `Stages` that passes everything on and keeps the seconds of each stage, in order."""
+    """A listener that passes everything on and keeps the seconds of each stage, in order."""
 
-    def __init__(self, listener: Stages) -> None:
+    def __init__(self, listener: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self._listener = listener
 

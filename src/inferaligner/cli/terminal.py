@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from inferaligner.cli.flag_names import in_flags
 from inferaligner.errors import InputError
 from inferaligner.storage.json_io import dump
 
@@ -84,19 +85,19 @@ def print_json_line(value: Any) -> None:
 
 def note(text: str, style: str = "dim") -> None:
     """Something worth telling, on one line."""
-    messages().print(Text(text, style=style), soft_wrap=True)
+    messages().print(Text(in_flags(text), style=style), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Something that the user should know before going on."""
-    messages().print(Text.assemble(("Warning: ", "bold yellow"), text), soft_wrap=True)
+    messages().print(Text.assemble(("Warning: ", "bold yellow"), in_flags(text)), soft_wrap=True)
 
 
 def fail(text: str) -> None:
     """An error, on one line; with the traceback of what is being handled if that was asked for."""
     if debugging():
         traceback.print_exc()
-    messages().print(Text.assemble(("Error: ", "bold red"), " ".join(text.split())), soft_wrap=True)
+    messages().print(Text.assemble(("Error: ", "bold red"), " ".join(in_flags(text).split())), soft_wrap=True)
 
 
 def quieten() -> None:

@@ -1,13 +1,13 @@
-"""Before a fit: can this model guide that one, and how well may it be expected to?
+"""Before a fit: can the aligned model guide the target, and how well?
 
-Asked of a subsample of the contrast set: does the aligned model decline what the target answers, do the
-target's activations tell harmful prompts apart, and do the aligned model's vectors hold something that the
-target's own lack? A verdict in words, with the numbers behind it.
+On a subsample of the contrast set: does the aligned model decline prompts that the target answers, do the
+target's activations separate harmful prompts from harmless ones, and do the aligned model's vectors differ
+from the target's own? The result is a verdict in words, with its numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.model_compatibility import Relation, relations
-from inferaligner.fit.options import FitModel
-from inferaligner.fit.progress import NullProgress, Stages
-from inferaligner.fit.samples import Sample, Samples
+from inferaligner.fit.samples import Sample
 from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
 from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import cosine, mean_difference
@@ -28,14 +27,13 @@ from inferaligner.models.weight_distance import weight_distances
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.statistics.intervals import Interval, auroc, clopper_pearson
 
-Outcome = Callable[[str], str]
 Quality = Literal["good", "fair", "poor"]
 
 PER_SORT, ASKED = 64, 24
-"""Prompts of each sort whose activations are taken, and harmful ones that both models answer."""
+"""Prompts of each sort whose activations are recorded, and harmful prompts that both models answer."""
 
 _ANSWER_TOKENS = 24
-_TELLS, _TELLS_SOMEWHAT = 0.9, 0.8  # AUROC of the best layer
+_SEPARATES, _SEPARATES_SOMEWHAT = 0.9, 0.8  # AUROC of the best layer
 _DECLINES, _DECLINES_SOMETIMES = 0.7, 0.4
 _ALIKE = 0.98  # cosine above which two vectors are one
 _UNRELATED = 0.5  # relative distance of the weights above which two models are no siblings
@@ -54,7 +52,7 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found; `words` say it to a person, the last of them what to do."""
+    """The verdict and its numbers; `words` explain it to a person, the last of them says what to do."""
 
     quality: Quality
     words: tuple[str, ...]
@@ -66,50 +64,45 @@ class Diagnosis:
     explained: float | None
 
 
-def diagnose(
-    target: FitModel,
-    aligned: FitModel,
-    samples: Samples,
-    outcome: Outcome,
-    *,
-    per_sort: int = PER_SORT,
-    system: str | None = None,
-    stages: Stages | None = None,
-) -> Diagnosis:
-    """Takes activations of at most `per_sort` prompts of each sort, and lets both models answer a few.
+def diagnose(context: FitContext, *, per_sort: int = PER_SORT) -> Diagnosis:
+    """Records activations of at most `per_sort` prompts of each sort, and lets both models answer a few.
 
-    Raises `CalibrationError` where there are too few prompts.
+    Args:
+        context: as for a fit, with an aligned model; of its options only `system` matters.
+
+    Raises:
+        CalibrationError: too few prompts.
     """
-    tell: Stages = stages or NullProgress()
-    used = _subsample(samples.fitting, per_sort)
-    ours = _record(target, used, system, tell, "target: activations")
-    theirs = _record(aligned, used, system, tell, "aligned model: activations")
-    srv, ssv = _difference(ours, used), _difference(theirs, used)
+    target, guide = context.target, context.guide
+    used = _subsample(context.samples.fitting, per_sort)
+    of_target = _record(context, target, used, "target: activations")
+    of_guide = _record(context, guide, used, "aligned model: activations")
+    srv, ssv = _difference(of_target, used), _difference(of_guide, used)
     carried: CarriedOver | None = None
-    if needs_map(target.model, aligned.model):
-        with tell.stage("map from the aligned model", theirs.shape[1]) as advance:
+    if needs_map(target.model, guide.model):
+        with context.progress.stage("map from the aligned model", of_guide.shape[1]) as advance:
             folds = [sample.fold(FOLDS) for sample in used]
-            carried = carry_over(ssv, theirs, ours, [s.sort for s in used], folds, advance=advance)
+            carried = carry_over(ssv, of_guide, of_target, [s.sort for s in used], folds, advance=advance)
         ssv = carried.ssv
     layers = tuple(
         LayerDiagnosis(layer, area, float(alike), None if carried is None else carried.maps[layer].explained)
-        for layer, (area, alike) in enumerate(zip(_separability(ours, used), cosine(srv, ssv), strict=True))
+        for layer, (area, alike) in enumerate(
+            zip(_separability(of_target, used), cosine(srv, ssv), strict=True)
+        )
     )
-    asked = [sample.text for sample in used if sample.harmful][:ASKED]
-    declines = [
-        _declines(side, asked, outcome, system, tell, f"{name}: answers")
-        for side, name in ((target, "target"), (aligned, "aligned model"))
-    ]
-    distances = {} if carried is not None else weight_distances(target.model, aligned.model)
+    prompts = [sample.text for sample in used if sample.harmful][:ASKED]
+    target_declines = _declines(context, target, prompts, "target: answers")
+    aligned_declines = _declines(context, guide, prompts, "aligned model: answers")
+    distances = {} if carried is not None else weight_distances(target.model, guide.model)
     explained = None if carried is None else carried.explained
-    quality, words = _verdict(layers, distances, declines[0], declines[1], explained)
+    quality, words = _verdict(layers, distances, target_declines, aligned_declines, explained)
     return Diagnosis(
         quality,
         words,
-        relations(target.record(), aligned.record()),
+        relations(target.record(), guide.record()),
         distances,
-        declines[0],
-        declines[1],
+        target_declines,
+        aligned_declines,
         layers,
         explained,
     )
@@ -130,8 +123,8 @@ def _verdict(
     best = max(layers, key=lambda layer: layer.auroc)
     grade(
         best.auroc,
-        _TELLS,
-        _TELLS_SOMEWHAT,
+        _SEPARATES,
+        _SEPARATES_SOMEWHAT,
         f"The target tells harmful prompts apart with an AUROC of {best.auroc:.2f} (layer {best.layer}, held "
         "out, one layer alone; the gates that fit compares do better).",
     )
@@ -178,8 +171,8 @@ def _verdict(
         advice = "The target declines by itself: there is little to mend."
     elif aligned.value < _DECLINES_SOMETIMES:
         advice = (
-            "Give a model that declines harmful requests, train one (docs/transfer.md), or fit without "
-            "--aligned and answer open prompts with a text."
+            "Give a model that declines harmful requests, train one (docs/transfer.md), or fit a gate alone "
+            "and answer open prompts with a text."
         )
     else:
         advice = {
@@ -205,12 +198,12 @@ def _subsample(fitting: Sequence[Sample], per_sort: int) -> list[Sample]:
     return used
 
 
-def _record(side: FitModel, used: Sequence[Sample], system: str | None, tell: Stages, what: str) -> Tensor:
+def _record(context: FitContext, model: FitModel, used: Sequence[Sample], stage: str) -> Tensor:
     """`[prompts, layers, width]` at the last token."""
-    limit = context_length(side.model.config)
-    ids = encode_chats(side.tokenizer, [s.text for s in used], system=system, max_length=limit)
-    with tell.stage(what, len(ids)) as advance:
-        return record_activations(side.model, ids, advance=advance).at(0)
+    system, limit = context.options.system, context_length(model.model.config)
+    ids = encode_chats(model.tokenizer, [s.text for s in used], system=system, max_length=limit)
+    with context.progress.stage(stage, len(ids)) as advance:
+        return record_activations(model.model, ids, advance=advance).at(0)
 
 
 def _difference(activations: Tensor, used: Sequence[Sample]) -> Tensor:
@@ -238,14 +231,12 @@ def _separability(activations: Tensor, used: Sequence[Sample]) -> list[float]:
     return [fmean(layer) for layer in zip(*areas, strict=True)]
 
 
-def _declines(
-    side: FitModel, asked: Sequence[str], outcome: Outcome, system: str | None, tell: Stages, what: str
-) -> Interval:
-    with tell.stage(what, len(asked)) as advance:
-        count = 0
+def _declines(context: FitContext, model: FitModel, prompts: Sequence[str], stage: str) -> Interval:
+    count, system = 0, context.options.system
+    with context.progress.stage(stage, len(prompts)) as advance:
         for answer in generate_answers(
-            side.model, side.tokenizer, asked, max_new_tokens=_ANSWER_TOKENS, system=system
+            model.model, model.tokenizer, prompts, max_new_tokens=_ANSWER_TOKENS, system=system
         ):
-            count += outcome(answer.text) == "refusal"
+            count += context.outcome(answer.text) == "refusal"
             advance(1)
-    return clopper_pearson(count, len(asked))
+    return clopper_pearson(count, len(prompts))

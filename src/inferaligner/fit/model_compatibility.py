@@ -1,4 +1,4 @@
-"""What target and aligned model have in common, by their fingerprints."""
+"""Compares target and aligned model by their fingerprints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Relation:
 
 
 def relations(target: ModelRecord, aligned: ModelRecord) -> tuple[Relation, ...]:
-    """What the two have in common by their fingerprints."""
-    ours, theirs = target.tokenizer, aligned.tokenizer
-    template = ours.chat_template_sha256 == theirs.chat_template_sha256
-    found = [
-        Relation("tokenizer", ours.vocabulary_sha256 == theirs.vocabulary_sha256, ""),
+    """One relation for each of tokenizer, chat template, architecture, width and depth."""
+    template = target.tokenizer.chat_template_sha256 == aligned.tokenizer.chat_template_sha256
+    vocabulary = target.tokenizer.vocabulary_sha256 == aligned.tokenizer.vocabulary_sha256
+    compared = [
+        Relation("tokenizer", vocabulary, ""),
         Relation("chat template", template, ""),
     ]
     for name in ("architecture", "width", "depth"):
         mine, its = getattr(target.model, name), getattr(aligned.model, name)
-        found.append(Relation(name, mine == its, f"{mine}" if mine == its else f"{mine} and {its}"))
-    return tuple(found)
+        compared.append(Relation(name, mine == its, f"{mine}" if mine == its else f"{mine} and {its}"))
+    return tuple(compared)

@@ -1,27 +1,22 @@
-"""The labelled prompts in pictures, beside themselves: for a target that sees."""
+"""Pictures of the labelled prompts, beside their text: for a target that reads images."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Literal, get_args
 
 from inferaligner.fit.samples import Sample, Samples
 from inferaligner.prompts.picture_styles import STYLES, render
 
-Pictures = Literal["none", "some"]
-PICTURES: tuple[Pictures, ...] = get_args(Pictures)
-"""`none`: text alone. `some`: a draw of the prompts in pictures too, both sides of every pair alike."""
-
 SHARE = 0.3
-"""Of the prompts, in one style each. They cost a forward pass over an image's tokens apiece."""
+"""Share of the prompts that are drawn. Each costs a forward pass over an image's tokens."""
 
 
 def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
-    """The samples with pictures of some of them, in fitting part and test part.
+    """Adds pictures of some samples, to the fitting part and to the test part.
 
-    Which prompts, and in which style, depends on their content alone, so both sides of a pair are drawn in
-    one style or not at all; a prompt that does not fit on a page stays text.
+    The content alone decides which prompts are drawn, and in which style, so both sides of a pair are drawn
+    in one style or not at all. A prompt that does not fit on a page stays text.
     """
     fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
     described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}
@@ -35,7 +30,7 @@ def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
     for sample in samples:
         if not sample.wrapped and sample.shown is None:
             by_content.setdefault(sample.content, []).append(sample)
-    found: list[Sample] = []
+    pictured: list[Sample] = []
     for content, together in by_content.items():
         drawn = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
         if drawn / 2**64 >= share:
@@ -44,8 +39,8 @@ def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
         shown = [render(style, sample.text) for sample in together]
         if all(shown):
             # Wrapped: a picture is a frame around a request, and counts as one.
-            found += [
+            pictured += [
                 replace(sample, shown=picture, wrapped=True)
                 for sample, picture in zip(together, shown, strict=True)
             ]
-    return tuple(found)
+    return tuple(pictured)

@@ -1,4 +1,4 @@
-"""How a long fit tells where it is, without knowing who listens."""
+"""Progress of a long run, reported to a listener: a display, a log, or nothing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]
+"""Called with the number of steps that were finished."""
 
 
-class Stages(Protocol):
-    """A listener: a progress display, a log, or nothing."""
+class Progress(Protocol):
+    """A listener to the stages of a run."""
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Opens a named stage of `total` steps; the context yields the function to advance it by."""
+        """Opens a stage of `total` steps (None: unknown). The context yields a function that counts them."""
 
     def note(self, text: str) -> None:
-        """Something worth telling that is not progress."""
+        """Reports a result or a warning in one sentence."""
+
+
+Stages = Progress
+"""The former name, which `inferaligner.evaluation` still uses."""
 
 
 class NullProgress:
-    """Listens to nothing."""
+    """Ignores everything."""
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:

@@ -1,4 +1,4 @@
-"""The labelled prompts that a fit works on, with what is needed to hold some of them out."""
+"""The labelled prompts of a fit: their labels, their contents for holding out, their weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inferaligner.prompts.contrast import ContrastPrompt, ContrastSet
 from inferaligner.prompts.images import ImagePrompt, Prompt, key_of, text_of
 
 MINIMUM_PER_CLASS = 8
-"""Fewer prompts of a class make neither a direction nor a held-out figure."""
+"""Least number of prompts of a class: fewer make neither a direction nor a held-out figure."""
 
 MOST_PER_KIND = 200
 """Prompts per kind (harmful, twins, ordinary) that the vectors are taken from."""
@@ -33,8 +33,8 @@ it on safe prompts that sound dangerous, at no cost elsewhere. Chosen on the pub
 
 
 WRAPPED_SHARE = 0.25
-"""How much of every sort, harmful prompts too, the wrapped ones count for. At a half, the gate caught no more
-attacks for their content, and fewer harmful prompts as they are."""
+"""Share of the wrapped prompts in every sort, harmful ones too. At a half, the gate caught no more attacks
+for their content, and fewer harmful prompts as they are."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class Sample:
     group: str  # "pairs", or the kind of ordinary traffic it stands for
     wrapped: bool = False
     attack: bool = False  # in a wrapper that is meant to talk a model out of declining
-    shown: ImagePrompt | None = None  # how the target gets it, where that is a picture
+    shown: ImagePrompt | None = None  # the picture that the target gets in place of the text
 
     @property
     def prompt(self) -> Prompt:
-        """What the target is asked. The aligned model, which may read text alone, is asked `text`."""
+        """The prompt for the target. The aligned model, which may read text alone, gets `text`."""
         return self.text if self.shown is None else self.shown
 
     @property
     def ordinary(self) -> bool:
-        """Whether it counts as benign traffic, for which the false-open rate is promised."""
+        """Whether it counts as benign traffic, whose false-open rate is limited."""
         return not self.harmful and not self.attack and self.group not in ("pairs", TRICKY)
 
     @property
     def sort(self) -> Sort:
-        """What kind of evidence it is for a gate."""
+        """Its role when a gate is fitted."""
         if self.harmful:
             return "harmful"
         return "twin" if self.group == "pairs" else "lookalike" if self.group == TRICKY else "ordinary"
@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """`fitting` is used to fit (and cross-validate) everything, `test` only for the figures reported."""
+    """`fitting` is used to fit (and cross-validate) everything, `test` only for reported figures."""
 
     fitting: tuple[Sample, ...]
     test: tuple[Sample, ...]
@@ -98,8 +98,7 @@ class Samples:
 
 
 def importance(samples: Sequence[Sample]) -> list[float]:
-    """How much each prompt counts (mean 1 in its class), so that the sorts have their `SHARES`, and wrapped
-    prompts of each sort `WRAPPED_SHARE` of it."""
+    """Weight of each prompt, mean 1 in its class. Sorts have `SHARES`, wrapped prompts `WRAPPED_SHARE`."""
     counts = Counter((sample.sort, sample.wrapped) for sample in samples)
     classes = Counter(sample.harmful for sample in samples)
     sorts = {sort for sort, _ in counts if sort != "harmful"}

@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from inferaligner.method.positions import Positions
+
 
 class SteeringSettings(BaseModel):
     """The steering x_l = x'_l + α·p_l·θ_l.
@@ -33,7 +35,7 @@ class SteeringSettings(BaseModel):
     layers: tuple[int, ...]
     strength: float = Field(allow_inf_nan=False)
     norm: Literal["difference", "unit"] = "difference"
-    positions: Literal["from_gate", "all"] = "from_gate"
+    positions: Positions = "from_gate"
     profile: tuple[float, ...] | None = None
 
     @model_validator(mode="after")

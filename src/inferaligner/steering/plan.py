@@ -13,10 +13,8 @@ from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
+from inferaligner.method.positions import Positions as Positions
 from inferaligner.models.anatomy import Anatomy
-
-Positions = Literal["from_gate", "all"]
-"""Steered tokens: from the last prompt token on, or every token of the prompt and the answer."""
 
 Mode = Literal["gate", "always", "never"]
 """`gate`: the gate decides. `always`: every row is steered (a control without a gate). `never`: decide and

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferaligner.errors import CalibrationError
+from inferaligner.errors import CalibrationError, InferAlignerError, InputError
 from inferaligner.fit.operating_point.choice import (
     promised_threshold,
     rank_for,
@@ -68,12 +68,12 @@ def test_ties_only_make_it_stricter() -> None:
     assert 0 < ranks["a"].allowed < 20 and threshold == 1.0
 
 
-def test_a_small_traffic_is_bounded_by_its_largest_score_and_told() -> None:
+def test_a_small_traffic_is_bounded_by_its_largest_score_and_reported() -> None:
     threshold, ranks = promised_threshold({"a": [1.0, 3.0, 2.0]}, 0.01, 0.95)
     assert threshold == 3.0 and not ranks["a"].promised
     told = too_few("a", 3, 0.01, 0.95)
     assert told is not None
-    for words in ("a: 3 prompts", "63.2 %", "299 prompts", "--max-false-open 0.632"):
+    for words in ("a: 3 prompts", "63.2 %", "299 prompts", "`max_false_open=0.632`"):
         assert words in told, told
 
 
@@ -85,24 +85,24 @@ def test_three_hundred_prompts_allow_one_per_cent() -> None:
 
 def test_no_advice_that_cannot_be_followed() -> None:
     told = too_few("a", 1, 0.01, 0.99999)
-    assert told is not None and "--max-false-open" not in told
+    assert told is not None and "max_false_open" not in told
 
 
 @pytest.mark.parametrize(
     ("groups", "limit", "confidence", "words"),
     [
-        ({}, 0.01, 0.95, "--benign"),
+        ({}, 0.01, 0.95, "`benign`"),
         ({"a": [1.0], "b": []}, 0.01, 0.95, "'b'"),
         ({"a": [1.0, math.nan, math.inf]}, 0.01, 0.95, "2 of 3 scores of 'a'"),
-        ({"a": [1.0]}, 0.0, 0.95, "--max-false-open is 0"),
-        ({"a": [1.0]}, math.nan, 0.95, "--max-false-open is nan"),
-        ({"a": [1.0]}, 0.01, 1.0, "--confidence is 1"),
+        ({"a": [1.0]}, 0.0, 0.95, "`max_false_open` is 0"),
+        ({"a": [1.0]}, math.nan, 0.95, "`max_false_open` is nan"),
+        ({"a": [1.0]}, 0.01, 1.0, "`confidence` is 1"),
     ],
 )
 def test_what_makes_no_threshold(
     groups: dict[str, list[float]], limit: float, confidence: float, words: str
 ) -> None:
-    with pytest.raises(CalibrationError, match=words):
+    with pytest.raises(InferAlignerError, match=words):
         promised_threshold(groups, limit, confidence)
 
 
@@ -133,10 +133,10 @@ def test_a_small_group_is_bounded_by_its_largest_score() -> None:
 
 @pytest.mark.parametrize("limit", [0.0, 1.0, -0.1, 5.0])
 def test_a_limit_that_is_no_share_is_refused(limit: float) -> None:
-    with pytest.raises(CalibrationError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="between 0 and 1"):
         threshold_for({"a": [1.0]}, limit)
 
 
 def test_without_benign_prompts_there_is_no_threshold() -> None:
-    with pytest.raises(CalibrationError, match="--benign"):
+    with pytest.raises(CalibrationError, match="`benign`"):
         threshold_for({"a": []}, 0.01)

@@ -115,7 +115,7 @@ def test_saved_and_read_again(artifact: AlignerArtifact, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("traffic", "words"),
-    [({}, "--benign"), ({"mine": []}, "'mine'"), ({"mine": [0.0, math.nan]}, "1 of 2 scores of 'mine'")],
+    [({}, "`benign`"), ({"mine": []}, "'mine'"), ({"mine": [0.0, math.nan]}, "1 of 2 scores of 'mine'")],
 )
 def test_what_cannot_be_moved_to(
     artifact: AlignerArtifact, traffic: dict[str, list[float]], words: str

@@ -62,5 +62,5 @@ def test_scores_from_before_a_move_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({"score": 1.0}))
     os.utime(file, (1_000_000_000, 1_000_000_000))  # September 2001
     check_age(file, "2001-09-09T01:46:40+00:00")
-    with pytest.raises(InputError, match="--scored-bias"):
+    with pytest.raises(InputError, match="`scored_bias`"):
         check_age(file, "2001-09-09T01:46:41+00:00")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.gate import layer_profile
-from inferaligner.fit.gate.layer_profile import descend
-from inferaligner.fit.search_prompts import Validation
+from inferaligner.fit.search_prompts import SearchPrompts
+from inferaligner.fit.strength import layer_profile
+from inferaligner.fit.strength.layer_profile import descend
 from inferaligner.fit.strength.search import MARGINS, choose, search_strength
 from inferaligner.fit.strength.strength_grid import STRENGTHS, layer_blocks, scaled, walk
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
@@ -50,7 +50,7 @@ def outcome(word: str) -> Any:
 
 def run(lever: tuple[Any, Any, Tensor, str], **options: Any) -> Any:
     model, tokenizer, directions, word = lever
-    on = Validation(
+    on = SearchPrompts(
         scored=tuple(PROMPTS[:2]),
         answers=(word * 5,) * 2,
         held_out=tuple(PROMPTS[2:]),
@@ -58,7 +58,7 @@ def run(lever: tuple[Any, Any, Tensor, str], **options: Any) -> Any:
         harmless_answers=("Because of how light scatters",),
         harmless_unsteered=("compliance",),
     )
-    settings = {"on": on, **options}
+    settings = {"prompts": on, **options}
     return search_strength(model, tokenizer, directions, gate(), outcome=outcome(word), **settings)
 
 
@@ -86,14 +86,14 @@ def test_the_model_is_left_as_it_was(lever: Any) -> None:
 
 
 def test_without_declined_prompts_there_is_nothing_to_search(lever: Any) -> None:
-    with pytest.raises(CalibrationError, match="--aligned"):
-        run(lever, on=Validation((), (), tuple(PROMPTS)))
+    with pytest.raises(CalibrationError, match="`aligned`"):
+        run(lever, prompts=SearchPrompts((), (), tuple(PROMPTS)))
 
 
-def test_progress_is_told(lever: Any) -> None:
-    told: list[str] = []
-    run(lever, layers=(2,), strength=0.5, advance=told.append)
-    assert any("cross-entropy" in line for line in told) and any("refusals" in line for line in told)
+def test_progress_is_reported(lever: Any) -> None:
+    reported: list[str] = []
+    run(lever, layers=(2,), strength=0.5, report=reported.append)
+    assert any("cross-entropy" in line for line in reported) and any("refusals" in line for line in reported)
 
 
 def test_blocks_lie_between_the_gate_and_the_last_layer() -> None:
@@ -150,10 +150,10 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
         asked.append(answer)
         return "refusal"
 
-    on = Validation(
+    on = SearchPrompts(
         tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]), ("Why?",), ("Because of",), ("compliance",)
     )
-    plain = search_strength(model, tokenizer, directions, gate(), on=on, outcome=judge)
+    plain = search_strength(model, tokenizer, directions, gate(), prompts=on, outcome=judge)
     weakest = min((t for t in plain.trials if t.refusal is not None), key=lambda t: t.drift or 0.0)
     assert (plain.chosen.layers, plain.chosen.strength) == (weakest.layers, weakest.strength)
 
@@ -166,7 +166,7 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
         picks += 1
         return "gibberish" if picks == harmless else "refusal"
 
-    other = search_strength(model, tokenizer, directions, gate(), on=on, outcome=breaking)
+    other = search_strength(model, tokenizer, directions, gate(), prompts=on, outcome=breaking)
     broken = [trial for trial in other.trials if trial.harmless_gibberish == 1.0]
     assert [(t.layers, t.strength) for t in broken] == [(weakest.layers, weakest.strength)]
     assert (other.chosen.layers, other.chosen.strength) != (weakest.layers, weakest.strength)
@@ -175,14 +175,14 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
 
 def test_the_margin_is_left_out_where_it_breaks_the_text(lever: Any) -> None:
     model, tokenizer, directions, word = lever
-    on = Validation(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
+    on = SearchPrompts(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
     asked: list[str] = []
 
     def judge(answer: str) -> str:
         asked.append(answer)
         return "refusal"
 
-    plain = search_strength(model, tokenizer, directions, gate(), on=on, outcome=judge)
+    plain = search_strength(model, tokenizer, directions, gate(), prompts=on, outcome=judge)
     assert plain.margin == MARGINS[0]
     before = len(asked) - len(on.held_out)
     judged = 0
@@ -192,11 +192,11 @@ def test_the_margin_is_left_out_where_it_breaks_the_text(lever: Any) -> None:
         judged += 1
         return "refusal" if judged <= before else "compliance"
 
-    other = search_strength(model, tokenizer, directions, gate(), on=on, outcome=breaking)
+    other = search_strength(model, tokenizer, directions, gate(), prompts=on, outcome=breaking)
     assert other.margin == 1.0
     assert other.chosen.strength == plain.chosen.strength
     given = search_strength(
-        model, tokenizer, directions, gate(), on=on, outcome=judge, strength=plain.chosen.strength
+        model, tokenizer, directions, gate(), prompts=on, outcome=judge, strength=plain.chosen.strength
     )
     assert given.margin == 1.0, "a strength that was asked for is taken as it is"
 
@@ -211,16 +211,16 @@ def test_the_strength_is_lowered_while_nothing_is_lost(lever: Any) -> None:
 
 def test_blocks_below_the_gate_tell_what_the_order_costs(lever: Any) -> None:
     model, tokenizer, directions, word = lever
-    on = Validation(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
+    on = SearchPrompts(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
     late = GuidanceGate("test", (GateRead(2),), torch.zeros(1, 32), 1.0)
-    search = search_strength(model, tokenizer, directions, late, on=on, outcome=outcome(word))
+    search = search_strength(model, tokenizer, directions, late, prompts=on, outcome=outcome(word))
     assert search.gate_layer == 2
     assert search.below and all(trial.layers[0] < 2 for trial in search.below)
     assert all(trial.layers[0] >= 2 for trial in search.trials)
     values = [trial.cross_entropy for trial in search.below]
     assert values == sorted(values)
     fixed = search_strength(
-        model, tokenizer, directions, late, on=on, outcome=outcome(word), layers=(2,), strength=0.5
+        model, tokenizer, directions, late, prompts=on, outcome=outcome(word), layers=(2,), strength=0.5
     )
     assert fixed.below == ()
 

@@ -172,9 +172,6 @@ def test_prompts_are_run_once_where_the_cache_allows_it(family: str, tokenizer: 
     forcing = TeacherForcing(model, tokenizer, PROMPTS, ANSWERS)
     assert forcing.keeps_prompts == (family not in NO_PLAIN_CACHE)
     assert not TeacherForcing(model, tokenizer, PROMPTS, ANSWERS, whole_prompt=True).keeps_prompts
-    assert forcing.tokens == sum(
-        len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in ANSWERS
-    )
 
 
 def test_a_cache_that_gives_other_results_is_not_used(

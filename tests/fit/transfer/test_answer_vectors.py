@@ -9,7 +9,7 @@ import torch
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
-from inferaligner.fit.transfer.answer_vectors import FEWEST, AnswerVectors, answer_vectors, steps
+from inferaligner.fit.transfer.answer_vectors import FEWEST, STEPS, AnswerVectors, answer_vectors
 from tests.support.tiny_models import FAMILIES, tiny_tokenizer
 
 WORDS = ["bread", "salt", "a long walk by the sea", "rain", "tea", "maps", "ice", "the old bridge"]
@@ -38,7 +38,7 @@ def test_held_out_answers_become_likelier_and_the_model_stays(family: str) -> No
     )
     assert found.start == pytest.approx(found.bare)  # zeros add nothing
     assert found.end < 0.8 * found.bare
-    assert sum(taken) == steps()
+    assert sum(taken) == STEPS
     assert found.vectors[2].shape == (32,) and not found.vectors[2].requires_grad
     # What is reported is what the vectors do to those answers.
     rows = sorted(range(len(PROMPTS)), key=lambda row: len(PROMPTS[row]))[3::4]

@@ -66,7 +66,7 @@ def test_unrelated_activations_explain_nothing_and_are_refused() -> None:
         draw(1, NARROW, seed=3), aligned_activations(), draw(PROMPTS, 1, WIDE, seed=9), CLASSES, FOLD
     )
     assert found.explained < 0.05 and not found.trusted
-    with pytest.raises(CalibrationError, match=f"{LEAST_EXPLAINED:.0%} or more.*--accept-poor-map"):
+    with pytest.raises(CalibrationError, match=f"{LEAST_EXPLAINED:.0%} or more.*`accept_poor_map`"):
         found.check("target", "other")
 
 

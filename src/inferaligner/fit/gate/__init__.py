@@ -1,0 +1,14 @@
+"""Which gate: the layers and token positions that it reads, and its weights.
+
+A way of making weights is a `GateBuilder` (`builder.py`): one class with `name`, `shrinkage` and
+
+    fit(harmful: Moments, harmless: Moments) -> (weights [features] float32, offset)
+
+Features are the activations at the places to read, one after the other, centred; `Moments` are their weighted
+sums. The score of a prompt is weights · features + offset, larger = more harmful. The builder's offset makes
+scores of different folds comparable: 0 half-way between the class means. The threshold is chosen afterwards.
+
+`choice.choose_gate` calls a builder once per fold of the cross-validation and candidate; `choice.build_gate`
+calls it once more on all prompts. To add a builder, write its class in a file here, add it to the candidates
+in `choice.choose_gate`, and to `BUILDERS` in `tests/fit/gate/test_gates.py`, which tests this contract.
+"""

@@ -1,12 +1,12 @@
-"""Which gate: how it is made and which places it reads, chosen on held-out prompts.
+"""Which gate: its builder, and the layers and token positions that it reads, chosen on held-out prompts.
 
-Every candidate is cross-validated by content over the fitting prompts: the scores that decide (and that
-the threshold is later taken from) never come from a gate that has seen the prompt or its twin. A candidate is
-better when more harmful prompts open it at the promised false-open rate, and when jailbreak wrappers open it
-only around harmful contents. Those shares hang on one threshold and a few hundred prompts, so candidates
-within one standard error of the best are alike; of them the one is taken that shrinks most, for what is to
-come is less like the prompts than they are like each other (the one-standard-error rule of Breiman et al.
-1984), and among those that shrink alike the one that tells the classes apart best at every threshold.
+Every candidate is cross-validated by content over the fitting prompts. The scores that decide (and that set
+the threshold later) never come from a gate that has seen the prompt or its twin. A candidate is better when
+more harmful prompts open it at the allowed false-open rate, and when jailbreak wrappers open it only around
+harmful contents. These shares depend on one threshold and a few hundred prompts, so candidates within one
+standard error of the best count as equal. Of these, the one with the most shrinkage is taken: prompts to come
+differ more from the fitting prompts than those differ from each other (the one-standard-error rule of Breiman
+et al. 1984). Among equal shrinkages, the best separation at every threshold decides.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GateTrial:
-    """A candidate and its held-out figures; `scores[prompts]` are out-of-fold.
+    """A candidate and its held-out figures; `scores` `[prompts]` are out-of-fold.
 
-    Open rates are at the threshold that keeps the promised false-open rate; None without such prompts.
+    Open rates are at the threshold that keeps the allowed false-open rate; None without such prompts.
     """
 
     builder: GateBuilder
@@ -60,19 +60,20 @@ class GateTrial:
 
     @property
     def quality(self) -> float:
-        """Direct harmful prompts that open, and attacks that open *for their content*: a gate that knows the
-        wrapper alone opens on harmless prompts in it just as often."""
+        """Mean of two shares: direct harmful prompts that open, and attacks that open *for their content*.
+
+        A gate that only recognises the wrapper opens on harmless prompts in it just as often."""
         if self.direct is None or self.attacks is None or self.attacks_harmless is None:
             return self.true_open
         return (self.direct + self.attacks - self.attacks_harmless) / 2
 
     @property
     def family(self) -> str:
-        """What it has in common with other candidates: a table shows the best of each."""
+        """The group of candidates that it belongs to: a table shows the best of each."""
         layers, offsets = {read.layer for read in self.reads}, {read.offset for read in self.reads}
         if len(self.reads) == 1:
-            made = "mean difference" if isinstance(self.builder, MeanDifferenceGate) else "whitened"
-            return f"one layer, {made}"
+            builder = "mean difference" if isinstance(self.builder, MeanDifferenceGate) else "whitened"
+            return f"one layer, {builder}"
         if len(layers) == 1:
             return "one layer, several positions"
         return "several layers" + (", several positions" if len(offsets) > 1 else "")
@@ -97,7 +98,7 @@ class GateTrial:
 
 
 class GateCrossValidation:
-    """What candidates that read the same places share: centred features and their moments, fold by fold."""
+    """Centred features and their moments by fold, shared by all candidates that read the same places."""
 
     def __init__(
         self, reads: Sequence[GateRead], activations: Activations, samples: Sequence[Sample]
@@ -118,7 +119,11 @@ class GateCrossValidation:
                     self._moments[fold, harmful] = Moments.of(self.features[rows], self._counts[rows])
 
     def fit(self, builder: GateBuilder, without: int | None = None) -> tuple[Tensor, float]:
-        """A gate's weights [features] and offset for centred features, from all folds but one."""
+        """A gate's weights `[features]` and offset for centred features, from all folds but one.
+
+        Raises:
+            CalibrationError: the other folds hold no prompt of a class.
+        """
         classes = []
         for harmful in (True, False):
             parts = [m for (fold, side), m in self._moments.items() if side == harmful and fold != without]
@@ -137,8 +142,8 @@ class GateCrossValidation:
             if held.any():
                 weights, offset = self.fit(builder, fold)
                 scores[held] = (self.features[held] @ weights).double() + offset
-        found: Scores = scores.numpy()
-        return found
+        values: Scores = scores.numpy()
+        return values
 
     def gate(self, builder: GateBuilder) -> tuple[Tensor, float]:
         """Weights `[reads, width]` and offset for activations as they are, from all prompts."""
@@ -167,7 +172,7 @@ def try_gate(builder: GateBuilder, evidence: GateCrossValidation, max_false_open
     direct = np.array([(s.harmful or s.ordinary) and not s.wrapped for s in samples])
     attacks = np.array([s.attack and s.sort in ("harmful", "ordinary") for s in samples])
     areas = [_area(values, labels, rows) for rows in (direct, attacks)]
-    told = [area for area in areas if area is not None]
+    known = [area for area in areas if area is not None]
     area = auroc(values, labels)
     return GateTrial(
         builder,
@@ -181,7 +186,7 @@ def try_gate(builder: GateBuilder, evidence: GateCrossValidation, max_false_open
         of_attacks,
         of_their_frames,
         error=variance**0.5 / (1 if None in shares else 2),
-        separation=sum(told) / len(told) if told else area,
+        separation=sum(known) / len(known) if known else area,
     )
 
 
@@ -193,7 +198,17 @@ def choose_gate(
     layer: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[GateTrial, list[GateTrial]]:
-    """The best candidate, and all that were tried, best first. `layer`: only gates that read this one."""
+    """Cross-validates all candidates.
+
+    Args:
+        activations: of `samples`, at every layer and token position that a candidate may read.
+        max_false_open: the largest share of the ordinary prompts that may open.
+        layer: compare only gates that read this layer.
+        advance: called with 1 after each candidate; `number_of_trials` says how many there are at most.
+
+    Returns:
+        The best candidate, and all candidates, best first.
+    """
     trials: list[GateTrial] = []
 
     def attempt(reads: tuple[GateRead, ...], *builders: GateBuilder) -> None:
@@ -215,8 +230,8 @@ def choose_gate(
 
 
 def in_order(trials: Sequence[GateTrial]) -> list[GateTrial]:
-    """Best first: those that are as good as the best, by their shrinkage and then by how well they tell the
-    classes apart; then the rest, by quality."""
+    """Best first: the candidates equal to the best, by shrinkage and then by separation; then the others, by
+    quality."""
     best = max(trials, key=_quality)
     alike = [trial for trial in trials if trial.quality >= best.quality - best.error]
     rest = [trial for trial in trials if trial.quality < best.quality - best.error]
@@ -225,12 +240,12 @@ def in_order(trials: Sequence[GateTrial]) -> list[GateTrial]:
 
 
 def gate_layers(depth: int) -> tuple[int, ...]:
-    """The decoder layers that are tried by default: the lowest know too little of the prompt's meaning."""
+    """The decoder layers that are tried by default. The lowest fifth holds too little of the meaning."""
     return tuple(range(depth // 5, max(depth // 5 + 1, round(DEEPEST_SHARE * depth) + 1)))
 
 
 def number_of_trials(activations: Activations, layer: int | None = None) -> int:
-    """How many candidates `choose_gate` will try at most; for progress bars."""
+    """The most candidates that `choose_gate` will try; for progress bars."""
     allowed = list(activations.layers) if layer is None else [layer]
     combinations = list(_combinations(list(allowed), allowed, activations.offsets))
     return 2 * len(allowed) + len(SHRINKAGES) * len(combinations)
@@ -239,7 +254,7 @@ def number_of_trials(activations: Activations, layer: int | None = None) -> int:
 def build_gate(trial: GateTrial, activations: Activations, samples: Sequence[Sample]) -> GuidanceGate:
     """The chosen gate, fitted on all prompts; its bias is minus the trial's held-out threshold."""
     weights, offset = GateCrossValidation(trial.reads, activations, samples).gate(trial.builder)
-    # Scores are told in standard deviations of harmless prompts, so that "1.3" means something.
+    # The unit of scores is the standard deviation of harmless prompts.
     scale = _scale(trial, samples)
     return GuidanceGate(trial.builder.name, trial.reads, weights / scale, (offset - trial.threshold) / scale)
 
@@ -303,6 +318,6 @@ def _features(activations: Activations, reads: Sequence[GateRead]) -> Tensor:
 
 
 def _benign(scores: Scores, samples: Sequence[Sample]) -> list[float]:
-    """Scores of ordinary traffic; with the user's own prompts, whatever is harmless stands for it."""
+    """Scores of ordinary traffic; of all harmless prompts where none is labelled so."""
     ordinary = [score for score, sample in zip(scores, samples, strict=True) if sample.ordinary]
     return ordinary or [score for score, sample in zip(scores, samples, strict=True) if not sample.harmful]

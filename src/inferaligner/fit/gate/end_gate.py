@@ -1,11 +1,11 @@
 """The gate of begun answers and raw text, from the labelled prompts themselves.
 
-The guidance gate at such an end reads tokens it was never fitted on, and opens on most ordinary prompts.
-Here the same contents are put where the template does not put them (`prompts/begun_answers.py`), and a gate
-of the last token alone is fitted and calibrated on them, at the guidance gate's layers. Harmful are
-contents *in* the begun answer or the text. A harmful turn with a neutral opener behind it is the guidance
-gate's business, which reads the turn; harmless turns with openers are kept closed (docs/calibration.md has
-the figures).
+At such an end the guidance gate reads tokens it was never fitted on, and opens on most ordinary prompts. Here
+the same contents are put at ends that the template never makes (`prompts/begun_answers.py`), and a gate of
+the last token alone is fitted and calibrated on them, at the guidance gate's layers. Its harmful class is
+harmful contents *in* the begun answer or the text. A harmful turn with a neutral opener behind it is left to
+the guidance gate, which reads the turn; harmless turns with openers belong to the harmless class
+(docs/calibration.md has the figures).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from inferaligner.prompts.encoding import Reader
 from inferaligner.statistics.intervals import auroc, clopper_pearson
 
 Record = Callable[[list[list[int]], str], Activations]
-"""Records prompts (token ids, what they are called) at the guidance gate's layers and their last tokens."""
+"""Records prompts (token ids, name of the stage) at the guidance gate's layers and their last tokens."""
 
 FOLDS = 5
 SHRINKAGE = 0.5
@@ -79,10 +79,18 @@ def fit_end_gate(
     system: str | None,
     limit: int | None,
 ) -> tuple[EndGate | None, dict[str, Any]]:
-    """The gate and its figures on held-out contents, openers and turns; None where there are too few prompts.
+    """Fits the gate of begun answers and raw text.
 
-    At most `max_false_open` of the ordinary prompts in hand opens it, in each form on its own. `limit` is the
-    model's longest input; prompts that are longer in a form are left out.
+    Args:
+        gate: the guidance gate, whose layers this one reads.
+        fitting, test: the labelled prompts.
+        record: records token ids.
+        max_false_open: at most this share of the ordinary fitting prompts opens it, in each form on its own.
+        system: the system prompt.
+        limit: the model's longest input; prompts that are longer in a form are left out.
+
+    Returns:
+        The gate, and its figures on held-out contents, openers and turns; None where prompts are too few.
     """
     data = _recorded(fitting, reader, record, "other ends", system, limit, test=False)
     folds = torch.tensor([sample.fold(FOLDS) for sample in data.samples])

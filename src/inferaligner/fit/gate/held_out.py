@@ -13,7 +13,7 @@ from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 Groups = Mapping[str, Sequence[float]]
 
 YOURS = "your benign prompts: "
-"""Before the name of a traffic of the user's, among the groups."""
+"""Prefix of the names of the user's own traffic, among the groups."""
 
 
 def held_out_figures(scores: Sequence[float], samples: Sequence[Sample], benign: Groups) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def held_out_figures(scores: Sequence[float], samples: Sequence[Sample], benign:
 
 
 def held_out_groups(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """The scores by kind of prompt; a prompt may be of several, and a kind without prompts is left out."""
+    """Scores by kind of prompt. A prompt may belong to several kinds; a kind without prompts is left out."""
     rows = list(zip(scores, samples, strict=True))
     groups = {
         "harmful": [v for v, s in rows if s.harmful and not s.wrapped],

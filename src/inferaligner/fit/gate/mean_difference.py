@@ -12,7 +12,7 @@ from inferaligner.method.vectors import unit
 
 @dataclass(frozen=True)
 class MeanDifferenceGate:
-    """w = v / ||v||; of several reads, the vector of all of them together."""
+    """w = v / ||v||, with v over all places to read together."""
 
     name: str = "mean-difference"
     shrinkage: float = 1.0

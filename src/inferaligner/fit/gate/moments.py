@@ -1,7 +1,7 @@
-"""Weighted sums of a class's features: all that a linear gate needs to know of it.
+"""Weighted sums of a class's features: a linear gate is fitted on these alone.
 
-Moments of parts add up, so that cross-validation goes through the prompts once: what is fitted without a fold
-is the sum over the other folds.
+Moments of parts add up, so cross-validation goes through the prompts once: a fit without one fold takes
+the sum of the other folds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Of prompts with features x: how much they count together, Σ c·x (float64) and Σ c·x xᵀ (float32).
+    """Σ c, Σ c·x (float64) and Σ c·x xᵀ (float32) over prompts with features x that count c each.
 
     The features should be centred (on anything near their mean), or the covariance loses its digits.
     """
@@ -26,7 +26,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, importance: Tensor | None = None) -> Moments:
-        """Of `features` [prompts, ...]; `importance` [prompts] says how much each counts, 1 by default."""
+        """Moments of `features` `[prompts, ...]`; each counts 1, or its entry of `importance` `[prompts]`."""
         rows = features.flatten(1).float()
         counts = torch.ones(len(rows)) if importance is None else importance.float()
         weighed = rows * counts[:, None]
@@ -34,7 +34,7 @@ class Moments:
 
     @classmethod
     def sum(cls, parts: Iterable[Moments]) -> Moments:
-        """Of all the prompts of the parts together."""
+        """Moments of the prompts of all parts together."""
         first, *others = parts
         weight, total, outer = first.weight, first.total.clone(), first.outer.clone()
         for part in others:
@@ -42,10 +42,6 @@ class Moments:
             total += part.total
             outer += part.outer
         return cls(weight, total, outer)
-
-    def scaled(self, factor: float) -> Moments:
-        """The same prompts, each counting `factor` times as much."""
-        return Moments(self.weight * factor, self.total * factor, self.outer * factor)
 
     @property
     def mean(self) -> Tensor:

@@ -3,8 +3,8 @@
     w = (Σ + λ(I - Σ))⁻¹ (mean(harmful) - mean(harmless))          on standardised features
 
 Σ is the pooled within-class covariance. The mean difference alone points largely where *all* prompts vary
-(topic, length, language, wrapper); dividing by the covariance leaves what sets the classes apart. With more
-features than prompts Σ is singular, so λ is not small.
+(topic, length, language, wrapper); dividing by the covariance leaves the directions that separate the
+classes. With more features than prompts Σ is singular, so λ is not small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inferaligner.fit.gate.moments import Moments
 
 @dataclass(frozen=True)
 class WhitenedGate:
-    """`shrinkage` λ in (0, 1]: 1 forgets the covariance and leaves the standardised mean difference."""
+    """`shrinkage` λ in (0, 1]: 1 ignores the covariance and leaves the standardised mean difference."""
 
     shrinkage: float = 0.4
 

@@ -1,8 +1,8 @@
 """Which direction, layer and window the answer monitor has: cross-validated on the target's own answers.
 
-Harmful and harmless prompts are answered by the bare target. Kept of it are activations, in memory, until the
-choice is made: no text and no tokens (`answer_streams.py`). A candidate is better when more answers to
-harmful prompts rise above what the running score of harmless answers stays below.
+The bare target answers harmful and harmless prompts. Only activations are kept, in memory, until the choice
+is made: no text and no tokens (`answer_streams.py`). A candidate is better when the running score of more
+answers to harmful prompts rises above the threshold that harmless answers stay below.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from inferaligner.statistics.intervals import auroc
 FOLDS = 5
 WINDOWS = (4, 8, 16, 32)
 BLOCK = 8
-"""Tokens that are averaged into one example when weights are fitted: single tokens are mostly about words."""
+"""Tokens that are averaged into one example to fit weights on; single tokens mostly depend on the word."""
 
 BUILDERS: tuple[GateBuilder, ...] = (MeanDifferenceGate(), WhitenedGate(0.3), WhitenedGate(0.6))
 
@@ -155,8 +155,8 @@ class _Blocks:
             means += [block.mean(0) for block in blocks]
             # A long answer is one answer: its blocks share what the sample counts.
             weights += [count / len(blocks)] * len(blocks)
-        found = torch.stack(weights)
-        return cls(torch.stack(means), found / found.mean())
+        counted = torch.stack(weights)
+        return cls(torch.stack(means), counted / counted.mean())
 
 
 def _importance(samples: Sequence[Sample]) -> Tensor:

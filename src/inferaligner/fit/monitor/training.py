@@ -1,17 +1,18 @@
 """Fits the answer monitor: weights from some answers, the threshold from others, figures from a third part.
 
-1. answers to harmful and harmless fitting prompts -> direction, layer, window (`monitor_choice.py`)
+1. answers to harmful and harmless fitting prompts -> direction, layer, window (`choice.py`)
 2. answers to ordinary prompts that took no part in 1, and to the user's own -> bias, by the order statistic
-   of each answer's highest running score (`operating_point.py`): one answer is one draw
+   of each answer's highest running score (`fit/operating_point/choice.py`): one answer is one draw
 3. answers to the test part -> figures
 
-All answers are the bare target's own, greedy, read up to `monitor_tokens` tokens. The promise is for such.
+All answers are the bare target's own, greedy, of up to `monitor_tokens` tokens. The bound holds for
+such answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,13 +20,12 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.context import FitContext
+from inferaligner.fit.monitor.answer_streams import answer_streams
 from inferaligner.fit.monitor.choice import LabelledAnswers, choose_monitor, highest
 from inferaligner.fit.operating_point.benign_traffic import stored
 from inferaligner.fit.operating_point.choice import Rank, promised_threshold, share
-from inferaligner.fit.options import FitModel, FitOptions
-from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Sample, Samples, Sort
-from inferaligner.fit.transfer.answer_streams import answer_streams
 from inferaligner.method.activations import record_activations
 from inferaligner.method.decision import opens
 from inferaligner.method.gate import GuidanceGate
@@ -46,64 +46,53 @@ CONTRAST = "contrast set"
 
 
 def fit_monitor(
-    target: FitModel,
-    samples: Samples,
-    gate: GuidanceGate,
-    steered: Sequence[int],
-    benign: Mapping[str, Sequence[Prompt]],
-    options: FitOptions,
-    tell: Stages,
+    context: FitContext, gate: GuidanceGate, steered: Sequence[int]
 ) -> tuple[AnswerMonitor, dict[str, Any]]:
-    """The monitor and what the artifact keeps of how it came about.
+    """Fits the monitor.
 
-    Its layer is not above the first of the `steered` ones, so that the token that opens a row is the first to
-    be steered.
+    Args:
+        gate: at its operating point; figures on harmful prompts count the prompts that it misses.
+        steered: the steered layers. The monitor's layer is not above the first of them, so that the token
+            that opens a row is the first to be steered.
+
+    Returns:
+        The monitor, and its figures for the artifact.
 
     Raises:
         CalibrationError: too few prompts that the target answers with any text.
     """
-    limit, _ = options.limits(bool(benign))
-    fitting, calibrating = split_for_monitor(samples)
+    target, options = context.target, context.options
+    limit, _ = context.limits()
+    fitting, calibrating = split_for_monitor(context.samples)
     layers = monitor_layers(min(steered), dissect(target.model).depth)
-    streams: list[Tensor] = [torch.empty(0)] * len(fitting)
-    texts = [sample.prompt for sample in fitting]
-    with tell.stage("monitor: answers to fit on", len(texts)) as advance:
-        for batch in answer_streams(
-            target.model,
-            target.tokenizer,
-            texts,
-            layers=layers,
-            tokens=options.monitor_tokens,
-            system=options.system,
-        ):
-            for place, row in enumerate(batch.rows):
-                streams[row] = batch.values[place, : int(batch.lengths[place])].clone()
-            advance(len(batch.rows))
+    prompts = [sample.prompt for sample in fitting]
+    streams = _streams(context, prompts, layers, "monitor: answers to fit on")
     monitor, trials = choose_monitor(LabelledAnswers(tuple(fitting), tuple(streams), layers), limit)
     del streams
 
-    def tops(prompts: Sequence[Prompt], what: str) -> list[float]:
-        return [float(top) for top in _highest_scores(target, monitor, prompts, options, tell, what)]
+    def score(prompts: Sequence[Prompt], stage: str) -> list[float]:
+        """The highest running score of each answer, without the bias."""
+        answers = _streams(context, prompts, (monitor.layer,), stage, monitor)
+        return [float(top) for top in highest(answers, monitor.window)]
 
     traffic = {
-        CONTRAST: tops([sample.prompt for sample in calibrating], "monitor: answers to ordinary prompts")
+        CONTRAST: score([sample.prompt for sample in calibrating], "monitor: answers to ordinary prompts")
     }
-    for name, prompts in benign.items():
-        traffic[name] = tops(_some(prompts, _CALIBRATED), f"monitor: answers to {name}")
+    for name, own in context.benign.items():
+        traffic[name] = score(_some(own, _CALIBRATED), f"monitor: answers to {name}")
     monitor, point = settle_monitor(monitor, traffic, limit, options.confidence)
     for name, record in point.traffic.items():
         if not record.promised:
-            tell.note(
+            context.progress.note(
                 f"monitor, {name}: {record.n} answers allow a promise of {share(record.bound)} at best, not "
                 f"of {share(limit)}; {smallest_sample(limit, 1.0 - options.confidence)} are needed."
             )
-    held_out = _held_out(target, samples.test, gate, monitor, tops, options)
     return monitor, {
         "tokens": options.monitor_tokens,
         "candidates": [trial.row() for trial in trials[:_CANDIDATES_KEPT]],
         "tried": len(trials),
         "operating_point": stored(point),
-        "held_out": held_out,
+        "held_out": _held_out(context, gate, monitor, score),
     }
 
 
@@ -141,7 +130,7 @@ def split_for_monitor(samples: Samples) -> tuple[list[Sample], list[Sample]]:
     if not calibrating:
         raise CalibrationError(
             f"{len(ordinary)} harmless prompts are too few to fit a monitor and to set its threshold. Give "
-            "more, or fit without --monitor."
+            "more, or fit without `monitor`."
         )
     fitting = first + [s for s in ordered if s.harmful][: _FITTED["harmful"]]
     if labelled:
@@ -156,62 +145,62 @@ def monitor_layers(first_steered: int, depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(0, first_steered - back * step) for back in range(3)}))
 
 
-def _highest_scores(
-    target: FitModel,
-    monitor: AnswerMonitor,
+def _streams(
+    context: FitContext,
     prompts: Sequence[Prompt],
-    options: FitOptions,
-    tell: Stages,
-    what: str,
-) -> Any:
-    scores: list[Tensor] = [torch.empty(0)] * len(prompts)
-    with tell.stage(what, len(prompts)) as advance:
+    layers: Sequence[int],
+    stage: str,
+    monitor: AnswerMonitor | None = None,
+) -> list[Tensor]:
+    """The residual stream of each answer `[tokens, layers, width]`; with a monitor, its scores `[tokens]`."""
+    answers: list[Tensor] = [torch.empty(0)] * len(prompts)
+    with context.progress.stage(stage, len(prompts)) as advance:
         for batch in answer_streams(
-            target.model,
-            target.tokenizer,
+            context.target.model,
+            context.target.tokenizer,
             prompts,
-            layers=(monitor.layer,),
-            tokens=options.monitor_tokens,
-            system=options.system,
+            layers=layers,
+            tokens=context.options.monitor_tokens,
+            system=context.options.system,
         ):
-            found = monitor.token_scores(batch.values[:, :, 0])
+            values = batch.values if monitor is None else monitor.token_scores(batch.values[:, :, 0])
             for place, row in enumerate(batch.rows):
-                scores[row] = found[place, : int(batch.lengths[place])]
+                answers[row] = values[place, : int(batch.lengths[place])].clone()
             advance(len(batch.rows))
-    return highest(scores, monitor.window)
+    return answers
 
 
 def _held_out(
-    target: FitModel,
-    test: Sequence[Sample],
+    context: FitContext,
     gate: GuidanceGate,
     monitor: AnswerMonitor,
-    tops: Any,
-    options: FitOptions,
+    score: Callable[[Sequence[Prompt], str], list[float]],
 ) -> dict[str, Any]:
-    """Open rates on the test part: ordinary answers, and those to harmful prompts that the gate missed."""
-    ordinary = [s.prompt for s in test if s.ordinary] or [s.prompt for s in test if not s.harmful]
-    missed = _closed(target, gate, [s.prompt for s in test if s.harmful and not s.wrapped], options)
+    """Open rates on the test part: answers to ordinary prompts, and to harmful ones that the gate missed."""
+    test = context.samples.test
     groups = {
-        "answers to ordinary prompts": ordinary,
-        "answers to harmful prompts that the gate missed": missed,
+        "answers to ordinary prompts": (
+            [s.prompt for s in test if s.ordinary] or [s.prompt for s in test if not s.harmful]
+        ),
+        "answers to harmful prompts that the gate missed": _closed(
+            context, gate, [s.prompt for s in test if s.harmful and not s.wrapped]
+        ),
     }
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, prompts in groups.items():
         if prompts:
-            opened = [opens(top + monitor.bias) for top in tops(_some(prompts, _TESTED), f"monitor: {name}")]
-            found[name] = asdict(clopper_pearson(sum(opened), len(opened)))
-    return found
+            opened = [opens(top + monitor.bias) for top in score(_some(prompts, _TESTED), f"monitor: {name}")]
+            figures[name] = asdict(clopper_pearson(sum(opened), len(opened)))
+    return figures
 
 
-def _closed(
-    target: FitModel, gate: GuidanceGate, prompts: Sequence[Prompt], options: FitOptions
-) -> list[Prompt]:
+def _closed(context: FitContext, gate: GuidanceGate, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts that do not open the gate."""
     if not prompts:
         return []
+    target, system = context.target, context.options.system
     ids = encode_chats(
-        target.tokenizer, prompts, system=options.system, max_length=context_length(target.model.config)
+        target.tokenizer, prompts, system=system, max_length=context_length(target.model.config)
     )
     recorded = record_activations(target.model, ids, layers=gate.layers, offsets=gate.offsets)
     decisions = gate.decide(gate.scores(recorded.values, recorded.layers, recorded.offsets))

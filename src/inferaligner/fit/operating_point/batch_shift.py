@@ -2,8 +2,8 @@
 
 Kernels choose their order of summation by the shape of a batch, and in half precision the last digit of every
 activation follows. A score taken alone and one taken among others therefore differ, and a prompt whose score
-lies closer to zero than that may be open in one batch and closed in another. What is measured here stands in
-the artifact, and a promise about traffic allows for it (docs/calibration.md).
+lies closer to zero than that may be open in one batch and closed in another. The artifact keeps the measured
+difference, and the bound on traffic allows for it (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inferaligner.steering.plan import GatePlan
 
 PROMPTS = 32
 ROWS = 16
-"""Prompts that are looked at, and the rows of the batches that they are computed in."""
+"""Prompts that are measured, and the rows of the batches that they are computed in."""
 
 
 @torch.no_grad()
@@ -41,8 +41,11 @@ def batch_shift(model: Any, prompts: Sequence[Sequence[int]], gate: GuidanceGate
 
 
 def batch_shift_figures(shift: float, scores: Sequence[float]) -> dict[str, Any]:
-    """For the artifact. `scores` are those of ordinary prompts at the operating point: how many of them lie
-    closer to the threshold than the shift."""
+    """For the artifact: the shift, and how many ordinary prompts lie closer to the threshold than it.
+
+    Args:
+        scores: of the ordinary prompts, at the operating point.
+    """
     return {
         "largest_shift": shift,
         "prompts": PROMPTS,
@@ -52,7 +55,7 @@ def batch_shift_figures(shift: float, scores: Sequence[float]) -> dict[str, Any]
 
 
 def _scores(model: Any, rows: Sequence[Sequence[int]], gate: GuidanceGate, side: str) -> torch.Tensor:
-    """`[rows]`, of one padded batch through the model with the guard on, as in service."""
+    """Scores `[rows]` of one padded batch; the model runs with the guard on, as in service."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(ids)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.gate.contrast_rule import CONTRAST_RULE, ContrastRule, contrast_threshold
 from inferaligner.fit.operating_point.choice import Rank, promised_threshold
 from inferaligner.method.decision import opens
 from inferaligner.method.gate import GuidanceGate
@@ -28,26 +27,29 @@ def settle(
     ordinary_limit: float | None = None,
     confidence: float,
     paper: bool = False,
-    rule: ContrastRule = CONTRAST_RULE,
     allowance: float = 0.0,
 ) -> tuple[GuidanceGate, OperatingPoint, dict[str, list[float]]]:
-    """The operating point of a fresh gate, whose zero is at the plain quantile (or, the paper's, stays).
+    """Puts a fresh gate at its operating point, which is never below its zero.
 
-    `contrast` are out-of-fold scores, bounded by `ordinary_limit` (None: by the same as `own`); `own` is the
-    user's traffic scored by the gate itself, bounded by `max_false_open`. The threshold is the largest that
-    any of them asks for. `allowance` is how far a score may move with the batch that it is computed in: the
-    promise for `own` holds for scores that are higher by so much. Returns the gate there, the record, and the
-    scores of `own` there.
+    Args:
+        gate: its zero is at the plain quantile of `contrast` (or, the paper's, stays where it is).
+        contrast: out-of-fold scores of the labelled ordinary prompts by kind.
+        own: scores of the user's traffic by name, made by `gate`.
+        max_false_open: the largest share of each of `own` that may open.
+        ordinary_limit: the same for `contrast`, for the record; None takes `max_false_open`.
+        paper: leave the bias as it is.
+        allowance: how far a score may move with the batch that it is computed in. The bound on `own` holds
+            for scores that are higher by so much.
+
+    Returns:
+        The gate at the operating point, the record of it, and the scores of `own` there.
     """
     ordinary_limit = max_false_open if ordinary_limit is None else ordinary_limit
     moved, ranks = gate, dict[str, Rank]()
-    if not paper:
-        threshold, ranks = contrast_threshold(contrast, ordinary_limit, confidence, rule)
-        if own:
-            for_own, own_ranks = promised_threshold(own, max_false_open, confidence)
-            threshold, ranks = max(threshold, for_own + allowance), {**ranks, **own_ranks}
-        if threshold > 0:
-            moved = raise_threshold(gate, threshold)
+    if own and not paper:
+        threshold, ranks = promised_threshold(own, max_false_open, confidence)
+        if threshold + allowance > 0:
+            moved = raise_threshold(gate, threshold + allowance)
     shift = moved.bias - gate.bias
     traffic = {
         name: describe([score + shift for score in scores], moved, ranks.get(name), origin, limit, confidence)
@@ -60,20 +62,16 @@ def settle(
     point = OperatingPoint(
         max_false_open=max_false_open,
         confidence=confidence,
-        rule="paper" if paper else rule,
+        rule="paper" if paper else "quantile",
         traffic=traffic,
     )
-    return (
-        moved,
-        point,
-        {name: [score + shift for score in scores] for name, scores in own.items()},
-    )
+    return moved, point, {name: [score + shift for score in scores] for name, scores in own.items()}
 
 
 def raise_threshold(gate: GuidanceGate, threshold: float) -> GuidanceGate:
-    """The gate with its zero just above a score of `threshold`, by more than float32 sums are off.
+    """The gate with its zero just above a score of `threshold`, by more than the rounding of float32 sums.
 
-    A score that *is* the threshold must stay closed when the prompt comes again.
+    A prompt whose score equals the threshold must stay closed when it comes again.
     """
     slack = 1e-5 * max(1.0, abs(gate.bias), abs(threshold))
     return gate.with_bias(gate.bias - threshold - slack)
@@ -87,10 +85,13 @@ def describe(
     max_false_open: float,
     confidence: float,
 ) -> TrafficRecord:
-    """The record of one traffic, from its scores by `gate` (bias included).
+    """The record of one traffic.
 
-    `rank` None: the threshold was not taken from this traffic. Then the bound is that of the count found,
-    and there is a promise only where the scores are held out: only then the threshold knows nothing of them.
+    Args:
+        scores: by `gate`, bias included.
+        rank: the order statistic that set the threshold. None: the threshold was not taken from this traffic.
+            Then the bound is that of the number of open prompts, and there is a promise only for held-out
+            scores, of which the threshold is independent.
     """
     opened = sum(map(opens, scores))
     if rank is not None:
@@ -127,7 +128,10 @@ def with_move(point: OperatingPoint, old_bias: float, new_bias: float, source: S
 def unseen(
     traffic: Mapping[str, Sequence[Prompt]], fitted: Sequence[Prompt]
 ) -> tuple[dict[str, list[Prompt]], dict[str, int]]:
-    """The prompts that no gate was fitted on, by name, and how many of each were left out for it.
+    """Leaves out the prompts that the gate was fitted on.
+
+    Returns:
+        The other prompts by name, and how many of each were left out.
 
     Raises:
         CalibrationError: a traffic of which nothing is left.
@@ -138,13 +142,13 @@ def unseen(
         if len(texts) and not kept[name]:
             raise CalibrationError(
                 f"The gate was fitted on every one of the {len(texts)} prompts of {name!r}, so they cannot "
-                "tell how often it opens on others. Give prompts of --benign that are in no other file."
+                "show how often it opens on others. Give `benign` prompts that are in no other file."
             )
     return kept, {name: len(texts) - len(kept[name]) for name, texts in traffic.items()}
 
 
 def stored(point: OperatingPoint) -> dict[str, Any]:
-    """For the artifact."""
+    """The record as JSON, for the artifact."""
     return point.model_dump(mode="json")
 
 

@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.options import check_share
 from inferaligner.statistics.intervals import order_statistic_index, smallest_sample, upper_bound
-
-OWN_LIMIT = 0.02
-"""The share of a user's traffic that may open the gate, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Rank:
     """Which order statistic bounds a traffic of n prompts.
 
     `allowed` prompts may lie above the threshold. `bound` is the false-open rate that holds at the
-    confidence; `promised` tells whether it is no larger than the one asked for. Where n is too small for
-    that, none may lie above, and the bound is what n does allow.
+    confidence; `promised` says whether it is no larger than the limit. If n is too small for that, no prompt
+    may lie above, and the bound is the least that n allows.
     """
 
     n: int
@@ -35,9 +33,13 @@ class Rank:
 
 
 def rank_for(n: int, max_false_open: float, confidence: float) -> Rank:
-    """The rank for n ≥ 1 prompts. Raises `CalibrationError` for shares that are none."""
-    _check_share("--max-false-open", max_false_open, "0.01 for 1 %")
-    _check_share("--confidence", confidence, "0.95")
+    """The rank for n ≥ 1 prompts.
+
+    Raises:
+        InputError: a limit or a confidence that is not between 0 and 1.
+    """
+    check_share("max_false_open", max_false_open)
+    check_share("confidence", confidence)
     allowed = order_statistic_index(n, max_false_open, 1.0 - confidence)
     bound = upper_bound(allowed or 0, n, confidence)
     if allowed is None:
@@ -57,13 +59,11 @@ def promised_threshold(
         CalibrationError: no traffic, one without prompts, or scores that are not finite.
     """
     if not groups:
-        raise CalibrationError(
-            "There is no benign prompt to calibrate the gate on. Give some with --benign FILE."
-        )
+        raise CalibrationError("There is no benign prompt to calibrate the gate on. Give some with `benign`.")
     thresholds, ranks = [], {}
     for name, scores in groups.items():
         if not len(scores):
-            raise CalibrationError(f"There is no benign prompt in {name!r}. Give some with --benign FILE.")
+            raise CalibrationError(f"There is no benign prompt in {name!r}. Give some with `benign`.")
         wrong = sum(not math.isfinite(score) for score in scores)
         if wrong:
             raise CalibrationError(
@@ -76,7 +76,7 @@ def promised_threshold(
 
 
 def too_few(name: str, n: int, max_false_open: float, confidence: float) -> str | None:
-    """What to tell a user whose n prompts cannot make the promise; None if they can."""
+    """A warning that n prompts are too few for the bound; None if they are enough."""
     rank = rank_for(n, max_false_open, confidence)
     if rank.promised:
         return None
@@ -86,24 +86,24 @@ def too_few(name: str, n: int, max_false_open: float, confidence: float) -> str 
         f"{share(max_false_open)}, at {share(confidence)} confidence. The gate is put above all of them, "
         f"without the promise. For {share(max_false_open)} give "
         f"{smallest_sample(max_false_open, 1.0 - confidence)} prompts"
-        + (f", or ask for --max-false-open {enough:g}." if enough < 1 else ".")
+        + (f", or allow more with `max_false_open={enough:g}`." if enough < 1 else ".")
     )
 
 
 def threshold_for(groups: Mapping[str, Sequence[float]], max_false_open: float) -> float:
     """The lowest score threshold that keeps the share of every group *in hand* at or below the limit.
 
-    A plain quantile, without a promise about prompts to come: for comparing gates. `groups` maps a kind of
-    traffic to its held-out benign scores; a prompt opens when its score is *above* the threshold. Each group
-    has its own limit, because a gate that is fine on average can fire on mathematics alone. A group too small
-    for the limit (fewer than 1 / max_false_open scores) has its largest score as the bound.
+    A plain quantile, without a bound for prompts to come: for comparing gates.
+
+    Args:
+        groups: held-out benign scores by kind of traffic. Each kind has its own limit, because a gate that is
+            fine on average can open on mathematics alone. A kind too small for the limit (fewer than
+            1 / max_false_open scores) has its largest score as the bound.
     """
-    _check_share("--max-false-open", max_false_open, "0.01 for 1 %")
+    check_share("max_false_open", max_false_open)
     filled = {name: scores for name, scores in groups.items() if len(scores)}
     if not filled:
-        raise CalibrationError(
-            "There is no benign prompt to calibrate the gate on. Give some with --benign FILE."
-        )
+        raise CalibrationError("There is no benign prompt to calibrate the gate on. Give some with `benign`.")
     return max(_threshold(sorted(scores, reverse=True), max_false_open) for scores in filled.values())
 
 
@@ -115,8 +115,3 @@ def share(value: float) -> str:
 def _threshold(descending: list[float], max_false_open: float) -> float:
     allowed = int(len(descending) * max_false_open + 1e-9)
     return descending[min(allowed, len(descending) - 1)]
-
-
-def _check_share(option: str, value: float, example: str) -> None:
-    if not 0 < value < 1:
-        raise CalibrationError(f"{option} is {value}; expected a share between 0 and 1, such as {example}.")

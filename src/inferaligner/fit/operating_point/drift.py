@@ -1,8 +1,8 @@
 """Whether live traffic still looks like the traffic that the operating point was set for.
 
-Two questions, answered apart: are the scores distributed as they were (Kolmogorov-Smirnov), and does the gate
-open more often than was promised (exact binomial bound)? Live traffic holds harmful prompts too, and those
-should open; a verdict names what to look at, it accuses nobody.
+Two separate questions: are the scores distributed as they were (Kolmogorov-Smirnov), and does the gate open
+more often than its limit (exact binomial bound)? Live traffic holds harmful prompts too, which should open;
+so a verdict says what to look at, not what is wrong.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import CalibrationError, InputError
-from inferaligner.fit.gate.contrast_rule import POOLED
 from inferaligner.fit.operating_point.choice import share
+from inferaligner.fit.operating_point.contrast_traffic import POOLED
 from inferaligner.method.decision import opens
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.statistics.stored_sample import distance, kolmogorov_p
 from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord
 
 SHIFT_LEVEL = 0.01
-"""Below this p value the scores count as distributed otherwise: one false alarm in a hundred checks."""
+"""Below this p value the distributions count as different: one false alarm in a hundred checks."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Drift:
     distance: float  # Kolmogorov-Smirnov, short of the exact one by 0.01 at most
     p_value: float
     open: Interval  # at the artifact's confidence
-    limit: float  # the false-open rate that the artifact stands for
+    limit: float  # the false-open rate that the artifact allows
     promised: bool
     shifted: bool
     exceeded: bool
@@ -66,8 +66,8 @@ def drift_of(
     bias = artifact.gate.bias
     samples = [record.sample for record in chosen.values()]
     then = sum(sample.n for sample in samples)
-    found = distance(samples, [score - bias for score in scores])
-    p_value = kolmogorov_p(found, then, len(scores))
+    apart = distance(samples, [score - bias for score in scores])
+    p_value = kolmogorov_p(apart, then, len(scores))
     opened = clopper_pearson(sum(map(opens, scores)), len(scores), point.confidence)
     promised = all(record.promised for record in chosen.values())
     limit = max(
@@ -79,7 +79,7 @@ def drift_of(
         tuple(chosen),
         len(scores),
         then,
-        found,
+        apart,
         p_value,
         opened,
         limit,

@@ -1,7 +1,7 @@
 """Does a bias that was fitted in one precision hold in another?
 
-The artifact keeps the scores of the held-out prompts, and the contrast set has those prompts: scored again on
-the model that is here now, each can be laid beside what it was.
+The artifact keeps the scores of the held-out prompts, and the contrast set has the prompts: they are scored
+again on the present model, and compared one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GROUPS = ("harmful", "ordinary traffic")
 
 @dataclass(frozen=True)
 class FormatShift:
-    """One group of prompts, before (as fitted) and now. Scores are in the gate's own unit."""
+    """One group of prompts, before (as fitted) and now, in units of the gate's score."""
 
     group: str
     mean: float  # of score now - score before
@@ -48,11 +48,15 @@ def format_shifts(
     *,
     most: int = 100,
 ) -> list[FormatShift]:
-    """Scores up to `most` held-out prompts of each group again; `score` gives scores with the bias.
+    """Scores up to `most` held-out prompts of each group again.
+
+    Args:
+        samples: the contrast set, which the artifact must have been fitted on.
+        score: scores prompts with the present model, bias included.
 
     Raises:
-        InputError: the artifact was fitted on other prompts than `samples`, which are not kept.
-        CalibrationError: it keeps no scores, or they are not those of these prompts.
+        InputError: the artifact was fitted on other prompts than `samples`.
+        CalibrationError: it keeps no scores, or scores of other prompts.
     """
     if artifact.provenance.prompts.get("digest") != samples.described["digest"]:
         raise InputError(

@@ -9,10 +9,9 @@ from typing import Any
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.fit.gate.held_out import rates
 from inferaligner.fit.operating_point.benign_traffic import describe, raise_threshold, stored, with_move
-from inferaligner.fit.operating_point.choice import OWN_LIMIT, promised_threshold
+from inferaligner.fit.operating_point.choice import promised_threshold
+from inferaligner.fit.options import CONFIDENCE, OWN_LIMIT
 from inferaligner.storage.operating_point_record import OperatingPoint, Source
-
-DEFAULT_CONFIDENCE = 0.95
 
 
 def recalibrate(
@@ -23,18 +22,20 @@ def recalibrate(
     confidence: float | None = None,
     source: Source = "prompts",
 ) -> AlignerArtifact:
-    """The artifact at the operating point that exactly this traffic sets, lower or higher than before.
+    """Moves the artifact to the operating point that exactly this traffic sets, lower or higher than before.
 
     Args:
-        traffic: scores by name, made by this artifact's gate at its bias of now (positive = open).
-        max_false_open, confidence: of the promise; None takes what the artifact's own traffic was promised,
-            and where it was fitted without any, 2 % at 95 %.
+        traffic: scores by name, made by this artifact's gate at its present bias (positive = open).
+        max_false_open, confidence: of the bound; None takes the artifact's own, or `OWN_LIMIT` and
+            `CONFIDENCE` if it was fitted without traffic of the user's.
+        source: where the scores come from, for the history.
 
-    Held-out open rates are taken anew where the artifact has the scores, and left out where it has not
-    (artifacts of before they were kept): the old ones would be of another threshold.
+    Held-out open rates are counted anew from the artifact's scores. An artifact without such scores (of an
+    older version) loses its rates, because they are of another threshold.
 
     Raises:
-        CalibrationError: no scores, scores that are not finite, or shares that are none.
+        CalibrationError: no scores, or scores that are not finite.
+        InputError: a limit or a confidence that is not between 0 and 1.
     """
     before = artifact.operating_point
     limit, sure = promise_asked(artifact, max_false_open, confidence)
@@ -71,11 +72,11 @@ def promise_asked(
     """The limit and the confidence: as given, else the artifact's own, else the defaults."""
     before = artifact.operating_point
     if max_false_open is None:
-        # A limit for the contrast set's prompts says nothing of the one that traffic should have.
+        # A limit for the contrast set's prompts is no limit for traffic.
         of_traffic = before is not None and any(t.origin == "held-out" for t in before.traffic.values())
         max_false_open = before.max_false_open if before is not None and of_traffic else OWN_LIMIT
     if confidence is None:
-        confidence = before.confidence if before is not None else DEFAULT_CONFIDENCE
+        confidence = before.confidence if before is not None else CONFIDENCE
     return max_false_open, confidence
 
 

@@ -1,4 +1,4 @@
-"""Gate scores from files: what `inferaligner score` writes, or a server's log with the same field."""
+"""Gate scores from files: the output of `inferaligner score`, or a server's log with the same field."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from inferaligner.errors import InputError
 
 
 def read_scores(file: str | Path, bias: float, scored_bias: float | None = None) -> list[float]:
-    """The `score` of every line (JSON objects; other fields are ignored), as a gate of `bias` gives it.
+    """Reads the `score` of every line (JSON objects; other fields are ignored).
 
-    A line with a field `bias`, the gate's when the score was made, is converted; without it the score is
-    taken to be of `scored_bias`, or else of `bias` itself.
+    Args:
+        bias: the gate's present bias. The scores are returned as a gate with this bias gives them.
+        scored_bias: the bias that the scores include. A line's own field `bias` wins over it; None: `bias`.
 
     Raises:
-        InputError: the file is missing, unreadable or empty, or a line has no finite score. Nothing is
-            skipped but blank lines: a lost line would change the rate that is promised.
+        InputError: the file is missing, unreadable or empty, or a line has no finite score. Only blank lines
+            are skipped: a lost line would change the bound.
     """
     place, scores = Path(file), list[float]()
     try:
@@ -40,14 +41,16 @@ def read_scores(file: str | Path, bias: float, scored_bias: float | None = None)
 
 
 def check_age(file: str | Path, moved: str) -> None:
-    """Raises `InputError` if the file was last written before `moved` (ISO 8601): its scores are of another
-    bias than the gate's of now, and a threshold taken from them would promise nothing."""
+    """Raises `InputError` if the file was last written before `moved` (ISO 8601), when the bias was last set.
+
+    Its scores then include an earlier bias, and a threshold taken from them would bound nothing.
+    """
     place = Path(file)
     since = datetime.datetime.fromisoformat(moved)
     if place.is_file() and place.stat().st_mtime < since.timestamp():
         raise InputError(
-            f"{place} was written before the gate was set to its bias of now ({moved}), so its scores are of "
-            "another one. Score the prompts again, or give the bias of then with --scored-bias "
+            f"{place} was written before the gate got its present bias ({moved}), so its scores include an "
+            "earlier one. Score the prompts again, or give the earlier bias with `scored_bias` "
             "(`inferaligner inspect DIR` shows the history)."
         )
 
@@ -72,14 +75,14 @@ def _score(line: str, place: str, bias: float, scored_bias: float | None) -> flo
 
 def _number(value: object, place: str, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        told = "null, which stands for NaN" if value is None else f"{value!r:.40}"
-        raise InputError(f"{place}: the {field} is {told}; expected a number.")
+        shown = "null, which stands for NaN" if value is None else f"{value!r:.40}"
+        raise InputError(f"{place}: the {field} is {shown}; expected a number.")
     try:
         number = float(value)
     except OverflowError:  # an integer of hundreds of digits
         number = math.inf
     if not math.isfinite(number):
         raise InputError(
-            f"{place}: the {field} is {number}; expected a finite number. Remove or mend the line."
+            f"{place}: the {field} is {number}; expected a finite number. Remove or correct the line."
         )
     return number

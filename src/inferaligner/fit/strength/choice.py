@@ -1,40 +1,39 @@
 """Which vectors are added, at which layers, how strongly.
 
-A sibling's own vectors, or what is learned from the aligned model's answers (`learned_guide.py`), or what a
-map makes of another family's vectors.
+The vectors are a sibling's own, or learned from the aligned model's answers (`transfer/learned_vectors.py`),
+or another family's carried over by a map. Layers and strength are searched (`search.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from inferaligner.fit.options import FitModel, FitOptions
-from inferaligner.fit.progress import Stages
-from inferaligner.fit.samples import Samples
-from inferaligner.fit.search_prompts import Outcome, Validation, validation
+from inferaligner.fit.context import FitContext
+from inferaligner.fit.gate.training import FittedGate
+from inferaligner.fit.search_prompts import SearchPrompts, search_prompts
 from inferaligner.fit.strength.search import search_strength
 from inferaligner.fit.strength.trial import Search
-from inferaligner.fit.transfer.learned_vectors import learn_guide
+from inferaligner.fit.transfer.learned_vectors import learn_vectors
+from inferaligner.fit.vectors import ExtractedVectors
 from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.positions import Positions
 from inferaligner.method.steering_settings import SteeringSettings
-from inferaligner.steering.plan import Positions
 
 PAPER_STRENGTH = 4.0
 POSITIONS: Positions = "from_gate"
-"""Steered unless it is said otherwise; the paper steers the whole prompt."""
+"""The steered tokens by default; the paper steers the whole prompt."""
 
 ENOUGH = 0.9
-"""Share of the search's prompts declined, below which `fit` says that answers may guide better."""
+"""Share of the search's prompts declined, below which `fit` notes that answers may guide better."""
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Settings, the search for them, and what was learned from answers (`learned` is `[layers, width]`)."""
+    """Settings, the search for them, and vectors `[layers, width]` that were learned from answers."""
 
     settings: SteeringSettings
     search: Search | None = None
@@ -42,48 +41,44 @@ class Steering:
     learned: Tensor | None = None
     answers: dict[str, Any] = field(default_factory=dict)
 
-    def found(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """For the artifact's record of its calibration."""
         table = {} if self.search is None else _search_table(self.search, self.seconds)
         return {"search": table, "answers": self.answers}
 
 
-def choose_steering(
-    target: FitModel,
-    aligned: FitModel,
-    samples: Samples,
-    gate: GuidanceGate,
-    scores: Sequence[float],
-    ssv: Tensor,
-    options: FitOptions,
-    outcome: Outcome,
-    tell: Stages,
-    *,
-    own: bool,
-) -> Steering:
-    """`own` says that `ssv` is a sibling's, taken as it is; `scores` are held out, of `samples.fitting`."""
-    if options.carry == "map" and own:
-        tell.note("the aligned model has the target's width and depth: its vectors need no map")
+def choose_steering(context: FitContext, gate: FittedGate, vectors: ExtractedVectors) -> Steering:
+    """Chooses the vectors, and searches layers and strength for them.
+
+    Raises:
+        CalibrationError: the aligned model declines nothing, or its answers teach nothing.
+    """
+    options, progress, ssv = context.options, context.progress, vectors.ssv
+    sibling = not vectors.transfer
+    if options.carry == "map" and sibling:
+        progress.note("the aligned model has the target's width and depth: its vectors need no map")
     if options.paper:
-        return Steering(_paper_settings(gate, len(ssv), options))
+        return Steering(_paper_settings(context, gate.gate, len(ssv)))
     learned, answers = None, dict[str, Any]()
-    if options.carry == "answers" or (options.carry is None and not own):
-        # Refusals take up the search; those that vectors are learned from are others.
-        learned, answers = learn_guide(target, aligned, samples, gate, ssv, options, outcome, tell, own=own)
-        options = replace(options, steer_layers=tuple(answers["layers"]))
+    layers = options.steer_layers
+    if options.carry == "answers" or (options.carry is None and not sibling):
+        # The vectors are learned from other refusals than those that the search needs.
+        learned, answers = learn_vectors(context, gate.gate, ssv, sibling=sibling)
+        layers = answers["layers"]
     began = time.perf_counter()
-    on = validation(target, aligned, samples, scores, options, outcome, tell)
-    search = _search(target, gate, ssv if learned is None else learned, on, options, outcome, tell)
+    prompts = search_prompts(context, gate.held_out)
+    searched = replace(context, options=replace(options, steer_layers=layers))
+    search = _search(searched, gate.gate, ssv if learned is None else learned, prompts)
     chosen, seconds = search.chosen, time.perf_counter() - began
     declined = chosen.refusal or 0.0
-    tell.note(
+    progress.note(
         f"steering {chosen.words()}: {declined:.0%} fluent refusals of {search.generated}; "
         f"found in {seconds:.0f} s"
     )
-    if learned is None and own and not options.steers and declined < ENOUGH:
-        tell.note(
+    if learned is None and sibling and not options.fixes_steering and declined < ENOUGH:
+        progress.note(
             f"{declined:.0%} is little: vectors learned from the aligned model's answers may do better "
-            "(--carry answers; docs/strength.md says at what cost)"
+            '(`carry="answers"`; docs/strength.md says at what cost)'
         )
     settings = SteeringSettings(
         layers=chosen.layers,
@@ -95,38 +90,28 @@ def choose_steering(
     return Steering(settings, search, seconds, learned, answers)
 
 
-def _search(
-    target: FitModel,
-    gate: GuidanceGate,
-    vectors: Tensor,
-    on: Validation,
-    options: FitOptions,
-    outcome: Outcome,
-    tell: Stages,
-) -> Search:
-    with tell.stage("layers and strength") as advance:
-
-        def tried(what: str) -> None:
-            advance(1)
-
+def _search(context: FitContext, gate: GuidanceGate, vectors: Tensor, prompts: SearchPrompts) -> Search:
+    options = context.options
+    with context.progress.stage("layers and strength") as advance:
         return search_strength(
-            target.model,
-            target.tokenizer,
+            context.target.model,
+            context.target.tokenizer,
             vectors,
             gate,
-            on=on,
-            outcome=outcome,
+            prompts=prompts,
+            outcome=context.outcome,
             positions=options.positions or POSITIONS,
             layers=options.steer_layers,
             strength=options.strength,
             system=options.system,
-            advance=tried,
+            report=lambda trial: advance(1),
         )
 
 
-def _paper_settings(gate: GuidanceGate, depth: int, options: FitOptions) -> SteeringSettings:
+def _paper_settings(context: FitContext, gate: GuidanceGate, depth: int) -> SteeringSettings:
+    options = context.options
     return SteeringSettings(
-        layers=options.steer_layers or paper_layers(gate, depth),
+        layers=tuple(options.steer_layers or paper_layers(gate, depth)),
         strength=options.strength or PAPER_STRENGTH,
         norm="unit",
         positions=options.positions or "all",
@@ -135,8 +120,8 @@ def _paper_settings(gate: GuidanceGate, depth: int, options: FitOptions) -> Stee
 
 def paper_layers(gate: GuidanceGate, depth: int) -> tuple[int, ...]:
     """The layers that are steered with the paper's constants."""
-    # The paper names no numbers; it steers the layers where intent is told well, which are those from
-    # the gate's upward, up to three quarters of the depth.
+    # The paper names no numbers. It steers the layers whose activations separate intent well: those from the
+    # gate's layer up to three quarters of the depth.
     return tuple(range(gate.last_layer, max(gate.last_layer + 1, round(0.75 * depth))))
 
 

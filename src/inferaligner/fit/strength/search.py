@@ -1,7 +1,7 @@
-"""Which layers to steer, and how strongly, found from data.
+"""Which layers to steer, and how strongly, chosen from data.
 
 1. Every block of layers is scored at several strengths by the cross-entropy of the *aligned* model's own
-   answers under the steered target (`surface.py`, `teacher_forcing.py`): cheap, and blind to nothing but the
+   answers under the steered target (`strength_grid.py`, `teacher_forcing.py`): cheap, but blind to the
    target's own fluency.
 2. The best few generate answers to other harmful prompts, and a judge counts refusals, compliance and
    gibberish. Fluent refusals count, gibberish counts against a setting.
@@ -9,10 +9,10 @@
    generating as well.
 4. From the best, the strength is lowered for as long as it refuses as much within the tolerance.
 
-Among all settings within the tolerance of the best, the one is taken under which the bare model's own answers
-to harmless prompts stay most likely (the least drift). It then answers such prompts, and if too many of the
-answers are no language, the next one is taken: a prompt that opens the gate wrongly should still be answered
-sensibly.
+Of all settings within the tolerance of the best, the search takes the one with the least drift: under it the
+bare model's own answers to harmless prompts stay most likely. The target then answers such prompts under that
+setting. If too many answers are gibberish, the search takes the next setting: a prompt that opens the gate
+wrongly should still be answered sensibly.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.gate.layer_profile import descend
-from inferaligner.fit.search_prompts import ANSWER_TOKENS, OUTCOMES, Outcome, Validation
+from inferaligner.fit.context import Outcome
+from inferaligner.fit.search_prompts import ANSWER_TOKENS, OUTCOMES, SearchPrompts
+from inferaligner.fit.strength.layer_profile import descend
 from inferaligner.fit.strength.strength_grid import blocks_below, layer_blocks, walk
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.strength.trial import Search, Trial
 from inferaligner.method.gate import GuidanceGate
+from inferaligner.method.positions import Positions
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.encoding import Reader
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.plan import Positions, SteeringPlan
+from inferaligner.steering.plan import SteeringPlan
 
 FINALISTS = 3
 TOLERANCE = 0.04
 """A finalist within this share of the best counts as equal: less than two prompts of 32."""
 
 MOST_BROKEN = 0.1
-"""So many more harmless answers than without steering may be gibberish when the gate opens wrongly."""
+"""Share of harmless answers that may be gibberish when the gate opens wrongly, beyond the unsteered share."""
 
 _WEAKER, _STRONGER = 0.8, 1.3
 _MOST_STEPS = 3
@@ -51,9 +53,9 @@ _PROFILE_LAYERS = 6  # a shorter block may grow to so many when it gets a streng
 _EVEN = 0.05  # a profile whose factors are all this near to one is none
 _MOST_PICKS = 3
 MARGINS = (1.3, 1.15)
-"""On the strength found; the first that leaves refusals fluent. The search looks for the weakest setting that
-is enough for its own prompts, and prompts of use are harder. Where it already stands at the edge, a third
-more breaks every word (docs/strength.md).
+"""Factors on the chosen strength; the first that leaves refusals fluent is kept. The search takes the weakest
+setting that is enough for its own prompts, and prompts in use are harder. If the setting is at the edge
+already, a third more breaks every word (docs/strength.md).
 """
 
 _NOT_WORTH = 0.01  # share of the cross-entropy: a block below the gate that gains less need not be generated
@@ -65,24 +67,33 @@ def search_strength(
     directions: Tensor,
     gate: GuidanceGate,
     *,
-    on: Validation,
+    prompts: SearchPrompts,
     outcome: Outcome,
     positions: Positions = "from_gate",
     layers: Sequence[int] | None = None,
     strength: float | None = None,
     system: str | None = None,
-    advance: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Search:
-    """Searches with directions θ `[layers, width]`; `layers` and `strength` fix what is not searched.
+    """Searches layers and strength.
 
-    Raises `CalibrationError` without prompts to measure on.
+    Args:
+        directions: θ, `[layers, width]`, of every decoder layer.
+        gate: steering begins at its last layer or above.
+        prompts: the prompts and answers to measure on.
+        outcome: judges generated answers.
+        layers, strength: fixed values that are not searched.
+        report: called with a sentence after each measurement.
+
+    Raises:
+        CalibrationError: no prompts to measure on.
     """
-    if not on.scored or not on.held_out:
+    if not prompts.scored or not prompts.held_out:
         raise CalibrationError(
-            "The aligned model declined none of the validation prompts, so there is nothing to learn from. "
-            "Check that --aligned names a model that declines harmful requests."
+            "The aligned model declined none of the search's prompts, so there is nothing to learn from. "
+            "Give a model that declines harmful requests with `aligned`."
         )
-    bench = _Bench(model, tokenizer, directions, gate, on, outcome, positions, system, advance)
+    bench = _TestBench(model, tokenizer, directions, gate, prompts, outcome, positions, system, report)
     depth = len(directions)
     blocks = [tuple(layers)] if layers is not None else layer_blocks(gate.last_layer, depth)
     if strength is not None:
@@ -104,11 +115,11 @@ def search_strength(
         chosen,
         bench.unsteered,
         tuple(kept.values()),
-        len(on.scored),
-        len(on.held_out),
+        len(prompts.scored),
+        len(prompts.held_out),
         gate.last_layer,
-        len(on.harmless),
-        _shares(on.harmless_unsteered) if on.harmless else None,
+        len(prompts.harmless),
+        _shares(prompts.harmless_unsteered) if prompts.harmless else None,
         bench.below(trials[0]) if free else (),
         max(map(merit, finalists)),
         TOLERANCE,
@@ -118,7 +129,7 @@ def search_strength(
 
 def merit(trial: Trial) -> float:
     """Share of fluent refusals, gibberish counting against it."""
-    # What is neither refusal nor gibberish is no worse than without steering; gibberish is.
+    # A compliant answer is no worse than without steering; gibberish is.
     return (trial.refusal or 0.0) - (trial.gibberish or 0.0) / 2
 
 
@@ -142,8 +153,8 @@ def _shares(outcomes: Sequence[str]) -> dict[str, Any]:
     return {name: outcomes.count(name) / len(outcomes) for name in OUTCOMES}
 
 
-class _Bench:
-    """A target under test: what is measured of a setting, and how."""
+class _TestBench:
+    """A target under test: measures settings, by cross-entropy and by generating."""
 
     def __init__(
         self,
@@ -151,68 +162,72 @@ class _Bench:
         tokenizer: Reader,
         directions: Tensor,
         gate: GuidanceGate,
-        on: Validation,
+        prompts: SearchPrompts,
         outcome: Outcome,
         positions: Positions,
         system: str | None,
-        advance: Callable[[str], None] | None,
+        report: Callable[[str], None] | None,
     ) -> None:
         self._model, self._tokenizer, self._directions, self._gate = model, tokenizer, directions, gate
-        self._on, self._outcome, self._positions, self._system = on, outcome, positions, system
-        self._tell = advance or (lambda what: None)
+        self._prompts, self._outcome, self._positions, self._system = prompts, outcome, positions, system
+        self._report = report or (lambda sentence: None)
 
-        def force(prompts: Sequence[str], answers: Sequence[str]) -> TeacherForcing:
+        def force(asked: Sequence[str], answers: Sequence[str]) -> TeacherForcing:
             whole = positions == "all"
-            return TeacherForcing(model, tokenizer, prompts, answers, system=system, whole_prompt=whole)
+            return TeacherForcing(model, tokenizer, asked, answers, system=system, whole_prompt=whole)
 
-        self._harmful = force(on.scored, on.answers)
-        self._harmless = force(on.harmless, on.harmless_answers) if on.harmless else None
+        self._harmful = force(prompts.scored, prompts.answers)
+        self._harmless = force(prompts.harmless, prompts.harmless_answers) if prompts.harmless else None
         self.unsteered = self._harmful.cross_entropy({})
         self._undrifted = 0.0 if self._harmless is None else self._harmless.cross_entropy({})
-        self.broken = _shares(on.harmless_unsteered)["gibberish"] if on.harmless else 0.0
+        self.broken = _shares(prompts.harmless_unsteered)["gibberish"] if prompts.harmless else 0.0
 
     def score(self, at: Sequence[int], alpha: float) -> Trial:
-        """By cross-entropy."""
+        """Measures one setting by cross-entropy."""
         return self._scored(Trial(tuple(at), alpha, float("nan")))
 
     def generate(self, trial: Trial) -> Trial:
-        """The same with outcomes on harmful prompts, and drift."""
+        """Measures outcomes on harmful prompts, and the drift."""
         additions = trial.additions(self._directions)
         drift = None if self._harmless is None else self._harmless.cross_entropy(additions) - self._undrifted
-        told = self._outcomes(trial, self._on.held_out)
-        self._tell(f"{trial.words()}: {told['refusal']:.0%} refusals, {told['gibberish']:.0%} gibberish")
+        shares = self._outcomes(trial, self._prompts.held_out)
+        self._report(
+            f"{trial.words()}: {shares['refusal']:.0%} refusals, {shares['gibberish']:.0%} gibberish"
+        )
         return replace(
             trial,
             drift=drift,
-            refusal=told["refusal"],
-            compliance=told["compliance"],
-            gibberish=told["gibberish"],
+            refusal=shares["refusal"],
+            compliance=shares["compliance"],
+            gibberish=shares["gibberish"],
         )
 
     def settle(self, finalists: list[Trial]) -> tuple[Trial, list[Trial]]:
-        """The choice, and the finalists with it. Each pick answers harmless prompts, until one does so in
-        words; if none does, the one with the least gibberish is taken."""
-        if not self._on.harmless:
+        """The choice, and the finalists with their outcomes on harmless prompts.
+
+        Each pick answers harmless prompts, until one has few enough gibberish answers; if none has, the one
+        with the least gibberish is taken."""
+        if not self._prompts.harmless:
             return choose(finalists), finalists
         rest, answered = list(finalists), list[Trial]()
         while rest and len(answered) < _MOST_PICKS:
             pick = choose(rest)
             rest.remove(pick)
-            told = self._outcomes(pick, self._on.harmless)
+            shares = self._outcomes(pick, self._prompts.harmless)
             pick = replace(
                 pick,
-                harmless_refusal=told["refusal"],
-                harmless_compliance=told["compliance"],
-                harmless_gibberish=told["gibberish"],
+                harmless_refusal=shares["refusal"],
+                harmless_compliance=shares["compliance"],
+                harmless_gibberish=shares["gibberish"],
             )
             answered.append(pick)
-            self._tell(f"{pick.words()}: {told['gibberish']:.0%} gibberish on harmless prompts")
-            if told["gibberish"] <= self.broken + MOST_BROKEN:
+            self._report(f"{pick.words()}: {shares['gibberish']:.0%} gibberish on harmless prompts")
+            if shares["gibberish"] <= self.broken + MOST_BROKEN:
                 return pick, [*answered, *rest]
         return min(answered, key=lambda trial: trial.harmless_gibberish or 0.0), [*answered, *rest]
 
     def margin(self, chosen: Trial) -> float:
-        """How many times the chosen strength still declines as fluently; 1 where more breaks the text."""
+        """The factor on the chosen strength that still declines as fluently; 1 where more breaks the text."""
         for factor in MARGINS:
             more = self.generate(self._scored(replace(chosen, strength=chosen.strength * factor)))
             if merit(more) >= merit(chosen) - TOLERANCE:
@@ -241,13 +256,14 @@ class _Bench:
             layers = tuple(range(layers[0], min(layers[0] + _PROFILE_LAYERS, len(self._directions) - 1)))
         if len(layers) == 1:
             return []
-        found = descend(
-            best, self._directions, self._harmful, self._harmless, layers=layers, advance=self._tell
+        descent = descend(
+            best, self._directions, self._harmful, self._harmless, layers=layers, report=self._report
         )
-        if found is None:
+        if descent is None:
             return []
-        even = max(abs(factor - 1) for factor in found.profile) < _EVEN
-        trial = Trial(found.layers, found.strength, float("nan"), profile=None if even else found.profile)
+        even = max(abs(factor - 1) for factor in descent.profile) < _EVEN
+        profile = None if even else descent.profile
+        trial = Trial(descent.layers, descent.strength, float("nan"), profile=profile)
         return [self.generate(self._scored(trial))]
 
     def other_strengths(self, best: Trial) -> list[Trial]:
@@ -256,24 +272,24 @@ class _Bench:
         def at(factor: float) -> Trial:
             return self._scored(replace(best, strength=best.strength * factor))
 
-        found = []
+        others = []
         if merit(best) < _SATURATED:
             # Cross-entropy weighs every token alike; to tip the first ones often takes a little more. Where
             # it rises steeply, though, the text is falling apart.
             stronger = at(_STRONGER)
             if self.unsteered - stronger.cross_entropy > _COHERENT * (self.unsteered - best.cross_entropy):
-                found.append(self.generate(stronger))
-        aim = max(map(merit, [best, *found])) - TOLERANCE
+                others.append(self.generate(stronger))
+        aim = max(map(merit, [best, *others])) - TOLERANCE
         for step in range(1, _MOST_STEPS + 1):
             weaker = self.generate(at(_WEAKER**step))
-            found.append(weaker)
+            others.append(weaker)
             if merit(weaker) < aim:
                 break
-        return found
+        return others
 
     def below(self, best: Trial) -> tuple[Trial, ...]:
-        """Trials of blocks that begin below the gate, the best first: what the order of gate and steering
-        costs. If the best of them is better than `best`, it generates too."""
+        """Trials of blocks that begin below the gate, the best first: they show what it costs that steering
+        begins at the gate. If the best of them is better than `best`, it generates too."""
         blocks = blocks_below(self._gate.last_layer, len(self._directions))
         if not blocks:
             return ()
@@ -285,5 +301,5 @@ class _Bench:
 
     def _scored(self, trial: Trial) -> Trial:
         value = self._harmful.cross_entropy(trial.additions(self._directions))
-        self._tell(f"{trial.words()}: cross-entropy {value:.3f}")
+        self._report(f"{trial.words()}: cross-entropy {value:.3f}")
         return replace(trial, cross_entropy=value)

@@ -1,4 +1,4 @@
-"""The surface of the scalar search: first layer × width × strength, walked along its valleys.
+"""The grid of the search: first layer × width × strength, walked along its valleys.
 
 Along the strength, cross-entropy falls and rises again, and the valleys of neighbouring blocks lie at about
 the same strength. So each block is entered at its neighbour's best strength and walked downhill from there.
@@ -38,7 +38,7 @@ def layer_blocks(gate_layer: int, depth: int) -> list[tuple[int, ...]]:
 
 
 def blocks_below(gate_layer: int, depth: int) -> list[tuple[int, ...]]:
-    """Blocks that begin below the gate's layer, nearest first; the lowest layers know too little."""
+    """Blocks that begin below the gate's layer, nearest first; without the lowest tenth of the layers."""
     step = max(1, depth // 10)
     starts = range(gate_layer - step, max(0, depth // 10 - 1), -step)
     return [
@@ -59,30 +59,30 @@ def walk(blocks: Iterable[tuple[int, ...]], score: Score, unsteered: float) -> l
             width, entry, poor = len(block), _ENTRY, 0
         if poor == 2:
             continue
-        found, entry = _valley(block, score, entry)
-        trials += found
-        lowest = min(trial.cross_entropy for trial in found)
+        valley, entry = _valley(block, score, entry)
+        trials += valley
+        lowest = min(trial.cross_entropy for trial in valley)
         best = min(best, lowest)
         poor = poor + 1 if unsteered - lowest < _HOPELESS * (unsteered - best) else 0
     return trials
 
 
 def _valley(block: tuple[int, ...], score: Score, entry: int) -> tuple[list[Trial], int]:
-    """The trials from the entry downhill, to both sides of the lowest; and the lowest's place."""
-    found: dict[int, Trial] = {}
+    """The trials from the entry downhill, to both sides of the lowest; and the place of the lowest."""
+    trials: dict[int, Trial] = {}
 
     def at(place: int) -> float:
         if not 0 <= place < len(STRENGTHS):
             return float("inf")
-        if place not in found:
-            found[place] = score(block, scaled(STRENGTHS[place], len(block)))
-        return found[place].cross_entropy
+        if place not in trials:
+            trials[place] = score(block, scaled(STRENGTHS[place], len(block)))
+        return trials[place].cross_entropy
 
     here = entry
     while True:
         lower = min((here, here + 1, here - 1), key=at)
         if lower == here:
-            return [found[place] for place in sorted(found)], here
+            return [trials[place] for place in sorted(trials)], here
         here = lower
 
 

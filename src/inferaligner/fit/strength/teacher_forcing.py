@@ -1,8 +1,8 @@
 """Cross-entropy of given answers under a steered model: one forward pass per candidate.
 
-The question it answers: how much would the target, steered like this, say what the *aligned* model says?
-Two things are the same for every candidate, and are run once: the layers below the first steered one, and,
-where steering begins at the last prompt token, the whole prompt before it, whose keys and values are kept.
+It measures how likely the steered target makes the *aligned* model's answers. Two parts of the pass are the
+same for every candidate, and are run once: the layers below the first steered one, and, where steering begins
+at the last prompt token, the whole prompt before it, whose keys and values are kept.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 
 # Nats per answer token by which the pass on a kept prompt may differ from the pass over everything. Rounding
-# in bfloat16 makes some hundredths of it; a cache that is not what it seems makes whole nats.
+# in bfloat16 makes some hundredths of it; a cache that works differently than assumed makes whole nats.
 _ROUNDING = 0.05
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One batch for the model: what is fed, which tokens are steered, and which predict an answer token."""
+    """One batch for the model: its inputs, which tokens are steered, and which predict an answer token."""
 
     inputs: dict[str, Any]
     steered: Tensor  # [rows, tokens] bool
     predicts: Tensor  # [rows, tokens] bool
     labels: Tensor  # [rows, tokens], the token after each
-    prompts: Any = None  # the KV cache of all that comes before
+    prompts: Any = None  # the KV cache of the tokens before
 
     def take(self, rows: Sequence[int]) -> _Pass:
-        """The same of some rows; for passes without a cache."""
+        """Some rows of the batch; for passes without a cache."""
         inputs = {name: v[list(rows)] if isinstance(v, Tensor) else v for name, v in self.inputs.items()}
         return _Pass(inputs, self.steered[list(rows)], self.predicts[list(rows)], self.labels[list(rows)])
 
@@ -74,18 +74,13 @@ class TeacherForcing:
             self._try_kept_prompts(starts, ends, device, whole)
         self._record()
 
-    @property
-    def tokens(self) -> int:
-        """Answer tokens that are scored."""
-        return int(self._pass.predicts.sum())
-
     def cross_entropy(self, additions: Mapping[int, Tensor]) -> float:
         """Mean over answer tokens, in nats, with α·θ_l `[width]` added at the given layers (may be none)."""
         with torch.no_grad():
             return float(self.loss(additions))
 
     def loss(self, additions: Mapping[int, Tensor]) -> Tensor:
-        """The same as a tensor that carries gradients to whatever the additions were made of."""
+        """The cross-entropy as a tensor that carries gradients to the additions."""
         first = min(additions, default=len(self._layers) - 1)
         with self._frozen(), self._from_layer(first), self._adding(additions):
             return self._losses(self._pass).mean()
@@ -98,7 +93,7 @@ class TeacherForcing:
     def _try_kept_prompts(
         self, starts: list[list[int]], ends: list[list[int]], device: torch.device, whole: _Pass
     ) -> None:
-        """Takes the shorter way if the model can go it and gets the same result."""
+        """Keeps the prompts' cache if the model supports that and gives the same result with it."""
         kept = _after_kept_prompts(self._model, starts, ends, device)
         if kept is None:
             return
@@ -108,8 +103,8 @@ class TeacherForcing:
         with torch.no_grad():
             expected = self._losses(whole.take(some)).mean()
             rows = kept.predicts.nonzero()[:, 0]
-            found = self._losses(kept)[torch.isin(rows, torch.tensor(some)).to(device)].mean()
-        if abs(float(expected) - float(found)) < _ROUNDING:
+            with_cache = self._losses(kept)[torch.isin(rows, torch.tensor(some)).to(device)].mean()
+        if abs(float(expected) - float(with_cache)) < _ROUNDING:
             self._pass, self.keeps_prompts = kept, True
 
     def _losses(self, batch: _Pass) -> Tensor:
@@ -151,7 +146,7 @@ class TeacherForcing:
 
     @contextmanager
     def _from_layer(self, first: int) -> Iterator[None]:
-        """Layers below `first` return what they returned on the bare pass, without computing it again."""
+        """Layers below `first` return their output of the bare pass, without computing it again."""
         skipped = list(self._layers)[:first]
         # accelerate puts a forward of its own on the instance; it must come back as it was.
         before = [layer.__dict__.get("forward") for layer in skipped]
@@ -242,7 +237,7 @@ def _padded(rows: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, T
 
 
 def _untouched(cache: Any) -> Any:
-    """A cache that grows without the other: its layers put longer tensors in the place of theirs."""
+    """A shallow copy of a cache. It grows without the original, because its layers replace their tensors."""
     fresh = copy.copy(cache)
     fresh.layers = [copy.copy(layer) for layer in cache.layers]
     return fresh

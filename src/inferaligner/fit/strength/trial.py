@@ -1,4 +1,4 @@
-"""One setting of the steering and what it did, and the whole search for the best one."""
+"""One setting of the steering with its measurements, and the whole search for the best one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Trial:
-    """α·p_l·θ_l at `layers`, p_l = 1 without a profile. What was not measured is None.
+    """α·p_l·θ_l is added at `layers`; p_l = 1 without a profile. None: not measured.
 
-    Shares are of answers with the gate held open: to harmful prompts, and to harmless ones of the kind
-    that opens the gate wrongly.
+    Shares are of answers with every row steered: to harmful prompts, and to harmless prompts that open the
+    gate wrongly.
     """
 
     layers: tuple[int, ...]
@@ -35,7 +35,7 @@ class Trial:
 
     @property
     def total(self) -> float:
-        """Strength over all layers: what "weaker" means where no drift was measured."""
+        """Sum of strengths over the layers: orders settings by weakness where no drift was measured."""
         return sum(map(abs, self.strengths.values()))
 
     def additions(self, directions: Tensor) -> dict[int, Tensor]:
@@ -52,7 +52,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """The whole surface: what was tried, what was chosen, and the unsteered target beside it."""
+    """All trials, the chosen one, and the unsteered target beside them."""
 
     chosen: Trial
     unsteered: float  # cross-entropy of the aligned model's answers under the bare target
@@ -62,7 +62,7 @@ class Search:
     gate_layer: int  # no candidate begins below it
     harmless: int = 0  # harmless prompts that were answered too
     harmless_unsteered: dict[str, float] | None = None  # outcomes of the bare target's answers to them
-    below: tuple[Trial, ...] = ()  # blocks that begin below the gate's last layer: what they would have given
+    below: tuple[Trial, ...] = ()  # of blocks that begin below the gate's last layer
     most: float = 0.0  # the highest merit of any finalist; the choice is within `tolerance` of it
     tolerance: float = 0.0
     margin: float = 1.0  # what the chosen strength is multiplied with for harder prompts

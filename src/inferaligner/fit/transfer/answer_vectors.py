@@ -3,7 +3,7 @@
 A model of another family has no activations that fit the target, and a map of them loses most of what makes
 it decline. Its answers need no map: they are text. The vectors are those under which the target, steered from
 the last prompt token on, finds the aligned model's refusals most likely. The target's weights stay as they
-are; gradient descent on a few hundred numbers, stopped by prompts that are held out.
+are; gradient descent changes a few hundred numbers, and held-out prompts stop it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.method.activations import Advance
 
 FEWEST = 8
-"""Refusals of the aligned model; from fewer one learns their words, not how to decline."""
+"""Least number of the aligned model's refusals; from fewer, vectors learn their words, not how to decline."""
 
 _BATCH = 16
-_STEPS = 60
+STEPS = 60
+"""The most steps of gradient descent."""
+
 _RATE = 0.05  # of the stream's root mean square: how far Adam moves each component a step
 _EVERY = 5  # steps between looks at the held-out prompts
 _PATIENCE = 3  # looks without an improvement
@@ -45,12 +47,12 @@ class AnswerVectors:
     steps: int
 
     def check(self, target: str, aligned: str) -> None:
-        """Raises `CalibrationError` where nothing was learned that holds on other prompts."""
+        """Raises `CalibrationError` if the vectors do not make held-out answers likelier."""
         if not self.end < self.bare:
             raise CalibrationError(
                 f"No vector makes {target} say what {aligned} answers: held-out cross-entropy "
                 f"{self.end:.2f}, unsteered {self.bare:.2f} nats per token. Steer other layers "
-                "(--steer-layers), or give a sibling of the target."
+                "(`steer_layers`), or give a sibling of the target."
             )
 
 
@@ -69,7 +71,7 @@ def answer_vectors(
     Args:
         prompts, answers: harmful prompts and the aligned model's refusals; every fourth is held out.
         start: `[width]` by layer; zeros will do.
-        advance: called with 1 after every step, of `steps()` at most.
+        advance: called with 1 after every step, of `STEPS` at most.
 
     Raises:
         CalibrationError: fewer than `FEWEST` refusals.
@@ -77,7 +79,7 @@ def answer_vectors(
     if len(prompts) < FEWEST:
         raise CalibrationError(
             f"The aligned model declined {len(prompts)} prompts; at least {FEWEST} refusals are needed to "
-            "learn from. Give a model that declines harmful requests with --aligned."
+            "learn from. Give a model that declines harmful requests with `aligned`."
         )
     rows = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # alike in length, little padding
     held = [row for number, row in enumerate(rows) if number % 4 == 3]
@@ -105,11 +107,6 @@ def answer_vectors(
             parameter.requires_grad_(learns)
 
 
-def steps() -> int:
-    """The most steps that are taken."""
-    return _STEPS
-
-
 def _descend(
     learned: Sequence[TeacherForcing],
     held: Sequence[TeacherForcing],
@@ -129,7 +126,7 @@ def _descend(
     bare = sum(part.cross_entropy({}) for part in held) / len(held)
     first = best = missed()
     kept, at = {layer: v.detach() for layer, v in scaled().items()}, 0
-    for step in range(1, _STEPS + 1):
+    for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         torch.autograd.backward(learned[step % len(learned)].loss(scaled()))
         optimizer.step()
@@ -139,7 +136,7 @@ def _descend(
             if now < best:
                 best, at, kept = now, step, {layer: v.detach().clone() for layer, v in scaled().items()}
             elif step - at >= _EVERY * _PATIENCE:
-                advance(_STEPS - step)
+                advance(STEPS - step)
                 break
     return AnswerVectors(kept, bare, first, best, at)
 

@@ -1,7 +1,7 @@
-"""Vectors learned from the aligned model's answers: which prompts it is asked, which layers learn.
+"""Vectors learned from the aligned model's answers: which prompts it answers, which layers learn.
 
 Used where the aligned model is of another family, so that its activations do not fit the target's, and for a
-sibling where that is asked for.
+sibling with `carry="answers"`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.options import FitModel, FitOptions
-from inferaligner.fit.progress import Stages
-from inferaligner.fit.samples import Samples
-from inferaligner.fit.search_prompts import GENERATED, SCORED, Outcome, declined_by, shuffled_harmful
-from inferaligner.fit.transfer.answer_vectors import answer_vectors, steps
+from inferaligner.fit.context import FitContext
+from inferaligner.fit.search_prompts import GENERATED, SCORED, refusals_of_guide, shuffled_harmful
+from inferaligner.fit.transfer.answer_vectors import STEPS, answer_vectors
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine
 
@@ -25,62 +23,62 @@ _TOKENS = 32
 gemma-3-270m say "I'm not equipped to help to help to help"."""
 
 
-def learn_guide(
-    target: FitModel,
-    aligned: FitModel,
-    samples: Samples,
-    gate: GuidanceGate,
-    start: Tensor,
-    options: FitOptions,
-    outcome: Outcome,
-    tell: Stages,
-    *,
-    own: bool,
+def learn_vectors(
+    context: FitContext, gate: GuidanceGate, start: Tensor, *, sibling: bool
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`start`, with the steered layers' vectors learned from answers: a sibling's SSV (`own`), or a map's.
+    """Learns the steered layers' vectors from answers.
 
-    Raises `CalibrationError` where nothing was learned that `start` did not do already.
+    Args:
+        start: `[layers, width]`, where the search begins: a sibling's SSV, or one that a map carried over.
+        sibling: whether `start` is a sibling's.
+
+    Returns:
+        `start` with the learned vectors in place of the steered layers', and figures for the artifact.
+
+    Raises:
+        CalibrationError: nothing was learned that improves on the bare target, or on a sibling's `start`.
     """
+    target, guide, options = context.target, context.guide, context.options
     # Above the gate the decision is known in time; the earlier, the more of the target can read it.
     layers = options.steer_layers or (gate.last_layer,)
-    # What the search generates on is not learned from, nor what it scores, if there are enough others.
-    known = shuffled_harmful(samples)
+    # Without the prompts that the search generates on, and without those it scores if others are enough.
+    known = shuffled_harmful(context.samples)
     pool = known[2 * SCORED + GENERATED :]
     if len(pool) < 2 * _LEARNED:
         pool = known[: 2 * SCORED] + pool
     # Short prompts teach as well, and faster.
     short = set(sorted(pool, key=len)[: max(len(pool) // 2, 2 * _LEARNED)])
-    asked = [prompt for prompt in pool if prompt in short][: 2 * _LEARNED]
-    declined = declined_by(aligned, asked, options, outcome, tell, _TOKENS)[:_LEARNED]
-    with tell.stage("vectors from the aligned model's answers", steps()) as advance:
+    prompts = [prompt for prompt in pool if prompt in short][: 2 * _LEARNED]
+    refusals = refusals_of_guide(context, prompts, _TOKENS)[:_LEARNED]
+    with context.progress.stage("vectors from the aligned model's answers", STEPS) as advance:
         learned = answer_vectors(
             target.model,
             target.tokenizer,
-            [prompt for prompt, _ in declined],
-            [answer for _, answer in declined],
+            [prompt for prompt, _ in refusals],
+            [answer for _, answer in refusals],
             start={layer: start[layer] for layer in layers},
             system=options.system,
             advance=advance,
         )
     if not options.accept_poor_map:
-        learned.check(target.spec, aligned.spec)
-        if own and not learned.end < learned.start:
+        learned.check(target.spec, guide.spec)
+        if sibling and not learned.end < learned.start:
             raise CalibrationError(
-                f"The answers of {aligned.spec} teach nothing that its own vectors do not do already: "
-                f"held-out cross-entropy {learned.start:.2f} nats per token. Leave --carry answers out."
+                f"The answers of {guide.spec} teach nothing beyond its own vectors: held-out cross-entropy "
+                f'{learned.start:.2f} nats per token. Leave `carry="answers"` out.'
             )
-    ssv = start.clone()
+    vectors = start.clone()
     for layer, vector in learned.vectors.items():
-        ssv[layer] = vector
-    table = {
+        vectors[layer] = vector
+    figures = {
         "layers": list(layers),
-        "prompts": len(declined),
+        "prompts": len(refusals),
         "steps": learned.steps,
         "cross_entropy": {"bare": learned.bare, "start": learned.start, "learned": learned.end},
-        "cosine_start": float(cosine(ssv, start)[list(layers)].mean()),
+        "cosine_start": float(cosine(vectors, start)[list(layers)].mean()),
     }
-    tell.note(
+    context.progress.note(
         f"held-out cross-entropy of the aligned model's answers: {learned.bare:.2f} nats per token of the "
-        f"bare target, {learned.start:.2f} with the vectors it gave, {learned.end:.2f} with those learned"
+        f"bare target, {learned.start:.2f} with its vectors, {learned.end:.2f} with the learned ones"
     )
-    return ssv, table
+    return vectors, figures

@@ -16,19 +16,18 @@ The share of held-out variance that a map explains says how far to trust it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from inferaligner.errors import CalibrationError
+from inferaligner.fit.options import LayerMatch, MapKind
+from inferaligner.fit.progress import Advance
 from inferaligner.models.anatomy import dissect
-
-MapKind = Literal["ridge", "procrustes"]
-LayerMatch = Literal["best", "depth"]
 
 RIDGES = (1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """λ as multiples of the mean squared singular value of the centred aligned activations."""
@@ -42,11 +41,9 @@ TOO_MUCH_ALIKE = 0.9
 FOLDS = 3
 _REACH = 0.15  # of the depth: how far a layer's partner may lie from its own relative depth
 
-Advance = Callable[[int], None]
-
 
 def needs_map(target: nn.Module, aligned: nn.Module) -> bool:
-    """Whether the aligned model's vectors do not fit the target as they are."""
+    """Whether the two models differ in width or depth, so that vectors of one do not fit the other."""
     ours, theirs = dissect(target), dissect(aligned)
     return (ours.width, ours.depth) != (theirs.width, theirs.depth)
 
@@ -71,12 +68,12 @@ class CarriedOver:
 
     @property
     def explained(self) -> float:
-        """Median over the layers that are steered as a rule, from the middle to the last but one."""
+        """Median of the held-out variance explained over the layers of `upper`."""
         return median(one.explained for one in self.maps[self.upper])
 
     @property
     def upper(self) -> slice:
-        """Those layers."""
+        """The layers that are steered as a rule, from the middle to the last but one."""
         return slice(len(self.maps) // 2, max(len(self.maps) - 1, 1))
 
     @property
@@ -94,13 +91,13 @@ class CarriedOver:
         }
 
     def check(self, target: str, aligned: str) -> None:
-        """Raises `CalibrationError` for a map that loses too much."""
+        """Raises `CalibrationError` if the map explains less than `LEAST_EXPLAINED`."""
         if not self.trusted:
             raise CalibrationError(
                 f"The map from {aligned} to {target} explains {self.explained:.0%} of how the target's "
                 f"activations vary between held-out prompts; expected {LEAST_EXPLAINED:.0%} or more. Its "
                 "vectors would hardly be the aligned model's. Give a sibling of the target's own base model, "
-                "more prompts, or --accept-poor-map."
+                "more prompts, or `accept_poor_map`."
             )
 
 
@@ -115,9 +112,10 @@ def carry_over(
     kind: MapKind | None = None,
     advance: Advance | None = None,
 ) -> CarriedOver:
-    """Carries `vectors` `[aligned layers, aligned width]` over.
+    """Carries an aligned model's vectors over to the target.
 
     Args:
+        vectors: `[aligned layers, aligned width]`.
         aligned, target: last-token activations `[prompts, layers, width]` of the same prompts.
         classes: of each prompt; both sides are centred on each class's mean.
         folds: of each prompt, 0 to `FOLDS` - 1; a fold is predicted by maps fitted on the others.
@@ -129,18 +127,19 @@ def carry_over(
         CalibrationError: too few prompts, or not the same ones.
     """
     _check(vectors, aligned, target, classes, folds)
-    depth, theirs = target.shape[1], aligned.shape[1]
+    depth, aligned_depth = target.shape[1], aligned.shape[1]
     at = torch.tensor(list(folds))
-    wanted = partners(depth, theirs, match)
-    ours = [_centred(target[:, layer].float(), classes) for layer in range(depth)]
+    wanted = partners(depth, aligned_depth, match)
+    of_target = [_centred(target[:, layer].float(), classes) for layer in range(depth)]
     best: dict[int, tuple[LayerMap, Tensor]] = {}
-    for source in range(theirs):
+    for source in range(aligned_depth):
         reached = [layer for layer in range(depth) if source in wanted[layer]]
         if reached:
             x = _centred(aligned[:, source].float(), classes)
-            for layer, found in _maps(x, [ours[r] for r in reached], reached, source, at, kind).items():
-                if layer not in best or found[0].explained > best[layer][0].explained:
-                    best[layer] = (found[0], vectors[source].float() @ found[1])
+            maps = _maps(x, [of_target[r] for r in reached], reached, source, at, kind)
+            for layer, (described, matrix) in maps.items():
+                if layer not in best or described.explained > best[layer][0].explained:
+                    best[layer] = (described, vectors[source].float() @ matrix)
         if advance is not None:
             advance(1)
     return CarriedOver(
@@ -149,16 +148,16 @@ def carry_over(
     )
 
 
-def partners(depth: int, theirs: int, match: LayerMatch) -> list[list[int]]:
-    """For each of `depth` target layers, the aligned layers (of `theirs`) that may stand for it."""
-    found = []
+def partners(depth: int, aligned_depth: int, match: LayerMatch) -> list[list[int]]:
+    """For each of `depth` target layers, the aligned layers (of `aligned_depth`) that may stand for it."""
+    candidates = []
     for layer in range(depth):
         # The output of layer l is l + 1 of `depth` blocks deep.
-        there = (layer + 1) / depth * theirs - 1
-        nearest = min(range(theirs), key=lambda source: abs(source - there))
-        near = [source for source in range(theirs) if abs(source - there) <= _REACH * theirs]
-        found.append(near if match == "best" and nearest in near else [nearest])
-    return found
+        there = (layer + 1) / depth * aligned_depth - 1
+        nearest = min(range(aligned_depth), key=lambda source: abs(source - there))
+        near = [source for source in range(aligned_depth) if abs(source - there) <= _REACH * aligned_depth]
+        candidates.append(near if match == "best" and nearest in near else [nearest])
+    return candidates
 
 
 def _maps(
@@ -180,15 +179,15 @@ def _maps(
                 guess = fits.predict(x[held], name, ridge)
                 left[number, which] += (y[held] - guess).double().square().sum()
     whole = _Basis(x)
-    found = {}
+    maps = {}
     for number, (layer, y) in enumerate(zip(layers, ys, strict=True)):
         which = int(left[number].argmin())
         name, ridge = kinds[which]
         total = float(y.double().square().sum())
         explained = 1 - float(left[number, which]) / total if total else 0.0
         matrix = whole.toward(y).matrix(name, ridge)
-        found[layer] = (LayerMap(layer, source, name, ridge, explained), matrix)
-    return found
+        maps[layer] = (LayerMap(layer, source, name, ridge, explained), matrix)
+    return maps
 
 
 class _Basis:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from inferaligner.fit.transfer.answer_streams import answer_streams
+from inferaligner.fit.monitor.answer_streams import answer_streams
 from inferaligner.prompts.chat import encode_chats
 from tests.support.steering_cases import trace_of_hooks
 from tests.support.tiny_aligner import PROMPTS

@@ -5,7 +5,7 @@ From the best flat setting, the factors p_l of its layers descend
     CE(aligned model's answers to harmful prompts) + weight · CE(bare model's answers to harmless prompts),
 
 both teacher-forced under the steered target. The second term keeps the answers to prompts that open the gate
-wrongly from being given up for little. Weights, vectors and layers stay as they are.
+wrongly from becoming unlikely for a small gain. Weights, vectors and layers stay as they are.
 """
 
 from __future__ import annotations
@@ -48,26 +48,35 @@ def descend(
     *,
     layers: tuple[int, ...] | None = None,
     steps: int = STEPS,
-    advance: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Descent | None:
-    """Descends from `start`, over its layers or over more of them. None if the model gives no gradients or
-    nothing is gained."""
+    """Descends from the setting `start`.
+
+    Args:
+        directions: θ, `[layers, width]`.
+        harmful, harmless: the two terms of the objective.
+        layers: the layers that get a factor; None takes those of `start`.
+        report: called with a sentence after each step.
+
+    Returns:
+        None if the model gives no gradients, or if nothing is gained.
+    """
     places = layers or start.layers
     here = torch.tensor([start.strengths.get(layer, 0.0) for layer in places])
-    told: list[float] = []
+    objective: list[float] = []
     rate, value, slope = _RATE, float("inf"), torch.zeros_like(here)
     best, trial = here, here
     for _ in range(steps):
         try:
-            found, gradient = _objective(trial, places, directions, harmful, harmless)
+            loss, gradient = _objective(trial, places, directions, harmful, harmless)
         except (RuntimeError, NotImplementedError):
             return None  # quantised weights without a backward pass
-        if advance is not None:
-            advance(f"per layer: objective {found:.3f}")
-        if found < value and bool(torch.isfinite(gradient).all()):
-            gained = value - found
-            value, slope, best = found, gradient, trial
-            told.append(value)
+        if report is not None:
+            report(f"per layer: objective {loss:.3f}")
+        if loss < value and bool(torch.isfinite(gradient).all()):
+            gained = value - loss
+            value, slope, best = loss, gradient, trial
+            objective.append(value)
             if gained < _GAIN * value:
                 break
         else:
@@ -78,9 +87,9 @@ def descend(
         if steepest == 0.0:
             break
         trial = (best - rate * start.strength * slope / steepest).clamp(min=0.0)
-    if not told or told[-1] >= told[0] * (1 - _GAIN):
+    if not objective or objective[-1] >= objective[0] * (1 - _GAIN):
         return None
-    return _descent(places, best, told)
+    return _descent(places, best, objective)
 
 
 def _objective(
@@ -105,11 +114,11 @@ def _objective(
     return value, scalars.grad
 
 
-def _descent(places: tuple[int, ...], alphas: Tensor, told: list[float]) -> Descent:
+def _descent(places: tuple[int, ...], alphas: Tensor, objective: list[float]) -> Descent:
     kept = {
         layer: alpha
         for layer, alpha in zip(places, alphas.tolist(), strict=True)
         if alpha > _LEAST * float(alphas.max())
     }
     mean = sum(kept.values()) / len(kept)
-    return Descent(tuple(kept), mean, tuple(round(a / mean, 4) for a in kept.values()), tuple(told))
+    return Descent(tuple(kept), mean, tuple(round(a / mean, 4) for a in kept.values()), tuple(objective))

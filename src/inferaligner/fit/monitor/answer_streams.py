@@ -1,4 +1,4 @@
-"""What a model's layers hold while it answers: activations of generated tokens, and nothing of the text.
+"""Activations of generated tokens, without the text.
 
 The answers to harmful prompts may be harmful themselves. Here they are never decoded into text and never
 leave this module; what a caller gets is the residual stream at each generated token, batch by batch, in
