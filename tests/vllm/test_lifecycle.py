@@ -99,7 +99,7 @@ def test_aborted_requests_leave_nothing_behind(deployment: Deployment) -> None:
         served = [each for each in finished.values() if each.outputs[0].finish_reason != "abort"]
         assert 8 < len(served) < number
         generate(llm, tokens[:1])
-        assert len(slots._free) + len(slots._stays) == 2
+        assert len(slots._free) + len(slots._assigned) == 2
     assert {assert_alone(deployment, output, 6) for output in served} == {True, False}
 
 
@@ -210,14 +210,14 @@ def test_the_audit_log_has_a_line_per_decision(deployment: Deployment, tmp_path:
         outputs = generate(llm, deployment.tokens())
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len(outputs)
-    told = {line["prompt_sha256"]: line for line in lines}
+    logged = {line["prompt_sha256"]: line for line in lines}
     for output in outputs:
         digest = hashlib.sha256(array("q", output.prompt_token_ids).tobytes()).hexdigest()
         decision, _ = deployment.expected(output.prompt_token_ids, 8)
-        assert told[digest]["open"] == decision.open
-        assert told[digest]["action"] == ("steered" if decision.open else "none")
-        assert told[digest]["bias"] == deployment.aligner.artifact.gate.bias
-        assert told[digest]["prompt_tokens"] == len(output.prompt_token_ids)
+        assert logged[digest]["open"] == decision.open
+        assert logged[digest]["action"] == ("steered" if decision.open else "none")
+        assert logged[digest]["bias"] == deployment.aligner.artifact.gate.bias
+        assert logged[digest]["prompt_tokens"] == len(output.prompt_token_ids)
     assert not any(prompt in log.read_text(encoding="utf-8") for prompt in PROMPTS)
     with engine(deployment, gate={"audit_log": str(log), "audit_text": True}) as llm:
         generate(llm, deployment.tokens(PROMPTS[:1]))
@@ -225,7 +225,7 @@ def test_the_audit_log_has_a_line_per_decision(deployment: Deployment, tmp_path:
 
 
 def test_counts_of_the_front_end(deployment: Deployment) -> None:
-    from inferaligner.vllm.frontend_patches import REPORTS
+    from inferaligner.vllm.decision_reports import REPORTS
 
     before = dict(REPORTS.counts)
     with engine(deployment) as llm:

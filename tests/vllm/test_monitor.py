@@ -149,7 +149,7 @@ def test_reports_counts_and_log(tmp_path: Path) -> None:
     """The opening of an answer is a line of its own in the log, and a count of its own."""
     import json
 
-    from inferaligner.vllm.frontend_patches import REPORTS
+    from inferaligner.vllm.decision_reports import REPORTS
 
     deployment, log = deploy(tmp_path, reads=DEEP_READS, monitor=2), tmp_path / "audit.jsonl"
     before = dict(REPORTS.counts)
