@@ -14,13 +14,8 @@ from inferaligner.vllm.settings import EngineSettings
 
 
 class AuditLog:
-    """Appends decisions to a file; without a file it does nothing.
-
-    Args:
-        file: the open log, or None.
-        aligner: digest of the aligner.
-        tokenizer: decodes prompts if their text is logged; None logs hashes only.
-    """
+    """Appends decisions to a file, with the prompts' text if it has a tokenizer; without a file it does
+    nothing. `aligner` is the aligner's digest."""
 
     def __init__(self, file: AuditFile | None, aligner: str, tokenizer: Any = None) -> None:
         self._file = file
@@ -42,12 +37,9 @@ class AuditLog:
         return cls(file, settings.sha256, tokenizer)
 
     def write(self, request: Any, report: Mapping[str, Any], bias: float) -> None:
-        """Writes a line about a request that was just decided, or whose answer a monitor just opened.
+        """Writes a line about a vLLM `Request` that was just decided, or whose answer a monitor just opened.
 
-        Args:
-            request: vLLM's `Request`.
-            report: the report on it (`GateReport.public`).
-            bias: the gate's bias, with which the score was computed.
+        `report` is a `GateReport.public()`, `bias` the gate's bias with which its score was computed.
         """
         if self._file is None:
             return

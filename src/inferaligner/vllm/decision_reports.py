@@ -49,12 +49,8 @@ class Reports:
     def record(self, internal: str, client: str, report: dict[str, Any]) -> None:
         """Records the decision of a request, and a second report if a monitor opens its answer.
 
-        A report that brings nothing new is ignored.
-
-        Args:
-            internal: the id of one answer inside vLLM.
-            client: the id of the request that the client sees; several answers may share it.
-            report: the engine's report.
+        `internal` is the id of one answer inside vLLM, `client` the id that the client sees, which several
+        answers may share. A report that brings nothing new is ignored.
         """
         if report.get("action") == "undecided" or not self.is_new(internal, report):
             return

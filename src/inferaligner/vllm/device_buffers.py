@@ -53,16 +53,8 @@ class RowBuffers:
         monitor: AnswerMonitor | None = None,
         end_gate: EndGate | None = None,
     ) -> None:
-        """Allocates the buffers on a device.
-
-        Args:
-            gate: the guidance gate.
-            slots: number of requests that run at once (vLLM's `max_num_seqs`).
-            tokens: number of tokens in the largest batch (`max_num_batched_tokens`).
-            device: the worker's device.
-            monitor: reads answers; None if none are read.
-            end_gate: reads prompts that do not end as the chat template ends them; None if all do.
-        """
+        """`slots` is vLLM's `max_num_seqs`, `tokens` its `max_num_batched_tokens`. `end_gate` reads prompts
+        that do not end as the chat template ends them; None if all do."""
         self.gate = gate
         self.end_gate = end_gate
         self.monitor = monitor

@@ -17,8 +17,7 @@ from inferaligner.vllm.settings import KEY, EngineSettings
 def install(*, metrics: bool = False) -> None:
     """Wraps vLLM's input and output processors in this process; a second call changes nothing.
 
-    Args:
-        metrics: also export Prometheus metrics.
+    With `metrics` it also registers the Prometheus metrics.
     """
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.engine.output_processor import OutputProcessor

@@ -21,9 +21,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from inferaligner.serving import gate_report
+from inferaligner.serving.gate_report import OPEN_HEADER
 from inferaligner.serving.tolerant_paths import App, Message, Receive, Send, TolerantPaths
 from inferaligner.vllm.decision_reports import REPORTS
 from inferaligner.vllm.frontend_patches import install
@@ -32,9 +33,7 @@ from inferaligner.vllm.request_errors import readable_error
 from inferaligner.vllm.settings import KEY, EngineSettings
 
 INFO_ROUTE = "/inferaligner"
-OPEN_HEADER = gate_report.OPEN_HEADER.lower().encode()
 _MODELS = "/v1/models"
-_CORS = b"access-control-allow-origin"
 _DONE = b"data: [DONE]"
 
 
@@ -91,9 +90,9 @@ class _OneModel:
                 "code": "model_not_found",
             }
             self._body = _dump({"error": error} if model is None else model)
-            headers = [each for each in self._start["headers"] if each[0].lower() != b"content-length"]
-            headers.append((b"content-length", str(len(self._body)).encode()))
-            self._start = {**self._start, "status": 404 if model is None else 200, "headers": headers}
+            headers = MutableHeaders(raw=list(self._start["headers"]))
+            headers["content-length"] = str(len(self._body))
+            self._start = {**self._start, "status": 404 if model is None else 200, "headers": headers.raw}
         await self._send(self._start)
         await self._send({"type": "http.response.body", "body": self._body, "more_body": False})
 
@@ -131,7 +130,8 @@ class _AnswerRewriter:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            kind = _content_type(message)
+            content_type = Headers(raw=list(message.get("headers", ()))).get("content-type", "")
+            kind = content_type.partition(";")[0].strip().lower()
             if kind == "text/event-stream":
                 self._stream = _EventStream()
             if kind in ("application/json", "text/event-stream"):
@@ -144,7 +144,7 @@ class _AnswerRewriter:
                 if self._start is not None:
                     if more and not self._stream.begun:
                         return  # no complete event yet
-                    await self._begin([], self._stream.report())
+                    await self._begin(self._stream.report())
                 if more and not message["body"]:
                     return  # the event is held back until the next one
             elif self._start is not None:
@@ -159,22 +159,23 @@ class _AnswerRewriter:
         body, report = with_report(self._body)
         if self._start["status"] == 400 and self._request is not None:
             body = readable_error(body, self._request.body or b"")
-        await self._begin([(b"content-length", str(len(body)).encode())], report)
+        await self._begin(report, length=len(body))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _begin(self, headers: list[tuple[bytes, bytes]], report: Any) -> None:
-        """Sends the start of the answer with more headers, and the gate's header if there is a report."""
+    async def _begin(self, report: Any, length: int | None = None) -> None:
+        """Sends the start of the answer, with the gate's header if there is a report."""
         assert self._start is not None
         start, self._start = self._start, None
-        replaced = {name for name, _ in headers} | {OPEN_HEADER}
-        kept = [(name, value) for name, value in start["headers"] if name.lower() not in replaced]
+        headers = MutableHeaders(raw=list(start["headers"]))
+        del headers[OPEN_HEADER]
+        if length is not None:
+            headers["content-length"] = str(length)
         if report is not None:
             several = report if isinstance(report, list) else [report]
-            is_open = any(each.get("open") for each in several)
-            headers = [*headers, (OPEN_HEADER, b"true" if is_open else b"false")]
-            if any(name.lower() == _CORS for name, _ in kept):
-                headers.append((b"access-control-expose-headers", OPEN_HEADER))
-        await self._send({**start, "headers": [*kept, *headers]})
+            headers[OPEN_HEADER] = "true" if any(each.get("open") for each in several) else "false"
+            if "access-control-allow-origin" in headers:
+                headers.append("access-control-expose-headers", OPEN_HEADER.lower())
+        await self._send({**start, "headers": headers.raw})
 
 
 class _EventStream:
@@ -320,13 +321,6 @@ def _info(scope: Message) -> dict[str, Any]:
         "adapters": settings.adapters,
         "counts": dict(REPORTS.counts),
     }
-
-
-def _content_type(start: Message) -> str:
-    for name, value in start.get("headers", ()):
-        if name.lower() == b"content-type":
-            return bytes(value).decode("latin-1").partition(";")[0].strip().lower()
-    return ""
 
 
 def _dump(value: dict[str, Any]) -> bytes:

@@ -20,13 +20,7 @@ Limit = Callable[[Any], int | None]
 
 
 class PrefixCacheLimits:
-    """Applies a read limit and a write limit to one `KVCacheManager`, by wrapping methods of the instance.
-
-    Args:
-        manager: vLLM's `KVCacheManager`.
-        readable: leading tokens whose blocks a request may read.
-        writable: leading tokens whose blocks a request may write.
-    """
+    """Applies a read limit and a write limit to one `KVCacheManager`, by wrapping methods of the instance."""
 
     def __init__(self, manager: Any, *, readable: Limit, writable: Limit) -> None:
         self._readable = readable

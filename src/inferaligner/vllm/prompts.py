@@ -17,8 +17,6 @@ from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd, Templ
 from inferaligner.vllm.adapters import AdapterRules
 from inferaligner.vllm.settings import EngineSettings
 
-_BASE_ALONE = AdapterRules(None, any_adapter=False)
-
 
 @dataclass(frozen=True)
 class PromptRules:
@@ -34,7 +32,7 @@ class PromptRules:
 
     ends: TemplateEnds | None
     shortest: int
-    adapters: AdapterRules = _BASE_ALONE
+    adapters: AdapterRules
     any_end: bool = False
     judges_begun: bool = False
 

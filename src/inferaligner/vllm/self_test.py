@@ -23,13 +23,7 @@ _TOKENS = 8
 
 
 def self_test(runner: Any, rows: RowBuffers, *, steers: bool) -> None:
-    """Raises `SteeringError` unless the gate acts on this worker's model.
-
-    Args:
-        runner: vLLM's model runner.
-        rows: the worker's buffers.
-        steers: whether steering must change the hidden states of open slots.
-    """
+    """Raises `SteeringError` unless the gate acts on the runner's model, and steering too if it `steers`."""
     tokens = min(_TOKENS, rows.slot_of_token.shape[0])
     plain = _run(runner, tokens, rows)
     if not torch.equal(plain, _run(runner, tokens, rows)):

@@ -20,30 +20,19 @@ from inferaligner.vllm.protocol import Order, StepDecisions, StepOrders, TokenDe
 
 @dataclass
 class SlotAssignment:
-    """A request in a slot.
-
-    Attributes:
-        slot: its number.
-        order: how the scheduler wants it treated.
-        undecided: the gate has not decided yet, as far as the host knows.
-        may_steer: False once the host knows that none of its tokens is steered.
-    """
+    """A request in a slot."""
 
     slot: int
     order: Order
-    undecided: bool
-    may_steer: bool
+    undecided: bool  # the gate has not decided yet, as far as the host knows
+    may_steer: bool  # False once the host knows that none of its tokens is steered
 
 
 class Slots:
     """Assigns slots to requests, and turns vLLM's batches into rows of the buffers.
 
     With a monitor, requests whose gate is closed stay marked for steering: any token of their answer may open
-    them.
-
-    Args:
-        buffers: the worker's buffers.
-        steers: False in shadow mode and if requests are refused instead of steered.
+    them. `steers` is False in shadow mode, and if opened requests are refused.
     """
 
     def __init__(self, buffers: RowBuffers, *, steers: bool) -> None:
