@@ -1,10 +1,10 @@
-"""What the gate adds to one decoding step of vLLM, without vLLM: the worker's bookkeeping and its operations.
+"""The gate's cost in one decoding step of vLLM, measured without vLLM: bookkeeping and operations.
 
     python -m benchmarks.vllm_operations --width 576 --layers 18 --batch 16
 
-Processor time of one thread, so other users of the machine hardly show. Put it beside the time of a step of
-the engine (`vllm_throughput.py`, time per token) to know what the gate costs there. These are the operations
-of an eager model; a compiled one has the same bookkeeping and reads, and adds in its own kernels.
+It measures processor time of one thread, which other users of the machine hardly affect. Compare it with the
+time of an engine's step (`vllm_throughput.py`, time per token). These are the operations of an eager model; a
+compiled model has the same bookkeeping and reads, and adds the vector in its own kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The list of what the plugin relies on in vLLM, against vLLM's sources and against the plugin.
+"""The contract with vLLM, compared with vLLM's sources and with the plugin.
 
 The sources are read and never imported. `make test-vllm` downloads the wheels of versions that have no build
 for CPUs into the folder `sources` of its environment.
@@ -73,7 +73,7 @@ def test_every_version_that_is_let_through_was_checked() -> None:
 
 @with_sources
 def test_nothing_of_vllm_is_hidden_by_accident(place: Path) -> None:
-    """Where a subclass of the plugin and its class in vLLM have a name in common, it stands in the list."""
+    """A name that a subclass of the plugin shares with its class in vLLM is in the contract."""
     sources = Sources(place)
     listed = {each.function.rpartition(".")[2] for each in OVERRIDES}
     listed |= {
@@ -186,7 +186,7 @@ def test_every_override_is_listed_as_it_is() -> None:
 
 
 def test_a_wrapped_output_hands_every_method_on() -> None:
-    """Those of the newest version too: a class that lacks an abstract one cannot be made."""
+    """Also the methods of the newest version: a class without an abstract method cannot be instantiated."""
     (known,) = (each for each in REVIEWED if each.owner == "AsyncModelRunnerOutput")
     assert set(known.names.split()) <= set(methods(classes()["_OutputWithDecisions"]))
 
@@ -201,7 +201,7 @@ def test_everything_that_subclasses_take_from_vllm_is_listed() -> None:
 
 
 def test_every_patch_is_listed() -> None:
-    """What is set on an object that is not the plugin's own."""
+    """Every attribute that the plugin sets on an object of vLLM is in the contract."""
     theirs = {each.function.rpartition(".")[2] for each in PATCHES}
     theirs |= {name for each in ATTRIBUTES if isinstance(each, Attributes) for name in each.names.split()}
     ours = {name for name in classes() for name in own(name) | fields(name)}
@@ -319,7 +319,7 @@ def sources(tmp_path: Path) -> Sources:
 
 
 @pytest.mark.parametrize(
-    ("statement", "miss"),
+    ("statement", "violation"),
     [
         (Names("vllm.deep.inner", "Thing VERSION call"), None),
         (Names("vllm.deep", "inner Thing"), None),
@@ -359,13 +359,13 @@ def sources(tmp_path: Path) -> Sources:
     ],
     ids=str,
 )
-def test_statements(sources: Sources, statement: Statement, miss: str | None) -> None:
+def test_statements(sources: Sources, statement: Statement, violation: str | None) -> None:
     found = statement.violations(sources)
-    assert (not found) if miss is None else (miss in " ".join(found)), found
+    assert (not found) if violation is None else (violation in " ".join(found)), found
 
 
-def test_all_violations_come_at_once(sources: Sources) -> None:
-    """Everything is missing in a package that is another one, and every statement says so."""
+def test_all_violations_are_reported_at_once(sources: Sources) -> None:
+    """Every statement is violated by a package that is not vLLM."""
     assert len(violations(sources)) >= len(CONTRACT) - len(OVERRIDES)
     for statement in CONTRACT:
         assert statement.violations(sources), statement

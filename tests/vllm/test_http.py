@@ -1,4 +1,4 @@
-"""The middleware, around applications that answer as vLLM's server does: no vLLM needed."""
+"""The middleware around applications that answer like vLLM's server; needs no vLLM."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask(
 ) -> Any:
     """Headers and body parts that a client gets from an application that sends `parts` with `headers`.
 
-    `asked` gets what the application is asked: method, path and body.
+    The application's requests are appended to `asked`: method, path and body.
     """
     sent: list[Any] = []
     more_headers = headers
@@ -81,7 +81,7 @@ def test_the_report_is_an_object_of_its_own() -> None:
     assert int(headers[b"content-length"]) == len(b"".join(parts))
 
 
-def test_what_other_connectors_say_stays() -> None:
+def test_parameters_of_other_connectors_stay() -> None:
     answer = {"id": "1", "kv_transfer_params": {KEY: REPORT, "remote": 1}}
     _, (body,) = ask([json.dumps(answer).encode()], "application/json")
     assert json.loads(body) == {"id": "1", "kv_transfer_params": {"remote": 1}, KEY: REPORT}
@@ -257,7 +257,7 @@ def test_errors_name_the_field_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "message", ["The model `x` does not exist.", "3 validation errors:\n  of another form"]
 )
-def test_errors_that_are_not_understood_stay(message: str) -> None:
+def test_errors_in_an_unknown_format_stay(message: str) -> None:
     answer = json.dumps({"error": {"message": message}}).encode()
     _, (found,) = ask([answer], "application/json", status=400, body=b"{}")
     assert found == answer

@@ -1,4 +1,4 @@
-"""Requests that come, go, are thrown out and come back: every decision is that of the request alone."""
+"""Requests that begin, end, are preempted and resume: every decision is that of the request alone."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def assert_alone(deployment: Deployment, output: Any, length: int) -> bool:
     from inferaligner.vllm import gate_of
 
     decision, answer = deployment.expected(output.prompt_token_ids, length)
-    found = gate_of(output)
-    assert found["score"] == score_of(decision, deployment)
-    assert found["open"] == decision.open
+    report = gate_of(output)
+    assert report["score"] == score_of(decision, deployment)
+    assert report["open"] == decision.open
     for each in output.outputs:
         assert list(each.token_ids) == answer
     return decision.open
 
 
 def test_preemption_and_recompute(deployment: Deployment) -> None:
-    """A cache too small for the batch: requests are thrown out while they decode, and come back."""
+    """A cache too small for the batch: requests are preempted while they decode, and resume."""
     with engine(
         deployment,
         block_size=32,
@@ -53,14 +53,14 @@ def test_preemption_and_recompute(deployment: Deployment) -> None:
         disable_log_stats=False,
     ) as llm:
         scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-        thrown_out = []
+        preempted = []
         real = scheduler._preempt_request
         scheduler._preempt_request = lambda *args, **options: (
-            thrown_out.append(options.get("drop_stale_output", False)),
+            preempted.append(options.get("drop_stale_output", False)),
             real(*args, **options),
         )
         outputs = generate(llm, deployment.tokens(), 40)
-    assert thrown_out.count(False) > 0  # for want of memory, not to be replayed
+    assert preempted.count(False) > 0  # for want of memory, not to be replayed
     assert {assert_alone(deployment, output, 40) for output in outputs} == {True, False}
 
 
@@ -110,7 +110,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
     draw = random.Random(0)
     prefixes = ["", "The quick brown fox jumps over the lazy dog. ", "Write a short story. " * 3]
     tokens = deployment.tokens([prefix + prompt for prefix in prefixes for prompt in PROMPTS])
-    lengths, asked, finished = {}, {}, {}
+    lengths, prompts, finished = {}, {}, {}
     with engine(
         deployment,
         block_size=32,
@@ -122,10 +122,10 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
         core = llm.llm_engine
         for number in range(120):
             name = str(number)
-            asked[name], lengths[name] = draw.choice(tokens), draw.choice([1, 2, 5, 16])
+            prompts[name], lengths[name] = draw.choice(tokens), draw.choice([1, 2, 5, 16])
             core.add_request(
                 name,
-                {"prompt_token_ids": asked[name]},
+                {"prompt_token_ids": prompts[name]},
                 SamplingParams(max_tokens=lengths[name], temperature=0, ignore_eos=True),
             )
             for _ in range(draw.choice([0, 0, 1, 3])):
@@ -138,7 +138,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
     assert len(served) > 90
     alone = {}
     for name, output in served.items():
-        key = (tuple(asked[name]), lengths[name])
+        key = (tuple(prompts[name]), lengths[name])
         if key not in alone:
             alone[key] = assert_alone(deployment, output, lengths[name]), output
         assert list(output.outputs[0].token_ids) == list(alone[key][1].outputs[0].token_ids)
@@ -148,7 +148,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
 
 
 def test_log_probabilities(deployment: Deployment) -> None:
-    """One for every token that is returned, none for those that were thrown away; and the prompt's."""
+    """One for every token that is returned, none for dropped tokens; and the prompt's."""
     with engine(deployment, max_num_batched_tokens=16) as llm:
         outputs = generate(llm, deployment.tokens(), 5, logprobs=2, prompt_logprobs=1)
     for output in outputs:
@@ -161,7 +161,7 @@ def test_log_probabilities(deployment: Deployment) -> None:
 
 
 def test_a_stop_string_ends_a_request_with_its_decision(deployment: Deployment) -> None:
-    """The front end ends it by itself, without another word from the engine."""
+    """The front end itself ends the request, without another output of the engine."""
     from inferaligner.vllm import gate_of
 
     with engine(deployment) as llm:

@@ -1,4 +1,4 @@
-"""Fail closed: what is not supported, not whole or not what the aligner was fitted on does not start."""
+"""Fail closed: unsupported, incomplete or mismatched deployments do not start."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_prompt_embeddings_do_not_start(tmp_path: Path) -> None:
 def test_pipeline_parallelism_does_not_start(
     deployment: Deployment, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The workers are processes of their own, and tell the reason in their log."""
+    """The workers are separate processes, and print the reason to their log."""
     options = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
     refused(deployment, "WorkerProc initialization failed", **options)
     assert "does not support pipeline parallelism" in "".join(capfd.readouterr())

@@ -31,9 +31,9 @@ def assert_equal_to_transformers(
     for prompt, output, tokens, ours, plain in zip(PROMPTS, outputs, prompts, guarded, bare, strict=True):
         assert list(output.prompt_token_ids) == list(tokens)
         assert ours.decision is not None
-        found = gate_of(output)
-        assert found["open"] == ours.decision.open
-        assert found["score"] == score_of(ours.decision, deployment, rounding)
+        report = gate_of(output)
+        assert report["open"] == ours.decision.open
+        assert report["score"] == score_of(ours.decision, deployment, rounding)
         assert tuple(output.outputs[0].token_ids) == ours.tokens
         assert (ours.tokens != plain.tokens) == ours.decision.open
         opened.add((ours.decision.open, bool(pictures_of(prompt))))
