@@ -35,7 +35,7 @@ PROMPTS: list[Prompt] = [
 
 
 @dataclass(frozen=True)
-class SeeingDeployment:
+class VisionDeployment:
     """A model with image input and its aligner, in memory and on disk."""
 
     loaded: LoadedModel
@@ -81,9 +81,9 @@ def wide_enough() -> Iterator[None]:
             tiny_vision.tiny_vision.cache_clear()
 
 
-def deploy_seeing(
+def deploy_vision(
     folder: Path, family: str, *, reads: Sequence[GateRead], layers: Sequence[int], positions: str
-) -> SeeingDeployment:
+) -> VisionDeployment:
     """Writes a tiny model with image input, and an aligner whose gate opens on half of `PROMPTS`."""
     (folder / "target").mkdir(parents=True)
     with wide_enough():
@@ -96,7 +96,7 @@ def deploy_seeing(
     gate, _ = half_open(loaded.model, loaded.reader, PROMPTS, reads)
     aligner = Aligner(replace(artifact, gate=gate))
     aligner.save_pretrained(folder / "aligner")
-    return SeeingDeployment(loaded, aligner, folder / "target", folder / "aligner")
+    return VisionDeployment(loaded, aligner, folder / "target", folder / "aligner")
 
 
 def _as_published(file: Path) -> None:
