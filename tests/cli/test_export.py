@@ -15,7 +15,7 @@ def test_a_control_vector_with_its_warning(run: Run, aligner: Path, tmp_path: Pa
     file = tmp_path / "vector.gguf"
     outcome = run("export", aligner, "--to", "gguf", "-o", file)
     assert (outcome.code, outcome.out) == (0, "")
-    assert "Warning: No gate goes along" in outcome.err
+    assert "Warning: The file has no gate" in outcome.err
     expected = Aligner.from_pretrained(aligner).artifact.additions()
     found = read_control_vector(file)
     assert found.keys() == expected.keys()
