@@ -1,10 +1,10 @@
-"""What the gate adds to one decoding step of vLLM, without vLLM: the worker's bookkeeping and its operations.
+"""The gate's cost in one decoding step of vLLM, measured without vLLM: bookkeeping and operations.
 
     python -m benchmarks.vllm_operations --width 576 --layers 18 --batch 16
 
-Processor time of one thread, so other users of the machine hardly show. Put it beside the time of a step of
-the engine (`vllm_throughput.py`, time per token) to know what the gate costs there. These are the operations
-of an eager model; a compiled one has the same bookkeeping and reads, and adds in its own kernels.
+It measures processor time of one thread, which other users of the machine hardly affect. Compare it with the
+time of an engine's step (`vllm_throughput.py`, time per token). These are the operations of an eager model; a
+compiled model has the same bookkeeping and reads, and adds the vector in its own kernels.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, share in {"closed": 0.0, "half open": 0.5, "open": 1.0}.items():
         parts = _step(options, round(options.batch * share))
-        told = ", ".join(f"{part} {microseconds:.0f}" for part, microseconds in parts.items())
-        print(f"{name}: {sum(parts.values()):.0f} µs a step ({told})")
+        text = ", ".join(f"{part} {microseconds:.0f}" for part, microseconds in parts.items())
+        print(f"{name}: {sum(parts.values()):.0f} µs a step ({text})")
 
 
 def _step(options: argparse.Namespace, opened: int) -> dict[str, float]:
@@ -55,7 +55,7 @@ def _step(options: argparse.Namespace, opened: int) -> dict[str, float]:
     for _ in range(options.repeats):
         begin = time.process_time()
         slots.begin_step([], StepOrders())
-        slots.plan(names, [_PROMPT + 20] * options.batch, [1] * options.batch)
+        slots.plan_batch(names, [_PROMPT + 20] * options.batch, [1] * options.batch)
         planned = time.process_time()
         run.read_gate(
             stream, stream, gate.weights, [0], [0], counts, rows.read_tokens, rows.read_slots, rows.partial

@@ -1,15 +1,15 @@
-"""What the gate costs on vLLM: stock against plugin, on the same prompts, in turns.
+"""The gate's cost on vLLM: the stock engine against the plugin, on the same prompts, in turns.
 
     python -m benchmarks.vllm_throughput --model builtin:smollm2-135m --batch 16 --repeats 10
     python -m benchmarks.vllm_throughput --model meta-llama/Llama-3.1-8B-Instruct --batch 64 \\
         --vllm max_model_len=4096
 
-Two engines stand side by side, one of them without the plugin. Each round sends the same batch to both:
-prompts that do not open the gate, half of them, only those that do. The gate stands after 2/5 of the depth
-and every layer above it is steered, the most expensive plan that needs one pass; its threshold is the median
-of the prompts' scores, and its vectors are so small that the answers stay of one kind. What is compared is
-seconds for the whole batch, time to the first token and time per token (p50 and p99 over the requests of a
-batch).
+Two engines run side by side, one without the plugin. Each round sends the same batch to both: prompts that
+keep the gate closed, prompts of which half open it, or prompts that all open it. The gate reads the layer at
+2/5 of the depth, and every layer above it is steered: the most expensive plan that needs one pass. The
+threshold is the median of the prompts' scores, and the vectors are so small that the answers hardly change.
+The comparison covers seconds for the whole batch, time to the first token and time per token (p50 and p99
+over the requests of a batch).
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=10, help="rounds that are kept")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
+    parser.add_argument("--repeats", type=int, default=10, help="measured rounds")
+    parser.add_argument("--warmup", type=int, default=2, help="rounds before the measurement")
     parser.add_argument("--only", action="append", choices=list(SHARES), help="one kind of batch")
     parser.add_argument("--eager", action="store_true", help="no compilation")
     parser.add_argument("--async-scheduling", action="store_true")
@@ -104,7 +104,7 @@ def _options() -> argparse.Namespace:
         "--clock",
         default="wall",
         choices=["wall", "cpu"],
-        help="what the whole batch is timed with; cpu for a machine that others use, with "
+        help="clock for the whole batch; cpu for a shared machine, together with "
         "VLLM_ENABLE_V1_MULTIPROCESSING=0, which keeps the engine in this process",
     )
     parser.add_argument("--json", metavar="FILE", help="write settings, machine, durations and ratios")
@@ -146,7 +146,7 @@ def _subject(options: argparse.Namespace, folder: Path) -> tuple[Path, list[list
     texts = [sample.prompt for sample in load_contrast_set().benign][: 4 * max(options.batch, 16)]
     scores = [decision.score for decision in aligner(gate).score(loaded.model, loaded.tokenizer, texts)]
     ranked = [text for _, text in sorted(zip(scores, texts, strict=True))]
-    quarter = len(ranked) // 4  # those near the threshold are left out: bfloat16 kernels differ in rounding
+    quarter = len(ranked) // 4  # without prompts near the threshold: bfloat16 kernels round differently
     aligner(gate.with_bias(-sorted(scores)[len(scores) // 2])).save_pretrained(folder)
     closed = encode_chats(loaded.tokenizer, ranked[:quarter])
     return folder, closed, encode_chats(loaded.tokenizer, ranked[-quarter:])

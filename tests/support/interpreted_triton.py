@@ -1,8 +1,8 @@
 """vLLM's second model runner on a CPU: its Triton kernels run in Triton's interpreter.
 
-Slow, but the very runner that GPUs get. `VLLM_USE_V2_MODEL_RUNNER=1 pytest tests/vllm` runs any of these
-tests on it. Must come before vLLM is imported: PyPI's Triton has no backend for CPUs, and without one vLLM
-takes Triton for missing.
+Slow, but it is the runner that GPUs use. `VLLM_USE_V2_MODEL_RUNNER=1 pytest tests/vllm` runs any of these
+tests on it. `install` must run before vLLM is imported: PyPI's Triton has no backend for CPUs, and without a
+backend vLLM treats Triton as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Driver:
 
 
 def install() -> None:
-    """Switches the interpreter on, and Triton's missing backend away."""
+    """Enables the interpreter, and adds a stand-in for Triton's missing backend."""
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.backends import backends
 

@@ -1,5 +1,4 @@
-"""Tiny models with aligners on disk, engines for them, and what the transformers engine says about the
-same."""
+"""Tiny models with aligners on disk, vLLM engines for them, and the transformers engine's results."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ DEEP_READS = (GateRead(1, 0), GateRead(1, 3), GateRead(2, 0), GateRead(2, 5))
 
 
 class Served(Protocol):
-    """What an engine is started for."""
+    """A deployment that an engine can serve."""
 
     @property
     def model(self) -> Any: ...
@@ -63,7 +62,7 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class Deployment:
-    """A model with its aligner, here and on disk. What transformers says is computed once."""
+    """A model with its aligner, in memory and on disk. Results of transformers are computed once."""
 
     model: Any
     tokenizer: Any
@@ -76,7 +75,7 @@ class Deployment:
         return encode_chats(self.tokenizer, list(prompts))
 
     def expected(self, tokens: Sequence[int], length: int) -> tuple[Decision, list[int]]:
-        """What transformers does with one prompt: the decision, and `length` greedy tokens."""
+        """The result of transformers for one prompt: the decision, and `length` greedy tokens."""
         key = ("gated", tuple(tokens), length)
         if key not in self.known:
             with self.aligner.apply(self.model, self.tokenizer) as guard:
@@ -86,7 +85,7 @@ class Deployment:
         return decision, list(answer)
 
     def bare(self, tokens: Sequence[int], length: int) -> list[int]:
-        """The same without the aligner."""
+        """The tokens without the aligner."""
         key = ("bare", tuple(tokens), length)
         if key not in self.known:
             self.known[key] = self._answer(tokens, length)
@@ -123,7 +122,7 @@ def deploy(
     tiny_tokenizer().save_pretrained(folder / "target")
     if adapter:
         model = _with_adapter(model, folder)
-    # As everybody gets it from the folder: some families have a class of tokenizer that adds tokens.
+    # From the folder, as the engine loads it: some families have a tokenizer class that adds tokens.
     tokenizer = AutoTokenizer.from_pretrained(folder / "target")
     artifact = tiny_artifact(model, tokenizer, layers=layers).with_steering(
         positions=positions, strength=strength
@@ -161,7 +160,7 @@ def half_open(
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
-    """The model with a LoRA adapter that changes what it says."""
+    """The model with a LoRA adapter that changes its answers."""
     import peft
 
     config = peft.LoraConfig(
@@ -200,7 +199,7 @@ def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> Answer
 
 
 def score_of(decision: Decision, deployment: Served, rounding: float = 1e-5) -> Any:
-    """What a score in float32 may be compared with: `found == score_of(…)`.
+    """A value to compare a float32 score with: `score == score_of(…)`.
 
     A score is a small difference of large numbers: its rounding is relative to the terms that cancel, and the
     bias is of their size.
@@ -216,8 +215,8 @@ def engine(deployment: Served, *, plugin: bool = True, **options: Any) -> Iterat
 
     from vllm import LLM
 
-    _mend_the_search_for_kernels()
-    keep_imports_out_of_collections()
+    _repair_kernel_search()
+    freeze_imports()
     choices = options.pop("gate", {})
     if choices.get("async_scheduling"):
         _allow_async_scheduling()
@@ -262,7 +261,7 @@ def recording(deployment: Deployment, **options: Any) -> Iterator[RecordingEngin
 
     import vllm  # noqa: F401
 
-    keep_imports_out_of_collections()
+    freeze_imports()
     try:
         with (
             classes_kept(deployment.model),
@@ -275,8 +274,8 @@ def recording(deployment: Deployment, **options: Any) -> Iterator[RecordingEngin
 
 @contextmanager
 def classes_kept(model: Any) -> Iterator[None]:
-    """Where vLLM takes the code of transformers, it changes the classes to its own ends, and afterwards
-    nobody else can use them: not the other engine of the next test. Here they are as before on leaving."""
+    """Restores the model's classes on leaving: vLLM changes them where it runs the code of transformers, and
+    the transformers engine of the next test could not use them."""
     before = {
         kind: (kind.__bases__, dict(vars(kind)))
         for kind in {type(module) for module in model.modules()}
@@ -294,22 +293,21 @@ def classes_kept(model: Any) -> Iterator[None]:
             kind.__bases__ = bases
 
 
-def _mend_the_search_for_kernels() -> None:
-    """vLLM 0.32 cannot start a second engine on a CPU once numba is imported (speculation does that): it asks
-    everything in every module for `__dict__`, and one object of llvmlite answers with something else."""
+def _repair_kernel_search() -> None:
+    """vLLM 0.32 cannot start a second engine on a CPU once numba is imported (speculation imports it): it
+    reads `__dict__` of every object in every module, and one of llvmlite's is not a dictionary."""
     from vllm.triton_utils import dispatcher
 
     def safe(value: Any) -> Any:
-        found = vars(value)
-        return found if isinstance(found, (dict, MappingProxyType)) else {}
+        attributes = vars(value)
+        return attributes if isinstance(attributes, (dict, MappingProxyType)) else {}
 
     dispatcher.vars = safe
 
 
-def keep_imports_out_of_collections() -> None:
-    """vLLM collects garbage nine times an engine, each time through all modules that it has imported: more
-    than half of the time of a test. They are set aside once, and vLLM's own way to do and undo that is
-    off."""
+def freeze_imports() -> None:
+    """Freezes imported modules once. vLLM collects garbage nine times per engine, through all modules that
+    it has imported, which takes more than half of a test's time; its own freezing is switched off."""
     if getattr(gc.freeze, "__module__", "gc") == "gc":
         gc.collect()
         gc.freeze()
@@ -317,7 +315,7 @@ def keep_imports_out_of_collections() -> None:
 
 
 def _allow_async_scheduling() -> None:
-    """vLLM switches it off on a CPU, as nothing is gained by it there; but it does work."""
+    """vLLM disables it on a CPU because it gains nothing there; it works nevertheless."""
     from vllm.platforms.cpu import CpuPlatform
 
     real = CpuPlatform.check_and_update_config
@@ -336,7 +334,7 @@ def _allow_async_scheduling() -> None:
 def generate(
     llm: Any, tokens: Sequence[Sequence[int]], length: int = 8, *, lora_request: Any = None, **settings: Any
 ) -> list[Any]:
-    """Outputs for prompts of token ids, greedy and of one length unless told otherwise."""
+    """Outputs for prompts of token ids, greedy and of one length by default."""
     from vllm import SamplingParams
 
     parameters = SamplingParams(**{"max_tokens": length, "temperature": 0, "ignore_eos": True, **settings})

@@ -1,4 +1,4 @@
-"""Tiny models that see, with aligners on disk: what vLLM and transformers make of the same pictures."""
+"""Tiny models with image input and their aligners on disk, served by vLLM and by transformers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROMPTS: list[Prompt] = [
         for pictures in ((PICTURES[0],), (PICTURES[1],), (PICTURES[2], PICTURES[3]))
     ),
 ]
-"""The same text stands under other pictures: a cache that goes by the text would be wrong."""
+"""The same text comes with different pictures: a cache that compares the text alone would be wrong."""
 
 
 @dataclass(frozen=True)
-class SeeingDeployment:
-    """A model that sees, with its aligner, here and on disk."""
+class VisionDeployment:
+    """A model with image input and its aligner, in memory and on disk."""
 
     loaded: LoadedModel
     aligner: Aligner
@@ -48,14 +48,14 @@ class SeeingDeployment:
         return self.loaded.model
 
     def expected(self, length: int, *, steered: bool) -> list[Answer]:
-        """What transformers answers, each prompt alone."""
+        """The answers of transformers, each prompt alone."""
         if not steered:
             return self._answers(length)
         with self.aligner.apply(self.model, self.loaded.reader) as guard:
             return self._answers(length, decisions=lambda: guard.decisions)
 
     def _answers(self, length: int, **options: Any) -> list[Answer]:
-        found = generate_answers(
+        answers = generate_answers(
             self.model,
             self.loaded.reader,
             PROMPTS,
@@ -64,7 +64,7 @@ class SeeingDeployment:
             batch_size=1,
             **options,
         )
-        return sorted(found, key=lambda answer: answer.row)
+        return sorted(answers, key=lambda answer: answer.row)
 
 
 @contextmanager
@@ -81,10 +81,10 @@ def wide_enough() -> Iterator[None]:
             tiny_vision.tiny_vision.cache_clear()
 
 
-def deploy_seeing(
+def deploy_vision(
     folder: Path, family: str, *, reads: Sequence[GateRead], layers: Sequence[int], positions: str
-) -> SeeingDeployment:
-    """Writes a tiny model that sees, and an aligner whose gate opens on half of `PROMPTS`."""
+) -> VisionDeployment:
+    """Writes a tiny model with image input, and an aligner whose gate opens on half of `PROMPTS`."""
     (folder / "target").mkdir(parents=True)
     with wide_enough():
         loaded = tiny_vision.save_vision(family, folder / "target")
@@ -96,11 +96,11 @@ def deploy_seeing(
     gate, _ = half_open(loaded.model, loaded.reader, PROMPTS, reads)
     aligner = Aligner(replace(artifact, gate=gate))
     aligner.save_pretrained(folder / "aligner")
-    return SeeingDeployment(loaded, aligner, folder / "target", folder / "aligner")
+    return VisionDeployment(loaded, aligner, folder / "target", folder / "aligner")
 
 
 def _as_published(file: Path) -> None:
-    """LLaVA's checkpoints name the tower's weights as transformers 4 did, and so does vLLM."""
+    """Names the tower's weights as transformers 4 did: LLaVA checkpoints and vLLM use these names."""
     weights = {
         name.replace("vision_tower.", "vision_tower.vision_model."): weight
         for name, weight in load_file(file).items()

@@ -1,4 +1,4 @@
-"""What vLLM must be told before it is imported: one process, one thread, little memory."""
+"""Settings that vLLM reads at its import: one process, one thread, little memory."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The second runner's tests take minutes, so they come first: no worker waits for them at the end."""
+    """Runs the second runner's tests first: they take minutes, and no worker waits for them at the end."""
     items.sort(key=lambda item: item.path.name != "test_runner_v2.py")

@@ -1,4 +1,4 @@
-"""What must hold on vLLM's second model runner, with and without async scheduling.
+"""Tests of vLLM's second model runner, with and without async scheduling.
 
 Run by `test_runner_v2.py`, or with VLLM_USE_V2_MODEL_RUNNER=1 pytest tests/vllm/second_runner.py.
 """
@@ -29,15 +29,15 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def assert_alone(deployment: Deployment, outputs: list[Any], length: int = LENGTH) -> None:
-    """Every output is what the request gets alone in transformers; both kinds are among them."""
+    """Every output equals that of transformers for the request alone; both decisions occur."""
     from inferaligner.vllm import gate_of
 
     opened = set()
     for output in outputs:
         decision, answer = deployment.expected(output.prompt_token_ids, length)
-        found = gate_of(output)
-        assert found["score"] == score_of(decision, deployment)
-        assert found["open"] == decision.open
+        report = gate_of(output)
+        assert report["score"] == score_of(decision, deployment)
+        assert report["open"] == decision.open
         for each in output.outputs:
             assert list(each.token_ids) == answer
         opened.add(decision.open)
@@ -67,7 +67,7 @@ def test_chunks_and_shared_prefixes(deployment: Deployment, scheduling: dict[str
 
 @pytest.mark.parametrize("scheduling", SCHEDULING)
 def test_preemption(deployment: Deployment, scheduling: dict[str, Any]) -> None:
-    """A cache too small for the batch: the runner forgets requests that are thrown out."""
+    """A cache too small for the batch: the runner forgets requests that are preempted."""
     with engine(
         deployment,
         block_size=32,
@@ -78,14 +78,14 @@ def test_preemption(deployment: Deployment, scheduling: dict[str, Any]) -> None:
         **scheduling,
     ) as llm:
         scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-        thrown_out = []
+        preempted = []
         real = scheduler._preempt_request
         scheduler._preempt_request = lambda *args, **options: (
-            thrown_out.append(options.get("drop_stale_output", False)),
+            preempted.append(options.get("drop_stale_output", False)),
             real(*args, **options),
         )
         outputs = generate(llm, deployment.tokens()[:5], 36)
-    assert thrown_out.count(False) > 0  # for want of memory, not to be replayed
+    assert preempted.count(False) > 0  # for want of memory, not to be replayed
     assert_alone(deployment, outputs, 36)
 
 
@@ -158,9 +158,9 @@ def test_a_second_turn_after_a_steered_first_one(tmp_path: Path) -> None:
     (tail,) = deployment.tokens(["And then? " * 6])
     with engine(deployment, block_size=32, max_model_len=512, enable_prefix_caching=True, **ASYNC) as llm:
         (first,) = generate(llm, [opened], 40)
-        said = list(first.outputs[0].token_ids)
-        assert said == deployment.expected(opened, 40)[1]
-        second = [*opened, *said, *tail]
+        first_answer = list(first.outputs[0].token_ids)
+        assert first_answer == deployment.expected(opened, 40)[1]
+        second = [*opened, *first_answer, *tail]
         (output,) = generate(llm, [second], LENGTH)
     assert output.num_cached_tokens <= len(opened) - 1
     assert list(output.outputs[0].token_ids) == deployment.expected(second, LENGTH)[1]
@@ -169,7 +169,7 @@ def test_a_second_turn_after_a_steered_first_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheduling", SCHEDULING)
 @pytest.mark.parametrize("positions", ["from_gate", "all"])
 def test_answers_that_a_monitor_opens(tmp_path: Path, scheduling: dict[str, Any], positions: str) -> None:
-    """Requests are thrown out and come back; a step ahead, the host learns late which token opened one."""
+    """Requests are preempted and resume; a step ahead, the host learns late which token opened an answer."""
     from inferaligner.vllm import gate_of
 
     length = 16
@@ -184,14 +184,14 @@ def test_answers_that_a_monitor_opens(tmp_path: Path, scheduling: dict[str, Any]
     ) as llm:
         assert_second_runner(llm, ahead=bool(scheduling))
         outputs = generate(llm, deployment.tokens(), length)
-    found = {}
+    kinds = set()
     for output in outputs:
         decision, answer = deployment.expected(output.prompt_token_ids, length)
         assert gate_of(output).get("opened_at") == decision.answer_token
         assert gate_of(output)["open"] == (decision.opened_at is not None)
         assert list(output.outputs[0].token_ids) == answer
-        found["answer" if decision.answer_token else decision.opened_at] = True
-    assert set(found) == {"prompt", "answer", None}
+        kinds.add("answer" if decision.answer_token else decision.opened_at)
+    assert kinds == {"prompt", "answer", None}
 
 
 def test_lora(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_low_rank_adapter_gets_the_next_rank_that_vllm_has(tmp_path: Path) -> 
 
 def test_weights_beside_the_low_rank_ones_are_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "more", modules_to_save=["lm_head"])
-    with pytest.raises(ModelLoadError, match=r"weights beside its low-rank ones, such as .*lm_head"):
+    with pytest.raises(ModelLoadError, match=r"weights besides its low-rank ones, such as .*lm_head"):
         rank_flags(folder)
 
 

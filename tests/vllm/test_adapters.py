@@ -97,7 +97,7 @@ def test_an_aligner_of_the_base_model(tmp_path: Path) -> None:
                         input_ids=ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0
                     )[0, ids.shape[1] :].tolist()
                     (decision,) = guard.decisions
-                found = gate_of(output)
-                assert found["score"] == pytest.approx(decision.score, abs=1e-4 * (1 + abs(gate.bias)))
-                assert found["open"] == decision.open
+                report = gate_of(output)
+                assert report["score"] == pytest.approx(decision.score, abs=1e-4 * (1 + abs(gate.bias)))
+                assert report["open"] == decision.open
                 assert list(output.outputs[0].token_ids) == answer

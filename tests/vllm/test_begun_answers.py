@@ -73,9 +73,9 @@ def agree(deployment: Deployment, outputs: list[Any]) -> set[bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             decision, answer = deployment.expected(output.prompt_token_ids, LENGTH)
-        found = gate_of(output)
-        assert found["open"] == decision.open
-        assert found["score"] == score_of(decision, deployment)
+        report = gate_of(output)
+        assert report["open"] == decision.open
+        assert report["score"] == score_of(decision, deployment)
         assert list(output.outputs[0].token_ids) == answer
         opened.add(decision.open)
     return opened

@@ -1,4 +1,4 @@
-"""The list of what the plugin relies on in vLLM, against vLLM's sources and against the plugin.
+"""The contract with vLLM, compared with vLLM's sources and with the plugin.
 
 The sources are read and never imported. `make test-vllm` downloads the wheels of versions that have no build
 for CPUs into the folder `sources` of its environment.
@@ -26,7 +26,7 @@ from inferaligner.vllm.contract import (
     REVIEWED,
     installed,
     main,
-    misses,
+    violations,
 )
 from inferaligner.vllm.sources import Sources
 from inferaligner.vllm.statements import (
@@ -61,7 +61,7 @@ with_sources = pytest.mark.parametrize(
 
 @with_sources
 def test_vllm_keeps_the_contract(place: Path) -> None:
-    found = misses(Sources(place))
+    found = violations(Sources(place))
     assert not found, "\n".join(["vLLM no longer has what the plugin relies on:", *found])
 
 
@@ -73,7 +73,7 @@ def test_every_version_that_is_let_through_was_checked() -> None:
 
 @with_sources
 def test_nothing_of_vllm_is_hidden_by_accident(place: Path) -> None:
-    """Where a subclass of the plugin and its class in vLLM have a name in common, it stands in the list."""
+    """A name that a subclass of the plugin shares with its class in vLLM is in the contract."""
     sources = Sources(place)
     listed = {each.function.rpartition(".")[2] for each in OVERRIDES}
     listed |= {
@@ -186,7 +186,7 @@ def test_every_override_is_listed_as_it_is() -> None:
 
 
 def test_a_wrapped_output_hands_every_method_on() -> None:
-    """Those of the newest version too: a class that lacks an abstract one cannot be made."""
+    """Also the methods of the newest version: a class without an abstract method cannot be instantiated."""
     (known,) = (each for each in REVIEWED if each.owner == "AsyncModelRunnerOutput")
     assert set(known.names.split()) <= set(methods(classes()["_OutputWithDecisions"]))
 
@@ -201,7 +201,7 @@ def test_everything_that_subclasses_take_from_vllm_is_listed() -> None:
 
 
 def test_every_patch_is_listed() -> None:
-    """What is set on an object that is not the plugin's own."""
+    """Every attribute that the plugin sets on an object of vLLM is in the contract."""
     theirs = {each.function.rpartition(".")[2] for each in PATCHES}
     theirs |= {name for each in ATTRIBUTES if isinstance(each, Attributes) for name in each.names.split()}
     ours = {name for name in classes() for name in own(name) | fields(name)}
@@ -264,18 +264,18 @@ def test_every_option_that_is_asked_for_is_listed() -> None:
         ("scheduler.py audit.py prompts.py", "request", {"Request", "EngineCoreRequest"}),
         ("adapters.py", "request", {"LoRARequest"}),
         ("worker.py recording_worker.py", "scheduler_output", {"SchedulerOutput"}),
-        ("seams.py", "batch", {"InputBatch"}),
-        ("seams.py", "input_batch", {"InputBatch"}),
+        ("runner_hooks.py", "batch", {"InputBatch"}),
+        ("runner_hooks.py", "input_batch", {"InputBatch"}),
         ("scheduler.py recording_worker.py", "new", {"NewRequestData"}),
-        ("seams.py", "runner", {"GPUModelRunner"}),
-        ("seams.py", "_runner", {"GPUModelRunner"}),
+        ("runner_hooks.py", "runner", {"GPUModelRunner"}),
+        ("runner_hooks.py", "_runner", {"GPUModelRunner"}),
         ("self_test.py", "runner", {"GPUModelRunner"}),
         ("worker.py recording_worker.py", "model_runner", {"GPUModelRunner"}),
         ("platform_worker.py", "current_platform", {"Platform"}),
         ("scheduler.py", "kv_cache_manager", {"KVCacheManager"}),
         ("prefix_cache.py", "manager", {"KVCacheManager"}),
         ("prefix_cache.py", "coordinator", {"KVCacheCoordinator"}),
-        ("front.py", "state", {"RequestState"}),
+        ("frontend_patches.py", "state", {"RequestState"}),
         ("recording.py", "_engine", {"LLM"}),
     ],
 )
@@ -319,7 +319,7 @@ def sources(tmp_path: Path) -> Sources:
 
 
 @pytest.mark.parametrize(
-    ("statement", "miss"),
+    ("statement", "violation"),
     [
         (Names("vllm.deep.inner", "Thing VERSION call"), None),
         (Names("vllm.deep", "inner Thing"), None),
@@ -330,22 +330,22 @@ def sources(tmp_path: Path) -> Sources:
         (Call("vllm", "Thing.act", "request"), None),
         (Call("vllm", "Thing.inherited", "1"), None),
         (Call("vllm", "Thing.act", "request, limit=1"), None),
-        (Call("vllm", "Thing.act", ""), "wants an argument request"),
+        (Call("vllm", "Thing.act", ""), "needs an argument request"),
         (Call("vllm", "Thing.act", "1, 2, 3"), "takes 2 positional arguments, 3 are given"),
         (Call("vllm", "Thing.act", "1, bound=2"), "takes no argument bound"),
-        (Call("vllm.deep.inner", "call", "1, 2"), "wants an argument third"),
+        (Call("vllm.deep.inner", "call", "1, 2"), "needs an argument third"),
         (Override("vllm", "Thing.act", "request, *args, **options"), None),
         (Override("vllm", "Thing.act", "request, limit"), None),
         (Override("vllm", "Thing.act", "request"), "may be given limit"),
         (Override("vllm", "Thing.act", "request, *args"), "may be given limit"),
         (Override("vllm", "Thing.act", "prompt, *args, **options"), "has request where prompt is expected"),
-        (Override("vllm", "Thing.inherited", "one, two"), "does not give the argument two"),
+        (Override("vllm", "Thing.inherited", "one, two"), "no longer has the argument two"),
         (Override("vllm", "Thing.__init__", "config"), "may be given flag"),
         (Override("vllm", "Thing.__init__", "config, **options"), None),
         (Override("vllm", "Thing.gone", ""), "vllm.Thing.gone does not exist"),
         (Code("vllm", "Thing.act", ("self.store.find(request)",)), None),
         (Code("vllm", "Thing.act", ("self.shop.find( || self.store.find(",)), None),
-        (Code("vllm", "Thing.act", ("self.shop.find(",)), "does not say `self.shop.find(`"),
+        (Code("vllm", "Thing.act", ("self.shop.find(",)), "no longer contains `self.shop.find(`"),
         (Code("vllm.deep.inner", "", ("VERSION: int = 1",)), None),
         (OneOf((Names("vllm", "gone"), Names("vllm", "Thing"))), None),
         (OneOf((Names("vllm", "gone"), Names("vllm", "lost"))), "vllm has no gone"),
@@ -353,22 +353,22 @@ def sources(tmp_path: Path) -> Sources:
         (Reviewed("vllm", "Thing", "methods", "forward inherited", "why?"), "Thing.act is new: why?"),
         (Reviewed("vllm", "Thing", "fields", "", "why?"), "Thing.field is new: why?"),
         (Carrier("vllm", "Thing"), None),
-        (Carrier("vllm.deep.inner", "Tight"), "takes no other attributes"),
+        (Carrier("vllm.deep.inner", "Tight"), "accepts no additional attributes"),
         (DecoderLayer("vllm", "Thing", pair=True), None),
         (DecoderLayer("vllm", "Thing", pair=False), "takes the residual stream"),
     ],
     ids=str,
 )
-def test_statements(sources: Sources, statement: Statement, miss: str | None) -> None:
-    found = statement.misses(sources)
-    assert (not found) if miss is None else (miss in " ".join(found)), found
+def test_statements(sources: Sources, statement: Statement, violation: str | None) -> None:
+    found = statement.violations(sources)
+    assert (not found) if violation is None else (violation in " ".join(found)), found
 
 
-def test_all_misses_come_at_once(sources: Sources) -> None:
-    """Everything is missing in a package that is another one, and every statement says so."""
-    assert len(misses(sources)) >= len(CONTRACT) - len(OVERRIDES)
+def test_all_violations_are_reported_at_once(sources: Sources) -> None:
+    """Every statement is violated by a package that is not vLLM."""
+    assert len(violations(sources)) >= len(CONTRACT) - len(OVERRIDES)
     for statement in CONTRACT:
-        assert statement.misses(sources), statement
+        assert statement.violations(sources), statement
 
 
 def test_the_command(

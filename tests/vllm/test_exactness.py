@@ -1,4 +1,4 @@
-"""The vLLM engine says what the transformers engine says: decisions, scores and tokens."""
+"""The vLLM engine gives the results of the transformers engine: decisions, scores and tokens."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def assert_equal_to_transformers(deployment: Deployment, outputs: list[Any], len
     opened = set()
     for output in outputs:
         decision, answer = deployment.expected(output.prompt_token_ids, length)
-        found = gate_of(output)
-        assert found["open"] == decision.open
-        assert found["score"] == score_of(decision, deployment)
-        assert found["action"] == ("steered" if decision.open else "none")
+        report = gate_of(output)
+        assert report["open"] == decision.open
+        assert report["score"] == score_of(decision, deployment)
+        assert report["action"] == ("steered" if decision.open else "none")
         assert list(output.outputs[0].token_ids) == answer
         steered = answer != deployment.bare(output.prompt_token_ids, length)
         assert steered == decision.open  # else the comparison would be about nothing

@@ -16,7 +16,7 @@ LENGTH = 12
 
 
 def model_config(file: dict[str, Any], *, source: str = "auto", **override: Any) -> Any:
-    """What a `ModelConfig` says about generation."""
+    """A `ModelConfig` with these settings of `generation_config.json`."""
     return SimpleNamespace(
         generation_config=source,
         override_generation_config=override,
@@ -50,10 +50,10 @@ def test_what_vllm_heeds_starts() -> None:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
-    found = deploy(tmp_path_factory.mktemp("generation"))
-    found.model.generation_config.repetition_penalty = 1.3
-    found.model.generation_config.save_pretrained(found.target)
-    return found
+    deployed = deploy(tmp_path_factory.mktemp("generation"))
+    deployed.model.generation_config.repetition_penalty = 1.3
+    deployed.model.generation_config.save_pretrained(deployed.target)
+    return deployed
 
 
 def test_the_same_answers_as_transformers(deployment: Deployment) -> None:
@@ -62,7 +62,7 @@ def test_the_same_answers_as_transformers(deployment: Deployment) -> None:
         defaults = llm.get_default_sampling_params()
         assert defaults.repetition_penalty == 1.3
         outputs = generate(llm, tokens, LENGTH, repetition_penalty=defaults.repetition_penalty)
-    told = [list(output.outputs[0].token_ids) for output in outputs]
-    assert told == [deployment.expected(prompt, LENGTH)[1] for prompt in tokens]
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    assert answers == [deployment.expected(prompt, LENGTH)[1] for prompt in tokens]
     plain = deploy(Path(deployment.target).parent / "plain")
-    assert told != [plain.expected(prompt, LENGTH)[1] for prompt in plain.tokens(PROMPTS)]
+    assert answers != [plain.expected(prompt, LENGTH)[1] for prompt in plain.tokens(PROMPTS)]

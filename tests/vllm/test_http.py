@@ -1,4 +1,4 @@
-"""The middleware, around applications that answer as vLLM's server does: no vLLM needed."""
+"""The middleware around applications that answer like vLLM's server; needs no vLLM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from inferaligner.vllm import frontend_patches as front
-from inferaligner.vllm import http
-from inferaligner.vllm.frontend_patches import Reports
+from inferaligner.vllm import decision_reports, http
+from inferaligner.vllm.decision_reports import Reports
 from inferaligner.vllm.http import GateMiddleware
 from inferaligner.vllm.settings import KEY
 
@@ -25,7 +24,6 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     fresh = Reports()
     monkeypatch.setattr(http, "install", lambda *, metrics: None)
     monkeypatch.setattr(http, "REPORTS", fresh)
-    monkeypatch.setattr(front, "REPORTS", fresh)
     return fresh
 
 
@@ -42,7 +40,7 @@ def ask(
 ) -> Any:
     """Headers and body parts that a client gets from an application that sends `parts` with `headers`.
 
-    `asked` gets what the application is asked: method, path and body.
+    The application's requests are appended to `asked`: method, path and body.
     """
     sent: list[Any] = []
     more_headers = headers
@@ -83,7 +81,7 @@ def test_the_report_is_an_object_of_its_own() -> None:
     assert int(headers[b"content-length"]) == len(b"".join(parts))
 
 
-def test_what_other_connectors_say_stays() -> None:
+def test_parameters_of_other_connectors_stay() -> None:
     answer = {"id": "1", "kv_transfer_params": {KEY: REPORT, "remote": 1}}
     _, (body,) = ask([json.dumps(answer).encode()], "application/json")
     assert json.loads(body) == {"id": "1", "kv_transfer_params": {"remote": 1}, KEY: REPORT}
@@ -101,8 +99,8 @@ def test_other_answers_are_passed_on(body: bytes) -> None:
 
 def test_several_prompts_get_a_list(reports: Reports) -> None:
     other = {**REPORT, "open": False}
-    reports.note("a", "cmpl-1-0", REPORT)
-    reports.note("b", "cmpl-1-1", other)
+    reports.record("a", "cmpl-1-0", REPORT)
+    reports.record("b", "cmpl-1-1", other)
     answer = {"id": "cmpl-1", "choices": [], "kv_transfer_params": {KEY: REPORT}}
     _, (body,) = ask([json.dumps(answer).encode()], "application/json", path="/v1/completions")
     assert json.loads(body)[KEY] == [REPORT, other]
@@ -113,12 +111,12 @@ def events(*values: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("told", "header"), [(REPORT, b"true"), (CLOSED, b"false"), ([CLOSED, REPORT], b"true")]
+    ("report", "header"), [(REPORT, b"true"), (CLOSED, b"false"), ([CLOSED, REPORT], b"true")]
 )
-def test_the_header_of_an_answer(reports: Reports, told: Any, header: bytes) -> None:
-    several = told if isinstance(told, list) else [told]
+def test_the_header_of_an_answer(reports: Reports, report: Any, header: bytes) -> None:
+    several = report if isinstance(report, list) else [report]
     for number, report in enumerate(several):
-        reports.note(str(number), f"c-{number}", report)
+        reports.record(str(number), f"c-{number}", report)
     answer = json.dumps({"id": "c", "kv_transfer_params": {KEY: several[0]}}).encode()
     headers, _ = ask([answer], "application/json")
     assert headers[HEADER] == header
@@ -141,7 +139,7 @@ def test_no_header_without_a_decision() -> None:
 def test_the_last_chunk_with_a_choice_has_the_report(
     reports: Reports, size: int, usage: bool, answers: int
 ) -> None:
-    reports.note("internal", "chatcmpl-1", REPORT)
+    reports.record("internal", "chatcmpl-1", REPORT)
     common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "m"}
     chunks = [{**common, "choices": [{"delta": {"content": word}}]} for word in ("a", "bä", "")]
     chunks += [
@@ -151,8 +149,8 @@ def test_the_last_chunk_with_a_choice_has_the_report(
     whole = events(*chunks) + b"data: [DONE]\n\n"
     parts = [whole[at : at + size] for at in range(0, len(whole), size)]
     _, found = ask(parts, "text/event-stream; charset=utf-8")
-    *told, done, rest = b"".join(found).split(b"\n\n")
-    values = [json.loads(event.removeprefix(b"data: ")) for event in told]
+    *chunks_sent, done, rest = b"".join(found).split(b"\n\n")
+    values = [json.loads(event.removeprefix(b"data: ")) for event in chunks_sent]
     chunks[-1 - usage] = {**chunks[-1 - usage], KEY: REPORT}
     assert values == chunks
     assert done == b"data: [DONE]" and rest == b""
@@ -160,7 +158,7 @@ def test_the_last_chunk_with_a_choice_has_the_report(
 
 def test_the_report_stands_once_in_a_stream(reports: Reports) -> None:
     """vLLM 0.33 puts `kv_transfer_params` on the last chunk of a stream; 0.32 does not."""
-    reports.note("internal", "c", REPORT)
+    reports.record("internal", "c", REPORT)
     first = {"id": "c", "choices": [{"delta": {"content": "a"}}]}
     last = {"id": "c", "choices": [{"delta": {}, "finish_reason": "stop"}]}
     stream = events(first, {**last, "kv_transfer_params": {KEY: REPORT}}) + b"data: [DONE]\n\n"
@@ -179,7 +177,7 @@ def test_a_stream_is_not_held_back(reports: Reports) -> None:
 
 def test_a_stream_that_breaks_off_loses_nothing(reports: Reports) -> None:
     """The chunk that waits for the next one leaves with the end of the stream, or before an error."""
-    reports.note("internal", "1", REPORT)
+    reports.record("internal", "1", REPORT)
     ending = {"id": "1", "choices": [{"finish_reason": "length"}]}
     _, found = ask([events(ending)], "text/event-stream")
     assert json.loads(b"".join(found).removeprefix(b"data: ")) == {**ending, KEY: REPORT}
@@ -189,7 +187,7 @@ def test_a_stream_that_breaks_off_loses_nothing(reports: Reports) -> None:
 
 
 def test_the_messages_api_tells_it_with_the_reason(reports: Reports) -> None:
-    reports.note("internal", "chatcmpl-1", REPORT)
+    reports.record("internal", "chatcmpl-1", REPORT)
     start = {"type": "message_start", "message": {"id": "chatcmpl-1"}}
     delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
     stream = b"event: message_start\n" + events(start) + b"event: message_delta\n" + events(delta)
@@ -239,10 +237,10 @@ def test_errors_name_the_field_as_it_was_written() -> None:
     answer = json.dumps({"error": error}).encode()
     body = b'{"messages": [{"role": "user", "content": 5}]}'
     headers, (found,) = ask([answer], "application/json", status=400, body=body)
-    told = json.loads(found)["error"]
-    assert told["param"] == "messages.0.content" and told["type"] == "Bad Request"
+    shown = json.loads(found)["error"]
+    assert shown["param"] == "messages.0.content" and shown["type"] == "Bad Request"
     assert (
-        told["message"] == "messages.0.content: Input should be a valid string; or Input should be iterable"
+        shown["message"] == "messages.0.content: Input should be a valid string; or Input should be iterable"
     )
     assert int(headers[b"content-length"]) == len(found)
     missing = {
@@ -259,14 +257,14 @@ def test_errors_name_the_field_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "message", ["The model `x` does not exist.", "3 validation errors:\n  of another form"]
 )
-def test_errors_that_are_not_understood_stay(message: str) -> None:
+def test_errors_in_an_unknown_format_stay(message: str) -> None:
     answer = json.dumps({"error": {"message": message}}).encode()
     _, (found,) = ask([answer], "application/json", status=400, body=b"{}")
     assert found == answer
 
 
 def test_errors_name_the_part_of_a_message() -> None:
-    def told(part: dict[str, Any], *problems: tuple[str, str]) -> Any:
+    def error_of(part: dict[str, Any], *problems: tuple[str, str]) -> Any:
         lines = [
             f"0.ChatCompletionContentPart{place}\n  {reason} [type=some, input_value=5]\n    For more"
             for place, reason in problems
@@ -279,14 +277,14 @@ def test_errors_name_the_part_of_a_message() -> None:
         return json.loads(found)["error"]
 
     no_image = ("ImageParam.type", "Input should be 'image_url'")
-    assert told(
+    assert error_of(
         {"type": "text", "text": 5}, ("TextParam.text", "Input should be a valid string"), no_image
     ) == {
         "message": "messages.1.content.0.text: Input should be a valid string",
         "param": "messages.1.content.0.text",
     }
-    unknown = told({"type": "txt", "text": "a"}, ("TextParam.type", "Input should be 'text'"), no_image)
-    assert unknown["param"] == "messages.1.content.0" and "no part of a type" in unknown["message"]
+    unknown = error_of({"type": "txt", "text": "a"}, ("TextParam.type", "Input should be 'text'"), no_image)
+    assert unknown["param"] == "messages.1.content.0" and "no known type" in unknown["message"]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +310,7 @@ def test_head_and_browsers(reports: Reports) -> None:
     headers, found = ask([b"{}", b""], "application/json", method="HEAD", path="/v1/models/", asked=asked)
     assert asked == [("GET", "/v1/models", b"")] and b"".join(found) == b""
     assert headers[b"content-length"] == b"2"
-    reports.note("internal", "1", REPORT)
+    reports.record("internal", "1", REPORT)
     answer = json.dumps({"id": "1", "kv_transfer_params": {KEY: REPORT}}).encode()
     allowed = [(b"access-control-allow-origin", b"http://localhost:3000")]
     headers, _ = ask([answer], "application/json", headers=allowed)
@@ -328,16 +326,16 @@ def test_the_info_route_without_an_aligner() -> None:
 
 def test_reports_count_every_request_once(reports: Reports) -> None:
     for _ in range(3):
-        reports.note("a", "client-a", REPORT)
-    reports.note("b", "client-b", {**REPORT, "open": False, "action": "none"})
-    reports.note("c", "client-c", {"score": None, "open": None, "action": "undecided"})
+        reports.record("a", "client-a", REPORT)
+    reports.record("b", "client-b", {**REPORT, "open": False, "action": "none"})
+    reports.record("c", "client-c", {"score": None, "open": None, "action": "undecided"})
     assert reports.counts == {"requests": 2, "opened": 1, "steered": 1, "none": 1}
     assert reports.of("client-a") == REPORT and reports.of("client-c") is None
 
 
 def test_reports_do_not_pile_up(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "_REMEMBERED", 10)
+    monkeypatch.setattr(decision_reports, "_REMEMBERED", 10)
     for number in range(30):
-        reports.note(f"i{number}", f"c{number}", REPORT)
+        reports.record(f"i{number}", f"c{number}", REPORT)
     assert len(reports.by_request) <= 10 and reports.of("c29") == REPORT
     assert reports.counts["requests"] == 30

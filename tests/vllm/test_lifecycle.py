@@ -1,4 +1,4 @@
-"""Requests that come, go, are thrown out and come back: every decision is that of the request alone."""
+"""Requests that begin, end, are preempted and resume: every decision is that of the request alone."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def assert_alone(deployment: Deployment, output: Any, length: int) -> bool:
     from inferaligner.vllm import gate_of
 
     decision, answer = deployment.expected(output.prompt_token_ids, length)
-    found = gate_of(output)
-    assert found["score"] == score_of(decision, deployment)
-    assert found["open"] == decision.open
+    report = gate_of(output)
+    assert report["score"] == score_of(decision, deployment)
+    assert report["open"] == decision.open
     for each in output.outputs:
         assert list(each.token_ids) == answer
     return decision.open
 
 
 def test_preemption_and_recompute(deployment: Deployment) -> None:
-    """A cache too small for the batch: requests are thrown out while they decode, and come back."""
+    """A cache too small for the batch: requests are preempted while they decode, and resume."""
     with engine(
         deployment,
         block_size=32,
@@ -54,14 +54,14 @@ def test_preemption_and_recompute(deployment: Deployment) -> None:
         disable_log_stats=False,
     ) as llm:
         scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-        thrown_out = []
+        preempted = []
         real = scheduler._preempt_request
         scheduler._preempt_request = lambda *args, **options: (
-            thrown_out.append(options.get("drop_stale_output", False)),
+            preempted.append(options.get("drop_stale_output", False)),
             real(*args, **options),
         )
         outputs = generate(llm, deployment.tokens(), 40)
-    assert thrown_out.count(False) > 0  # for want of memory, not to be replayed
+    assert preempted.count(False) > 0  # for want of memory, not to be replayed
     assert {assert_alone(deployment, output, 40) for output in outputs} == {True, False}
 
 
@@ -100,7 +100,7 @@ def test_aborted_requests_leave_nothing_behind(deployment: Deployment) -> None:
         served = [each for each in finished.values() if each.outputs[0].finish_reason != "abort"]
         assert 8 < len(served) < number
         generate(llm, tokens[:1])
-        assert len(slots._free) + len(slots._stays) == 2
+        assert len(slots._free) + len(slots._assigned) == 2
     assert {assert_alone(deployment, output, 6) for output in served} == {True, False}
 
 
@@ -111,7 +111,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
     draw = random.Random(0)
     prefixes = ["", "The quick brown fox jumps over the lazy dog. ", "Write a short story. " * 3]
     tokens = deployment.tokens([prefix + prompt for prefix in prefixes for prompt in PROMPTS])
-    lengths, asked, finished = {}, {}, {}
+    lengths, prompts, finished = {}, {}, {}
     with engine(
         deployment,
         block_size=32,
@@ -123,10 +123,10 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
         core = llm.llm_engine
         for number in range(120):
             name = str(number)
-            asked[name], lengths[name] = draw.choice(tokens), draw.choice([1, 2, 5, 16])
+            prompts[name], lengths[name] = draw.choice(tokens), draw.choice([1, 2, 5, 16])
             core.add_request(
                 name,
-                {"prompt_token_ids": asked[name]},
+                {"prompt_token_ids": prompts[name]},
                 SamplingParams(max_tokens=lengths[name], temperature=0, ignore_eos=True),
             )
             for _ in range(draw.choice([0, 0, 1, 3])):
@@ -139,7 +139,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
     assert len(served) > 90
     alone = {}
     for name, output in served.items():
-        key = (tuple(asked[name]), lengths[name])
+        key = (tuple(prompts[name]), lengths[name])
         if key not in alone:
             alone[key] = assert_alone(deployment, output, lengths[name]), output
         assert list(output.outputs[0].token_ids) == list(alone[key][1].outputs[0].token_ids)
@@ -149,7 +149,7 @@ def test_everything_at_once_in_random_order(deployment: Deployment) -> None:
 
 
 def test_log_probabilities(deployment: Deployment) -> None:
-    """One for every token that is returned, none for those that were thrown away; and the prompt's."""
+    """One for every token that is returned, none for dropped tokens; and the prompt's."""
     with engine(deployment, max_num_batched_tokens=16) as llm:
         outputs = generate(llm, deployment.tokens(), 5, logprobs=2, prompt_logprobs=1)
     for output in outputs:
@@ -162,7 +162,7 @@ def test_log_probabilities(deployment: Deployment) -> None:
 
 
 def test_a_stop_string_ends_a_request_with_its_decision(deployment: Deployment) -> None:
-    """The front end ends it by itself, without another word from the engine."""
+    """The front end itself ends the request, without another output of the engine."""
     from inferaligner.vllm import gate_of
 
     with engine(deployment) as llm:
@@ -216,14 +216,14 @@ def test_the_audit_log_has_a_line_per_decision(deployment: Deployment, tmp_path:
         outputs = generate(llm, deployment.tokens())
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len(outputs)
-    told = {line["prompt_sha256"]: line for line in lines}
+    logged = {line["prompt_sha256"]: line for line in lines}
     for output in outputs:
         digest = hashlib.sha256(array("q", output.prompt_token_ids).tobytes()).hexdigest()
         decision, _ = deployment.expected(output.prompt_token_ids, 8)
-        assert told[digest]["open"] == decision.open
-        assert told[digest]["action"] == ("steered" if decision.open else "none")
-        assert told[digest]["bias"] == deployment.aligner.artifact.gate.bias
-        assert told[digest]["prompt_tokens"] == len(output.prompt_token_ids)
+        assert logged[digest]["open"] == decision.open
+        assert logged[digest]["action"] == ("steered" if decision.open else "none")
+        assert logged[digest]["bias"] == deployment.aligner.artifact.gate.bias
+        assert logged[digest]["prompt_tokens"] == len(output.prompt_token_ids)
     assert not any(prompt in log.read_text(encoding="utf-8") for prompt in PROMPTS)
     with engine(deployment, gate={"audit_log": str(log), "audit_text": True}) as llm:
         generate(llm, deployment.tokens(PROMPTS[:1]))
@@ -231,7 +231,7 @@ def test_the_audit_log_has_a_line_per_decision(deployment: Deployment, tmp_path:
 
 
 def test_counts_of_the_front_end(deployment: Deployment) -> None:
-    from inferaligner.vllm.frontend_patches import REPORTS
+    from inferaligner.vllm.decision_reports import REPORTS
 
     before = dict(REPORTS.counts)
     with engine(deployment) as llm:

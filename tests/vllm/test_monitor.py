@@ -1,4 +1,4 @@
-"""The monitor of answers on vLLM: it opens at the token at which it does with transformers, and no later."""
+"""The monitor on vLLM opens answers at the same token as with transformers."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def assert_as_transformers(deployment: Deployment, outputs: list[Any], length: i
     kinds = set()
     for output in outputs:
         decision, answer = deployment.expected(output.prompt_token_ids, length)
-        found = gate_of(output)
-        assert found["score"] == score_of(decision, deployment)
-        assert found.get("opened_at") == decision.answer_token
-        assert found["open"] == (decision.opened_at is not None)
-        assert found["action"] == ("steered" if found["open"] else "none")
+        report = gate_of(output)
+        assert report["score"] == score_of(decision, deployment)
+        assert report.get("opened_at") == decision.answer_token
+        assert report["open"] == (decision.opened_at is not None)
+        assert report["action"] == ("steered" if report["open"] else "none")
         for each in output.outputs:
             assert list(each.token_ids) == answer
-        assert (answer != deployment.bare(output.prompt_token_ids, length)) == found["open"]
+        assert (answer != deployment.bare(output.prompt_token_ids, length)) == report["open"]
         kinds.add("answer" if decision.answer_token else decision.opened_at)
     assert kinds == {"prompt", "answer", None}
 
@@ -71,22 +71,22 @@ def of_kind(deployment: Deployment, kind: str | None) -> list[int]:
         pytest.param({"max_num_batched_tokens": 24, **CACHING}, id="chunks, shared prefixes"),
         pytest.param(
             {"num_gpu_blocks_override": 9, "max_num_seqs": 6, "max_model_len": 128, **CACHING},
-            id="thrown out and back",
+            id="preempted and resumed",
         ),
     ],
 )
 def test_answers_open_where_transformers_opens_them(deployment: Deployment, options: dict[str, Any]) -> None:
     with engine(deployment, **options) as llm:
         scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-        thrown_out: list[bool] = []
+        preempted: list[bool] = []
         real = scheduler._preempt_request
         scheduler._preempt_request = lambda *args, **more: (
-            thrown_out.append(more.get("drop_stale_output", False)),
+            preempted.append(more.get("drop_stale_output", False)),
             real(*args, **more),
         )
         for _ in range(2):
             assert_as_transformers(deployment, generate(llm, deployment.tokens(), LENGTH))
-        assert (thrown_out.count(False) > 0) == ("num_gpu_blocks_override" in options)
+        assert (preempted.count(False) > 0) == ("num_gpu_blocks_override" in options)
 
 
 def test_several_answers_to_one_prompt(deployment: Deployment) -> None:
@@ -105,8 +105,8 @@ def test_what_was_steered_is_not_shared(deployment: Deployment) -> None:
             with engine(deployment, plugin=plugin, max_model_len=512, **CACHING) as llm:
                 length = LENGTH if kind == "answer" else 2 * BLOCK - len(tokens) % BLOCK + 1
                 (first,) = generate(llm, [tokens], length)
-                said = list(first.outputs[0].token_ids)
-                second = [*tokens, *said, *tail]
+                first_answer = list(first.outputs[0].token_ids)
+                second = [*tokens, *first_answer, *tail]
                 (output,) = generate(llm, [second], 4)
                 hits[kind, plugin] = int(output.num_cached_tokens)
                 if plugin:
@@ -129,9 +129,9 @@ def test_shadow_mode_reports_and_changes_nothing(deployment: Deployment) -> None
     opened = 0
     for output in outputs:
         decision, _ = deployment.expected(output.prompt_token_ids, LENGTH)
-        found = gate_of(output)
-        assert found.get("opened_at") == decision.answer_token
-        assert found["action"] == ("none" if decision.opened_at is None else "shadow")
+        report = gate_of(output)
+        assert report.get("opened_at") == decision.answer_token
+        assert report["action"] == ("none" if decision.opened_at is None else "shadow")
         assert list(output.outputs[0].token_ids) == deployment.bare(output.prompt_token_ids, LENGTH)
         opened += decision.answer_token is not None
     assert opened > 0
@@ -149,7 +149,7 @@ def test_reports_counts_and_log(tmp_path: Path) -> None:
     """The opening of an answer is a line of its own in the log, and a count of its own."""
     import json
 
-    from inferaligner.vllm.frontend_patches import REPORTS
+    from inferaligner.vllm.decision_reports import REPORTS
 
     deployment, log = deploy(tmp_path, reads=DEEP_READS, monitor=2), tmp_path / "audit.jsonl"
     before = dict(REPORTS.counts)
@@ -176,9 +176,9 @@ def test_nan_in_an_answer_opens_it(tmp_path: Path) -> None:
         worker = llm.llm_engine.model_executor.driver_worker.worker
         layer = next(m for m in worker.get_model().modules() if hasattr(m, "inferaligner_monitor"))
         layer.inferaligner_monitor.fill_(torch.nan)
-        found = [gate_of(output) for output in generate(llm, deployment.tokens(), 4)]
-    assert {each.get("opened_at") for each in found} == {None, 1}
-    assert all(each["open"] for each in found)
+        reports = [gate_of(output) for output in generate(llm, deployment.tokens(), 4)]
+    assert {each.get("opened_at") for each in reports} == {None, 1}
+    assert all(each["open"] for each in reports)
 
 
 def test_a_worker_that_does_not_read_stops_the_engine(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import inferaligner.vllm
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
@@ -63,7 +67,7 @@ def steer(rows: RowBuffers, stream: torch.Tensor, addition: torch.Tensor) -> Non
 @pytest.mark.parametrize("pair", [True, False])
 def test_the_score_is_the_affine_sum_over_all_reads(pair: bool) -> None:
     rows = buffers()
-    rows.begin(1, open_now=True)
+    rows.reset_slot(1, open_now=True)
     first, second = torch.randn(2, TOKENS, WIDTH)
     halves = torch.randn(2, TOKENS, WIDTH) if pair else None
     rows.load([[(7, 1)], [(5, 1)]], [1], [], TOKENS)
@@ -82,7 +86,7 @@ def test_the_score_is_the_affine_sum_over_all_reads(pair: bool) -> None:
 
 def test_reads_of_one_prompt_may_come_in_different_passes() -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
+    rows.reset_slot(0, open_now=True)
     early, late = torch.randn(2, TOKENS, WIDTH)
     rows.load([[], [(19, 0)]], [], [], TOKENS)
     read(rows, early, None, 0)
@@ -100,7 +104,7 @@ def test_reads_of_one_prompt_may_come_in_different_passes() -> None:
 
 def test_a_missing_read_opens() -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
+    rows.reset_slot(0, open_now=True)
     rows.load([[(1, 0)], []], [0], [], TOKENS)
     read(rows, torch.full((TOKENS, WIDTH), -100.0) * rows.gate.weights[0].sign(), None, 0)
     decide(rows)
@@ -109,7 +113,7 @@ def test_a_missing_read_opens() -> None:
 
 def test_nan_in_the_stream_opens() -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
+    rows.reset_slot(0, open_now=True)
     rows.load([[(1, 0)], [(0, 0)]], [0], [], TOKENS)
     read(rows, torch.full((TOKENS, WIDTH), torch.nan), None, 0)
     read(rows, torch.zeros(TOKENS, WIDTH), None, 1)
@@ -119,8 +123,8 @@ def test_nan_in_the_stream_opens() -> None:
 
 def test_only_rows_of_open_slots_change() -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
-    rows.begin(1, open_now=False)
+    rows.reset_slot(0, open_now=True)
+    rows.reset_slot(1, open_now=False)
     stream, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
     stream[2] = -0.0
     before = stream.clone()
@@ -133,7 +137,7 @@ def test_only_rows_of_open_slots_change() -> None:
 
 def test_cleared_rows_read_and_steer_nothing() -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
+    rows.reset_slot(0, open_now=True)
     rows.load([[(1, 0)], [(1, 0)]], [0], [(0, TOKENS, 0)], TOKENS)
     rows.clear()
     stream = torch.randn(TOKENS, WIDTH)
@@ -142,7 +146,7 @@ def test_cleared_rows_read_and_steer_nothing() -> None:
     decide(rows)
     steer(rows, stream, torch.ones(WIDTH))
     assert torch.equal(stream, before)
-    assert torch.isnan(rows.partial).all() and bool((rows.slot_of_token == rows.bin).all())
+    assert torch.isnan(rows.partial).all() and bool((rows.slot_of_token == rows.padding_slot).all())
 
 
 class OnDevice(torch.Tensor):
@@ -154,10 +158,10 @@ class OnDevice(torch.Tensor):
 
 
 def test_the_gpu_path_gives_the_same() -> None:
-    """It works on whole buffers, the unused entries of which all point to the bin."""
+    """It works on whole buffers, the unused entries of which all point to the padding slot."""
     rows = buffers()
     for slot in range(SLOTS):
-        rows.begin(slot, open_now=True)
+        rows.reset_slot(slot, open_now=True)
     hidden, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
     rows.load([[(3, 0), (9, 2)], [(1, 0), (7, 2)]], [0, 2], [(3, 5, 0), (9, 12, 2), (14, 16, 1)], TOKENS)
     read(rows, hidden, None, 0)
@@ -169,7 +173,7 @@ def test_the_gpu_path_gives_the_same() -> None:
 
     listed = rows.steer_tokens[: rows.counts[-1]].tolist()
     for slot in range(SLOTS):
-        rows.begin(slot, open_now=True)
+        rows.reset_slot(slot, open_now=True)
     rows.steered.fill_(False)
     rows.counts.zero_()  # the path of a GPU must not look at them
     away = hidden.as_subclass(OnDevice)
@@ -179,7 +183,7 @@ def test_the_gpu_path_gives_the_same() -> None:
     again = hidden.clone().as_subclass(OnDevice)
     steer(rows, again, addition)
     assert torch.equal(rows.score[[0, 2]], score[[0, 2]]) and torch.equal(rows.open, is_open)
-    assert not rows.open[rows.bin]
+    assert not rows.open[rows.padding_slot]
     assert torch.equal(again.as_subclass(torch.Tensor), steered)
     assert rows.steered[:, 0].nonzero()[:, 0].tolist() == listed
     # What a compiler gets to see is the same again.
@@ -190,7 +194,7 @@ def test_the_gpu_path_gives_the_same() -> None:
 @pytest.mark.parametrize("away", [False, True], ids=["cpu", "gpu"])
 def test_rows_that_are_not_steered_keep_the_sign_of_zero(away: bool) -> None:
     rows = buffers()
-    rows.begin(0, open_now=True)
+    rows.reset_slot(0, open_now=True)
     rows.load([[], []], [], [(2, 4, 0)], TOKENS)
     stream = torch.full((TOKENS, WIDTH), -0.0)
     steer(rows, stream.as_subclass(OnDevice) if away else stream, torch.ones(WIDTH))
@@ -203,7 +207,7 @@ def test_rows_that_are_not_steered_keep_the_sign_of_zero(away: bool) -> None:
 def test_a_batch_that_is_open_as_a_whole() -> None:
     rows = buffers()
     for slot in range(SLOTS):
-        rows.begin(slot, open_now=True)
+        rows.reset_slot(slot, open_now=True)
     rows.load([[], []], [], [(0, 8, 0), (8, 9, 2), (9, TOKENS, 1)], TOKENS)
     stream, addition = torch.randn(TOKENS, WIDTH), torch.randn(WIDTH)
     expected = stream + addition
@@ -237,7 +241,7 @@ def test_the_monitor_opens_from_the_first_mean_that_is_over(away: bool) -> None:
     wanted = torch.tensor([-1.0, -0.5, 0.2, 2.0, 2.0, -5.0])
     stream[:, 3] = (wanted - MONITOR.centre)[:, None] * MONITOR.weights / MONITOR.weights.square().sum()
     for slot in range(SLOTS):
-        rows.begin(slot, open_now=False)
+        rows.reset_slot(slot, open_now=False)
     means = MONITOR.running(MONITOR.token_scores(stream[:, 3])[None])[0] + MONITOR.bias
     assert (means > 0).tolist() == [False, False, False, True, True, False]
     first = int((means > 0).nonzero()[0, 0])
@@ -257,12 +261,12 @@ def test_the_monitor_opens_from_the_first_mean_that_is_over(away: bool) -> None:
         rows._loaded = TOKENS
         rows.counts[rows.steer_row] = 2  # the path of a GPU has none
         rows.clear()
-    assert not rows.open[0] and not rows.open[rows.bin]
+    assert not rows.open[0] and not rows.open[rows.padding_slot]
 
 
 def test_nan_in_an_answer_opens_it() -> None:
     rows = buffers()
-    rows.begin(1, open_now=False)
+    rows.reset_slot(1, open_now=False)
     rows.load([[], []], [], [(0, 1, 1)], TOKENS, [(0, 1, 1)])
     watch(rows, torch.full((TOKENS, WIDTH), torch.nan))
     assert bool(rows.open[1]) and bool(rows.over[1]) and bool(rows.steered[0])
@@ -289,8 +293,8 @@ def test_either_of_two_gates_opens(
     """As `steering.other_ends` decides; what was not read stays NaN, and NaN opens."""
     gate = GuidanceGate("whitened", (GateRead(0, 0), GateRead(1, 0)), torch.ones(2, WIDTH), 0.25)
     ends = EndGate(GuidanceGate("test", (GateRead(1, 0),), torch.ones(1, WIDTH), 0.0), 0.5, -0.5)
-    rows = RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"), ends=ends)
-    rows.begin(1, open_now=True, kind=kind)
+    rows = RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"), end_gate=ends)
+    rows.reset_slot(1, open_now=True, kind=kind)
     bias = 0.5 if kind == "begun" else -0.5
     if kind != "raw":
         rows.partial[1, :2] = torch.tensor([turn - 1.25, 1.0])
@@ -312,3 +316,30 @@ def test_either_of_two_gates_opens(
     )
     assert float(rows.score[1]) == pytest.approx(score, nan_ok=True)
     assert bool(rows.open[1]) is opened
+
+
+@pytest.mark.parametrize("score", [-1.0, -1e-30, 0.0, 1e-30, 1.0, torch.nan, torch.inf, -torch.inf])
+def test_the_same_scores_open_as_with_transformers(score: float) -> None:
+    """One rule for every engine: above 0, or NaN."""
+    gate = GuidanceGate("whitened", (GateRead(0),), torch.ones(1, WIDTH), 0.0)
+    rows = RowBuffers(gate, SLOTS, TOKENS, torch.device("cpu"))
+    rows.reset_slot(0, open_now=True)
+    rows.partial[0, 0] = score
+    rows.load([[]], [0], [], TOKENS)
+    decide(rows)
+    assert bool(rows.open[0]) is gate.decide(torch.tensor([score]))[0].open
+
+
+def test_the_package_docstring_names_the_operations_and_files_that_exist() -> None:
+    contract = str(inferaligner.vllm.__doc__)
+    (operations,) = re.findall(r"operations (.*?) of `torch\.ops\.inferaligner`", contract, re.DOTALL)
+    registered = {
+        name.removeprefix("inferaligner::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("inferaligner::")
+    }
+    assert set(re.findall(r"`(\w+)`", operations)) == registered
+    assert set(re.findall(r"`(\w+)`", str(ops.__doc__).splitlines()[0])) == registered
+    folder = Path(inferaligner.vllm.__file__).parent
+    files = set(re.findall(r"`(\w+\.py)`", contract))
+    assert files and files <= {file.name for file in folder.glob("*.py")}

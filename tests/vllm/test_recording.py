@@ -19,10 +19,10 @@ from tests.support.vllm_deployment import PROMPTS, deploy, recording
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_close(recorded: torch.Tensor, expected: torch.Tensor) -> None:
     """To float32 rounding, which is relative to the length of an activation."""
     length = expected.norm(dim=-1, keepdim=True)
-    assert float(((found - expected).abs() / length).max()) < 1e-5
+    assert float(((recorded - expected).abs() / length).max()) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
@@ -30,16 +30,16 @@ def test_equal_to_transformers(tmp_path: Path, family: str) -> None:
     """Layers that return a pair, one tensor, and one with the code of transformers; prompts in chunks."""
     deployment = deploy(tmp_path, family)
     tokens = deployment.tokens([*PROMPTS, PROMPTS[0]])
-    told: list[int] = []
+    advanced: list[int] = []
     expected = record_activations(deployment.model, tokens, offsets=(0, 5))
     with recording(deployment, max_num_batched_tokens=16) as engine:
-        every = engine.record(tokens, offsets=(0, 5), advance=told.append)
+        every = engine.record(tokens, offsets=(0, 5), advance=advanced.append)
         some = engine.record(tokens[:3], layers=(2, 0))
     assert (every.layers, every.offsets) == (expected.layers, expected.offsets)
     assert_close(every.values, expected.values)
     assert some.layers == (0, 2) and some.offsets == (0,)
     assert torch.equal(some.values[:, :, 0], every.values[:3, [0, 2], 0])
-    assert sum(told) == len(tokens)
+    assert sum(advanced) == len(tokens)
 
 
 def test_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +47,8 @@ def test_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = deploy(tmp_path)
     tokens = deployment.tokens()
     with recording(deployment, tensor_parallel_size=2, distributed_executor_backend="mp") as engine:
-        found = engine.record(tokens)
-    assert_close(found.values, record_activations(deployment.model, tokens).values)
+        recorded = engine.record(tokens)
+    assert_close(recorded.values, record_activations(deployment.model, tokens).values)
 
 
 def test_a_fit_on_the_engine(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fail closed: what is not supported, not whole or not what the aligner was fitted on does not start."""
+"""Fail closed: unsupported, incomplete or mismatched deployments do not start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
 
 def refused(deployment: Deployment, *words: str, **options: Any) -> None:
-    """Asserts that no engine comes up, and that the reason is told."""
+    """Asserts that no engine comes up, and that the error names the reason."""
     with pytest.raises(Exception) as caught, engine(deployment, **options):
         pass
     text, error = "", caught.value
@@ -42,14 +42,14 @@ def refused(deployment: Deployment, *words: str, **options: Any) -> None:
         ({"scheduler_cls": None}, "together"),
         ({"scheduler_cls": ASYNC_SCHEDULER}, "async scheduling is off"),
         ({"additional_config": {}}, "--additional-config has no"),
-        ({"additional_config": {KEY: {"aligner": "nowhere"}}}, "unusable settings"),
+        ({"additional_config": {KEY: {"aligner": "nowhere"}}}, "invalid settings"),
         ({"worker_extension_cls": "tests.vllm.test_refusals.Extension"}, "--worker-extension-cls"),
         ({"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         (
             {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
             "KV connectors",
         ),
-        ({"skip_tokenizer_init": True}, "skip the tokenizer"),
+        ({"skip_tokenizer_init": True}, "skips the tokenizer"),
         ({"override_generation_config": {"no_repeat_ngram_size": 3}}, "no_repeat_ngram_size = 3"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -68,7 +68,7 @@ def test_prompt_embeddings_do_not_start(tmp_path: Path) -> None:
 def test_pipeline_parallelism_does_not_start(
     deployment: Deployment, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The workers are processes of their own, and tell the reason in their log."""
+    """The workers are separate processes, and print the reason to their log."""
     options = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
     refused(deployment, "WorkerProc initialization failed", **options)
     assert "does not support pipeline parallelism" in "".join(capfd.readouterr())
@@ -150,12 +150,12 @@ def test_the_self_test_finds_steering_that_ignores_the_decision(
 ) -> None:
     from inferaligner.vllm.device_buffers import RowBuffers
 
-    real = RowBuffers.begin
+    real = RowBuffers.reset_slot
 
     def always_open(self: RowBuffers, slot: int, open_now: bool, *more: Any, **named: Any) -> None:
         real(self, slot, True, *more, **named)
 
-    monkeypatch.setattr(RowBuffers, "begin", always_open)
+    monkeypatch.setattr(RowBuffers, "reset_slot", always_open)
     refused(deployment, "rows whose gate is closed were changed")
 
 
@@ -180,7 +180,7 @@ def test_prompts_that_do_not_end_as_a_chat_does_are_refused(deployment: Deployme
         assert generate(llm, deployment.tokens()[:1])  # and the next one is served
 
 
-def test_whoever_comes_around_the_front_end_gets_an_error(deployment: Deployment) -> None:
+def test_a_request_that_bypasses_the_front_end_gets_an_error(deployment: Deployment) -> None:
     """The scheduler checks again, and serves the others on."""
     from vllm.v1.engine.input_processor import InputProcessor
 
@@ -217,17 +217,17 @@ def test_a_worker_that_sends_no_decision_stops_the_engine(
     from inferaligner.vllm.worker import GatedWorker
 
     with engine(deployment) as llm:
-        monkeypatch.setattr(GatedWorker, "_with_verdicts", lambda self, output: output)
+        monkeypatch.setattr(GatedWorker, "_with_decisions", lambda self, output: output)
         with pytest.raises(InferAlignerError, match="the worker sent none"):
             generate(llm, deployment.tokens()[:1])
 
 
-def test_a_runner_that_passes_the_seam_by_stops_the_engine(
+def test_a_runner_that_bypasses_the_hook_stops_the_engine(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine(deployment) as llm:
         worker = llm.llm_engine.model_executor.driver_worker.worker
-        monkeypatch.setattr(worker.model_runner, "_model_forward", worker._seam._forward)
+        monkeypatch.setattr(worker.model_runner, "_model_forward", worker._runner_hook._forward)
         with pytest.raises(SteeringError, match="the gate did not see"):
             generate(llm, deployment.tokens()[:1])
 
@@ -266,7 +266,7 @@ def test_weights_cannot_be_replaced(deployment: Deployment) -> None:
             "reset_weights",
             "discard",
         ):
-            with pytest.raises(SteeringError, match="Start the engine anew"):
+            with pytest.raises(SteeringError, match="Restart the engine"):
                 llm.collective_rpc(method)
 
 

@@ -1,4 +1,4 @@
-"""What a client says without meaning anything by it does not reach vLLM."""
+"""Neutral fields of a request do not reach vLLM."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from inferaligner.vllm.request_body import plain_body
+from inferaligner.vllm.request_body import normalized_body
 
 TURN = {"role": "user", "content": "Hello"}
 
 
 def plain(body: dict[str, Any]) -> Any:
-    return json.loads(plain_body(json.dumps(body).encode()))
+    return json.loads(normalized_body(json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_means_something_stays() -> None:
         "stop": [],
     }
     raw = json.dumps(body).encode()
-    assert plain_body(raw) is raw
+    assert normalized_body(raw) is raw
     answer = {"role": "assistant", "content": None, "name": None, "refusal": None, "tool_calls": []}
     assert plain({"messages": [answer]}) == {
         "messages": [{"role": "assistant", "content": None, "tool_calls": []}]
@@ -49,4 +49,4 @@ def test_what_means_something_stays() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[1]", b"3", b'{"messages": 5}', b'{"messages": [5]}'])
 def test_other_bodies_are_passed_on(body: bytes) -> None:
-    assert plain_body(body) == body
+    assert normalized_body(body) == body

@@ -248,9 +248,9 @@ def test_headers_carry_it_for_proxies(server: Server, stream: bool) -> None:
         with server.client().chat.completions.with_streaming_response.create(
             model="tiny", messages=[{"role": "user", "content": prompt}], max_tokens=2, stream=stream
         ) as answer:
-            told = answer.headers["x-inferaligner-open"]
+            shown = answer.headers["x-inferaligner-open"]
             answer.read()
-        assert told == str(decided(server, prompt)[1]).lower()
+        assert shown == str(decided(server, prompt)[1]).lower()
 
 
 def test_vllm_bench_serve(server: Server, tmp_path: Path) -> None:
@@ -392,9 +392,9 @@ def test_a_lora_adapter_as_the_target(tmp_path: Path) -> None:
             (tokens,) = deployment.tokens([prompt])
             decision, expected = deployment.expected(tokens, 24)
             answer = ask(server, prompt, model="medicine", max_tokens=24)
-            told = answer.inferaligner
-            assert told["open"] == (decision.opened_at is not None)
-            assert told.get("opened_at") == decision.answer_token
+            shown = answer.inferaligner
+            assert shown["open"] == (decision.opened_at is not None)
+            assert shown.get("opened_at") == decision.answer_token
             text = deployment.tokenizer.decode(expected, skip_special_tokens=True)
             assert whole(answer.choices[0].message.content) == whole(text)
             seen.add("answer" if decision.answer_token else decision.opened_at)

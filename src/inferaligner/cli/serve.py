@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -258,7 +259,8 @@ def serve(
         return
     from inferaligner.vllm.adapters import serving_flags
     from inferaligner.vllm.checkpoint import served_model
-    from inferaligner.vllm.settings import as_shell, serve_command, settings_for
+    from inferaligner.vllm.engine_arguments import serve_command
+    from inferaligner.vllm.settings import settings_for
 
     served = served_model(target)
     _refuse_own_flags(flags or [], _OWN_FLAGS if served.adapter is None else (*_OWN_FLAGS, *_LORA_FLAGS))
@@ -282,16 +284,16 @@ def serve(
         async_scheduling=async_scheduling,
     )
     if print_command:
-        print(as_shell(command))
+        print(shlex.join(command))
         return
     if find_spec("vllm") is None:
         raise MissingExtraError(
             "vLLM is not installed. Install it with pip install 'inferaligner[vllm]' (docs/vllm.md says "
             "how on a machine without a GPU)."
         )
-    note("The same server without this command:")
-    messages().print(as_shell(command), soft_wrap=True, highlight=False, markup=False)
-    # The server replaces this process, so that signals and exit codes are the server's own.
+    note("The same without this command:")
+    messages().print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
+    # The server takes this process's place, so that signals and exit codes are its own.
     os.execv(sys.executable, [sys.executable, "-m", "inferaligner.vllm.launch", *command[1:]])
 
 

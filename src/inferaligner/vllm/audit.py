@@ -1,5 +1,6 @@
-"""The audit log: one JSON line per decision, written by the engine, so that no client and no front end is
-missed. What a line holds: `inferaligner.storage.audit_log`.
+"""The engine's audit log: one JSON line per decision (`inferaligner.storage.audit_log` defines the fields).
+
+The scheduler writes it, so it holds every decision, whatever front end or client a request came from.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from typing import Any
 from inferaligner.storage.audit_log import AuditFile, decision_line
 from inferaligner.vllm.settings import EngineSettings
 
-_MORE = ("opened_at",)  # what a report says beyond the decision
-
 
 class AuditLog:
-    """Appends to a file; without one it does nothing."""
+    """Appends decisions to a file, with the prompts' text if it has a tokenizer; without a file it does
+    nothing. `aligner` is the aligner's digest."""
 
     def __init__(self, file: AuditFile | None, aligner: str, tokenizer: Any = None) -> None:
         self._file = file
@@ -23,11 +23,11 @@ class AuditLog:
         self._tokenizer = tokenizer
 
     @classmethod
-    def of(cls, config: Any, settings: EngineSettings) -> AuditLog:
+    def from_config(cls, config: Any, settings: EngineSettings) -> AuditLog:
         """The log of a deployment. Raises `InputError` if the file cannot be written."""
         if settings.audit_log is None:
             return cls(None, settings.sha256)
-        # Without a limit of size: several engines (data parallel) may share the file.
+        # No size limit: rotation would break engines that share the file (data parallel).
         file = AuditFile(settings.audit_log)
         tokenizer = None
         if settings.audit_text:
@@ -37,7 +37,10 @@ class AuditLog:
         return cls(file, settings.sha256, tokenizer)
 
     def write(self, request: Any, report: Mapping[str, Any], bias: float) -> None:
-        """One line about a request that was just decided, and one more if a monitor opens its answer."""
+        """Writes a line about a vLLM `Request` that was just decided, or whose answer a monitor just opened.
+
+        `report` is a `GateReport.public()`, `bias` the gate's bias with which its score was computed.
+        """
         if self._file is None:
             return
         tokens = request.prompt_token_ids or []
@@ -52,6 +55,6 @@ class AuditLog:
                 action=report["action"],
                 aligner=self._aligner,
                 text=text,
-                **{name: report[name] for name in _MORE if name in report},
+                **{name: report[name] for name in ("opened_at",) if name in report},
             )
         )

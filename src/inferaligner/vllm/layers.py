@@ -1,9 +1,9 @@
-"""Hooks on vLLM's decoder layers: where the residual stream is, and what is done to it.
+"""Forward hooks on vLLM's decoder layers, which read the residual stream and steer it.
 
-A decoder layer of vLLM returns either one tensor, the residual stream itself, or the pair (hidden, residual)
-whose *sum* is the stream: the addition is left to the next layer's fused norm. Which one it is shows in the
-layer's signature: the second kind takes `residual` as an argument. Architectures that vLLM runs with the code
-of transformers return one tensor with a dimension more in front, `[1, tokens, width]`.
+A decoder layer of vLLM returns either the residual stream itself, or the pair (hidden, residual) whose *sum*
+is the stream: the next layer's fused norm adds them. A layer of the second kind takes `residual` as an
+argument of `forward`. Architectures that vLLM runs with the code of transformers return one tensor
+`[1, tokens, width]`.
 """
 
 from __future__ import annotations
@@ -46,17 +46,28 @@ LayerHook = Callable[[Any, Any, Any], Any]
 def install(
     model: nn.Module, plan: SteeringPlan, buffers: RowBuffers, dtype: torch.dtype, *, steers: bool
 ) -> Anatomy:
-    """Puts the hooks on, once, before the model first runs (a compiled graph takes them in).
+    """Registers the hooks; called once, before the model first runs, so that compiled graphs contain them.
 
-    `dtype` is the residual stream's. Raises `MismatchError` for another width or depth,
-    `UnknownArchitectureError` for layers that cannot be read.
+    Args:
+        model: the model that vLLM loaded.
+        plan: the gate and the vectors.
+        buffers: the worker's buffers; every hooked layer holds references to them.
+        dtype: of the residual stream.
+        steers: False installs the gate alone.
+
+    Returns:
+        The model's decoder layers.
+
+    Raises:
+        MismatchError: the model has another width or depth than the plan.
+        UnknownArchitectureError: the layers' output cannot be interpreted, or a vector overflows in `dtype`.
     """
     anatomy = dissect(model)
     plan.check_fits(anatomy)
     monitor = buffers.monitor
     gate = plan.gate
-    places = _places(gate, buffers)
-    hooked = {read.layer for read, *_ in places} | (set(plan.layers) if steers else set())
+    reads = _reads(gate, buffers)
+    hooked = {read.layer for read, *_ in reads} | (set(plan.layers) if steers else set())
     if monitor is not None:
         hooked.add(monitor.layer)
     for index in sorted(hooked):
@@ -65,14 +76,13 @@ def install(
         device = buffers.device
         for name in _SHARED:
             layer.register_buffer(_PREFIX + name, getattr(buffers, name), persistent=False)
-        here = [place for place in places if place[0].layer == index]
-        listed = [weight for *_, weight in here]
-        weights = torch.stack(listed) if listed else gate.weights[:0]
+        here = [each for each in reads if each[0].layer == index]
+        weights = torch.stack([weight for *_, weight in here]) if here else gate.weights[:0]
         weights = weights.to(device=device, dtype=torch.float32)
         layer.register_buffer(_PREFIX + "weights", weights, persistent=False)
         if monitor is not None and monitor.layer == index:
-            listener = monitor.weights.to(device=device, dtype=torch.float32)
-            layer.register_buffer(_PREFIX + "monitor", listener, persistent=False)
+            direction = monitor.weights.to(device=device, dtype=torch.float32)
+            layer.register_buffer(_PREFIX + "monitor", direction, persistent=False)
         if steers and index in plan.additions:
             addition = plan.additions[index].to(device=device, dtype=dtype)
             if not torch.isfinite(addition).all():
@@ -97,19 +107,19 @@ def install(
     return anatomy
 
 
-def _places(gate: GuidanceGate, buffers: RowBuffers) -> list[tuple[GateRead, int, int, Tensor]]:
-    """Every read of both gates: its row in `read_tokens`, its column in `partial`, its weight `[width]`."""
-    places = [
+def _reads(gate: GuidanceGate, buffers: RowBuffers) -> list[tuple[GateRead, int, int, Tensor]]:
+    """Every read of both gates: its row in `read_tokens`, its column in `partial`, its weights `[width]`."""
+    reads = [
         (read, gate.offsets.index(read.offset), column, weight)
         for column, (read, weight) in enumerate(zip(gate.reads, gate.weights, strict=True))
     ]
-    if buffers.ends is not None:
-        ends, before, first = buffers.ends.gate, len(gate.offsets), len(gate.reads)
-        places += [
-            (read, before + ends.offsets.index(read.offset), first + column, weight)
-            for column, (read, weight) in enumerate(zip(ends.reads, ends.weights, strict=True))
+    if buffers.end_gate is not None:
+        end, rows, columns = buffers.end_gate.gate, len(gate.offsets), len(gate.reads)
+        reads += [
+            (read, rows + end.offsets.index(read.offset), columns + column, weight)
+            for column, (read, weight) in enumerate(zip(end.reads, end.weights, strict=True))
         ]
-    return places
+    return reads
 
 
 def _hook(
@@ -181,7 +191,7 @@ def _hook(
             stream = output[-1] if isinstance(output, tuple) else output
             stream = ops.steered_stream(stream, layer.inferaligner_addition, layer.inferaligner_steered)
             return (*output[:-1], stream) if isinstance(output, tuple) else stream
-        # Into the residual half: what vLLM fuses with the other half stays as it is.
+        # Into the residual half, so that vLLM's fusions with the other half stay possible.
         steer(
             hidden if residual is None else residual,
             layer.inferaligner_addition,
@@ -195,9 +205,18 @@ def _hook(
 
 
 def stream_parts(output: Any, pair: bool, index: int) -> tuple[Tensor, Tensor | None]:
-    """`(hidden, residual)` `[tokens, width]` of what a decoder layer returned; their sum is the stream.
+    """Splits the output of a decoder layer.
 
-    Raises `UnknownArchitectureError` for anything else than the layer's signature promises.
+    Args:
+        output: the output.
+        pair: whether the layer returns (hidden, residual).
+        index: of the layer, for the error.
+
+    Returns:
+        `(hidden, residual)`, each `[tokens, width]`, whose sum is the residual stream; or (stream, None).
+
+    Raises:
+        UnknownArchitectureError: the output has another form.
     """
     if pair and isinstance(output, tuple) and len(output) == 2 and output[1] is not None:
         return output[0], output[1]
@@ -207,7 +226,7 @@ def stream_parts(output: Any, pair: bool, index: int) -> tuple[Tensor, Tensor | 
         if output.ndim == 2:
             return output, None
         if output.ndim == 3 and output.shape[0] == 1:
-            return output[0], None  # a view: what is added to it is added to the layer's output
+            return output[0], None  # a view: additions reach the layer's output
     raise UnknownArchitectureError(
         f"Decoder layer {index} returned {_shape(output)}; expected "
         f"{'the pair (hidden, residual)' if pair else 'one tensor'}. This architecture is not supported "
@@ -218,13 +237,13 @@ def stream_parts(output: Any, pair: bool, index: int) -> tuple[Tensor, Tensor | 
 def returns_pair(layer: nn.Module, index: int) -> bool:
     """Whether a decoder layer returns (hidden, residual).
 
-    Raises `UnknownArchitectureError` for one that is not on this machine.
+    Raises `UnknownArchitectureError` if the layer is on another machine.
     """
     # The forward of the class: some layers are compiled or wrapped on the instance.
     parameters = inspect.signature(type(layer).forward).parameters
     if type(layer).__name__ == "PPMissingLayer":
         raise UnknownArchitectureError(
-            f"Decoder layer {index} lives on another machine (pipeline parallelism), which is not supported. "
+            f"Decoder layer {index} is on another machine (pipeline parallelism), which is not supported. "
             "Use tensor parallelism."
         )
     return "residual" in parameters

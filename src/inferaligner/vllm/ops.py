@@ -1,15 +1,21 @@
-"""The operations inside the model's graph: read the gate's tokens, decide, read answers, steer.
+"""The operations in the model's graph (`torch.ops.inferaligner`): `read_gate`, `decide`, `watch`, `steer`.
 
-They take all that changes from step to step out of buffers at fixed addresses, so that a compiled graph or a
-CUDA graph can run them again, and never make the host wait. Shapes: `tokens` is the number of rows of the
-batch that vLLM runs (padding included), `slots` the number of requests that can run at once. Slot number
-`slots` is the bin: unused entries point to it, it never opens, and what is written there is never read.
+The hooks of `layers.py` call them in each forward pass, in this order:
+1. `read_gate` in every layer that a gate reads, for the tokens at its offsets;
+2. `decide` in the guidance gate's last layer, for requests whose prompt ends in this pass;
+3. `watch` in the monitor's layer, for generated tokens;
+4. `steer` in every steered layer; compiled models use `steered_stream` instead.
 
-On a CPU the operations look at `counts` and do no work where there is none; on a GPU they work on the whole
+All values that change between steps are in buffers at fixed addresses (`device_buffers.RowBuffers`). So a
+compiled graph or a CUDA graph can run again, and the host never waits. Shapes: `tokens` is the number of
+tokens in vLLM's batch, padding included, and `slots` the number of requests that can run at once. Slot number
+`slots` is the padding slot: unused entries point to it, it never opens, and its values are never read.
+
+On a CPU the operations read `counts`, and do nothing where a count is 0. On a GPU they work on the whole
 buffers, because a captured graph cannot branch.
 
-Which rows are steered is settled once a step and not in every layer: when the rows are loaded, and again
-where a decision falls. So a steered layer has one addition to do, and a compiler can fuse it (`steered`).
+Which tokens are steered is computed when the buffers are loaded and again after a decision, not in every
+layer. So a steered layer costs one addition, which a compiler can fuse.
 """
 
 from __future__ import annotations
@@ -53,7 +59,7 @@ def read_gate(
     read_slots: Tensor,
     partial: Tensor,
 ) -> None:
-    """`partial[slot, column] = stream[token] · weight` for every token that this layer's reads want.
+    """Writes `partial[slot, column] = stream[token] · weight` for every token that this layer's reads name.
 
     Args:
         hidden, residual: `[tokens, width]`; the residual stream is their sum, or `hidden` alone.
@@ -85,12 +91,18 @@ def decide(
     steer_tokens: Tensor,
     turn_reads: int = -1,
 ) -> None:
-    """`score[slot] = bias + Σ partial[slot]`, open unless it is at most 0: a read that is missing is NaN, and
-    NaN opens.
+    """Writes `score[slot] = bias + Σ partial[slot]`, and opens the slot unless the score is at most 0.
 
-    `turn_reads`: how many columns of `partial` are the guidance gate's. Those behind them are the end gate's,
-    its bias among them; then a slot opens by either, and the score is the guidance gate's unless it has none
-    (-inf) or the other one alone opens. -1: there is no end gate.
+    A read that is missing is NaN, and NaN opens.
+
+    Args:
+        partial: `[slots + 1, all reads]`, the dot products.
+        bias: of the guidance gate.
+        row: the row of `read_slots` that lists the slots to decide.
+        score, open: `[slots + 1]`, the results.
+        turn_reads: number of columns of `partial` that belong to the guidance gate. The columns behind them
+            are the end gate's, its bias included. Then either gate opens a slot, and the score is the
+            guidance gate's unless it has none (-inf) or the end gate alone opens. -1: no end gate.
     """
     count = int(counts[row]) if partial.device.type == "cpu" else read_slots.shape[1]
     if count == 0:
@@ -106,7 +118,7 @@ def decide(
         opened = by_turn | by_end
         total = torch.where((total == -torch.inf) | (~by_turn & by_end), end, total)
     score[slots] = total
-    # The bin's own place is set by nobody else, and must stay closed.
+    # Unused entries write to the padding slot, which must stay closed.
     open[slots] = opened & (slots != open.shape[0] - 1)
     settle(counts, open, slot_of_token, steered, steer_tokens)
 
@@ -127,13 +139,18 @@ def watch(
     steered: Tensor,
     steer_tokens: Tensor,
 ) -> None:
-    """The monitor's score of one generated token per slot; opens slots whose mean is over, from there on.
+    """Scores one generated token per slot, and opens slots whose mean score is above the threshold.
+
+    The token that opens a slot is the first one that is steered.
 
     Args:
+        hidden, residual: `[tokens, width]`; the residual stream is their sum, or `hidden` alone.
         weights: `[width]` float32.
-        rows: `[3, slots]`: tokens of the batch, their slots, and the columns of `recent` that they go to.
+        centre, bias: a token scores `stream · weights + centre`; the mean of the latest scores plus `bias` is
+            compared with 0.
+        rows: `[3, slots]`: tokens of the batch, their slots, and the columns of `recent` for their scores.
         recent: `[slots + 1, window]`, the latest scores of each slot, zeros before the first token.
-        token_score, over: `[slots + 1]`, what is told about the token.
+        token_score, over: `[slots + 1]`, the token's score, and whether the mean is above the threshold.
     """
     count = int(counts[-3]) if hidden.device.type == "cpu" else rows.shape[1]
     if count == 0:
@@ -152,8 +169,8 @@ def watch(
 def settle(
     counts: Tensor, open: Tensor, slot_of_token: Tensor, steered: Tensor, steer_tokens: Tensor
 ) -> None:
-    """`steered[token] = open[slot_of_token[token]]`; on a CPU also the list of these tokens, and how many
-    they are in the last of `counts`."""
+    """Writes `steered[token] = open[slot_of_token[token]]`; on a CPU also the list of these tokens in
+    `steer_tokens` and their number in `counts[-1]`."""
     on_cpu = steered.device.type == "cpu"
     if on_cpu and int(counts[-2]) == 0:
         return
@@ -165,7 +182,7 @@ def settle(
 
 
 def steer(stream: Tensor, addition: Tensor, counts: Tensor, steered: Tensor, steer_tokens: Tensor) -> None:
-    """`stream[token] += addition` for the tokens that are steered; every other token keeps its bits."""
+    """Adds `addition` `[width]` to the steered tokens of `stream`; all other tokens keep every bit."""
     if stream.device.type == "cpu":
         count = int(counts[-1])
         if count == stream.shape[0]:
@@ -178,13 +195,12 @@ def steer(stream: Tensor, addition: Tensor, counts: Tensor, steered: Tensor, ste
 
 
 def steered_stream(stream: Tensor, addition: Tensor, steered: Tensor) -> Tensor:
-    """The same as `steer`, as a new tensor and in operations that a compiler knows: it fuses them with the
-    norm that comes next, and a steered layer costs next to nothing."""
+    """The result of `steer` as a new tensor, in operations that a compiler fuses with the next norm."""
     return torch.where(steered[: stream.shape[-2]], stream + addition, stream)
 
 
 def _nothing(*_: object) -> None:
-    """What the compiler needs to know: the operations return nothing."""
+    """The operations for a compiler that traces shapes: they return nothing."""
 
 
 for _name, _function in (

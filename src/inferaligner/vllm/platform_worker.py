@@ -1,4 +1,4 @@
-"""vLLM's own worker for the machine at hand, which the workers of this package extend."""
+"""vLLM's worker class for this machine, which the workers of this package extend."""
 
 from __future__ import annotations
 

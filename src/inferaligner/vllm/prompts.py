@@ -1,9 +1,9 @@
-"""Which prompts can be gated at all.
+"""The rules for prompts: which of them can be gated.
 
-The gate was fitted on the last tokens of prompts as the chat template ends them. At the end of any other
-text it reads something it was never shown, and a client could choose that text. Begun answers have a gate of
-their own, where the aligner was fitted with one; otherwise they are refused, and so is raw text, unless the
-operator says `prompts="any"`.
+The gate was fitted on the last tokens of prompts that end as the chat template ends them. Any other ending is
+text that the gate was not fitted on, and a client could choose it. A begun answer is read by a gate of its
+own if the aligner was fitted with one. Begun answers without such a gate are refused, and so is raw text,
+unless the operator sets `prompts="any"`.
 """
 
 from __future__ import annotations
@@ -17,41 +17,48 @@ from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd, Templ
 from inferaligner.vllm.adapters import AdapterRules
 from inferaligner.vllm.settings import EngineSettings
 
-_BASE_ALONE = AdapterRules(None, others=False)
-
 
 @dataclass(frozen=True)
 class PromptRules:
-    """`ends`: where the chat template hands over to the assistant, None where that cannot be known;
-    `shortest`: tokens that the gate must find; `adapters`: which LoRA adapters a request may have; `any_end`:
-    whether raw text is taken; `judges_begun`: whether the aligner has a gate for begun answers."""
+    """The rules of one deployment.
+
+    Attributes:
+        ends: finds where the chat template hands over to the assistant; None if that is unknown.
+        shortest: tokens that a prompt must have, because the gate reads them.
+        adapters: which LoRA adapters a request may have.
+        any_end: whether raw text is accepted.
+        judges_begun: whether the aligner has a gate for begun answers.
+    """
 
     ends: TemplateEnds | None
     shortest: int
-    adapters: AdapterRules = _BASE_ALONE
+    adapters: AdapterRules
     any_end: bool = False
     judges_begun: bool = False
 
     @classmethod
-    def of(cls, config: Any, settings: EngineSettings, tokenizer: Any = None) -> PromptRules:
-        """The rules for a deployment. Raises `MismatchError` for another tokenizer or chat template than the
-        aligner was fitted with."""
+    def from_config(cls, config: Any, settings: EngineSettings) -> PromptRules:
+        """The rules of the deployment that a `VllmConfig` describes.
+
+        Raises:
+            MismatchError: another tokenizer or chat template than the aligner was fitted with.
+        """
         artifact, adapters = settings.artifact(), settings.adapter_rules()
         shortest = max(artifact.gate.offsets) + 1
         if config.model_config.skip_tokenizer_init:
             if settings.prompts == "chat":
                 raise MismatchError(
-                    "vLLM was told to skip the tokenizer, so it cannot be compared with the aligner's. Leave "
-                    "--skip-tokenizer-init out, or take the responsibility for it with prompts='any'."
+                    "vLLM skips the tokenizer, so it cannot be compared with the aligner's. Leave "
+                    "--skip-tokenizer-init out, or accept any prompt with prompts='any'."
                 )
             return cls(None, shortest, adapters, any_end=True)
         from inferaligner.models.fingerprint import differences, fingerprint_tokenizer
 
-        reader = _reader(config.model_config) if tokenizer is None else tokenizer
-        found = differences(fingerprint_tokenizer(reader), artifact.provenance.target.tokenizer)
-        if found:
+        reader = _reader(config.model_config)
+        unlike = differences(fingerprint_tokenizer(reader), artifact.provenance.target.tokenizer)
+        if unlike:
             raise MismatchError(
-                f"The tokenizer is not the one the aligner was fitted with: {'; '.join(found)}. Serve the "
+                f"The tokenizer is not the one the aligner was fitted with: {'; '.join(unlike)}. Serve the "
                 "model with the tokenizer and chat template it was fitted with, or fit an aligner for this "
                 "one."
             )
@@ -65,20 +72,20 @@ class PromptRules:
         return cls(ends, shortest, adapters, any_end, judges_begun=artifact.end_gate is not None)
 
     def end_of(self, tokens: Sequence[int] | None) -> PromptEnd:
-        """How a prompt ends; as the template ends one, where that cannot be known."""
+        """How a prompt ends; "as the template ends one" if that is unknown."""
         return AS_THE_TEMPLATE if self.ends is None or tokens is None else self.ends.end_of(tokens)
 
     def objection(self, request: Any) -> str | None:
-        """Why a request (the front end's or the scheduler's) cannot be gated, in words for the client; None
-        if it can."""
+        """The reason why a request cannot be gated, as a message to the client; None if it can.
+
+        Args:
+            request: the front end's `EngineCoreRequest`, or the scheduler's `Request`.
+        """
         if request.resumable:
             return "Streaming input cannot be gated: send the whole prompt in one request."
-        return self.adapters.objection(request.lora_request) or self.prompt_objection(
-            request.prompt_token_ids
-        )
-
-    def prompt_objection(self, tokens: Sequence[int] | None) -> str | None:
-        """The same about the tokens of a prompt alone."""
+        if (objection := self.adapters.objection(request.lora_request)) is not None:
+            return objection
+        tokens = request.prompt_token_ids
         if tokens is None:
             return "A prompt of embeddings cannot be checked against the chat template: send text."
         if len(tokens) < self.shortest:
@@ -95,7 +102,7 @@ class PromptRules:
 
 
 def _reader(model_config: Any) -> Any:
-    """The tokenizer, or the processor of a model that sees: its chat template may be the processor's."""
+    """The tokenizer; for a model with image input its processor, which may hold the chat template."""
     if model_config.is_multimodal_model:
         from vllm.transformers_utils.processor import cached_processor_from_config
 

@@ -1,9 +1,11 @@
-"""What scheduler and worker tell each other, one message each way and step.
+"""The messages between scheduler and workers: one in each direction per step.
 
-The scheduler sends `StepOrders` with its own `SchedulerOutput`; the worker sends decisions with its
-`ModelRunnerOutput`. Both ride as an attribute of vLLM's object, which every executor passes on whole.
-A *ticket* names one stay of a request in the engine: a request that is preempted before it was decided gets a
-new one, so that a late answer to the old one cannot be taken for the new one's.
+The scheduler attaches `StepOrders` to its `SchedulerOutput`, and the worker attaches `StepDecisions` to its
+`ModelRunnerOutput`. Each is an attribute of vLLM's object, and every executor transports that object whole.
+
+An *admission* is one stay of a request on the workers; its number identifies it. A request that is preempted
+before it was decided gets a new admission when it resumes, so a late decision of the old one is not taken for
+a decision of the new one.
 """
 
 from __future__ import annotations
@@ -19,39 +21,40 @@ _ATTRIBUTE = "inferaligner"
 
 @dataclass(frozen=True)
 class Order:
-    """How to treat a request that begins, or resumes after a preemption.
+    """How the workers treat a request that begins, or that resumes after a preemption.
 
     Attributes:
-        ticket: of this stay.
-        prompt_length: tokens of the prompt; the gate decides at the last of them.
-        open: the decision, where it is known; None asks the worker to decide.
+        admission: number of this admission.
+        prompt_length: tokens of the prompt; the gate decides at the last one.
+        open: the decision if it is known; None requests it from the worker.
         steer_from: first position that is steered if the gate is open.
-        again: the prompt is computed a second time because the gate opened; what the first time gave was
-            thrown away.
-        heard: the monitor's scores of the last generated tokens that it has read, `read` of them in all.
-        end: how the prompt ends, and where the template handed over to the assistant.
+        replayed: the prompt is computed a second time because the gate opened; the output of the first time
+            was dropped.
+        recent_scores: the monitor's scores of the latest generated tokens, oldest first.
+        tokens_read: generated tokens that the monitor has read in all.
+        end: how the prompt ends, and where the chat template hands over to the assistant.
     """
 
-    ticket: int
+    admission: int
     prompt_length: int
     open: bool | None
     steer_from: int
-    again: bool = False
-    heard: tuple[float, ...] = ()
-    read: int = 0
+    replayed: bool = False
+    recent_scores: tuple[float, ...] = ()
+    tokens_read: int = 0
     end: PromptEnd = AS_THE_TEMPLATE
 
 
 @dataclass
 class StepOrders:
-    """One step's message to the workers; all by request id.
+    """The scheduler's message for one step. The keys are request ids.
 
     Attributes:
-        orders: for what begins or resumes in this step.
-        due: tickets of the requests that must be decided in this step.
-        closed: tickets of those whose gate has turned out closed. The device knows; the host learns it here
-            and stops marking their rows. Not sent while a monitor may still open them.
-        watched: tickets, and numbers of the generated tokens that the monitor must read in this step.
+        orders: for requests that begin or resume in this step.
+        due: admissions of the requests that must be decided in this step.
+        closed: admissions of the requests whose gate has turned out closed. The device knows this already;
+            the worker's host stops marking their rows. Not sent while a monitor may still open them.
+        watched: admissions, and numbers of the generated tokens that the monitor must read in this step.
     """
 
     orders: dict[str, Order] = field(default_factory=dict)
@@ -62,31 +65,37 @@ class StepOrders:
 
 @dataclass(frozen=True)
 class TokenDecision:
-    """What the monitor said about a generated token: its score, and whether the mean was over."""
+    """The monitor's result for one generated token.
+
+    Attributes:
+        number: of the token in the answer, from 1.
+        score: of this token.
+        opens: whether the mean of the latest scores is above the threshold.
+    """
 
     number: int
     score: float
-    over: bool
+    opens: bool
 
 
 @dataclass(frozen=True)
 class StepDecisions:
-    """Decisions of one step, and what the monitor read in it, by ticket."""
+    """The worker's message for one step: the gate's and the monitor's results, by admission."""
 
     decisions: dict[int, Decision] = field(default_factory=dict)
     tokens: dict[int, TokenDecision] = field(default_factory=dict)
 
 
-def send(message: StepOrders | StepDecisions, carrier: Any) -> None:
-    """Puts a message on vLLM's own object."""
+def attach(message: StepOrders | StepDecisions, carrier: Any) -> None:
+    """Attaches a message to an object of vLLM."""
     setattr(carrier, _ATTRIBUTE, message)
 
 
-def orders_on(scheduler_output: Any) -> StepOrders | None:
-    """The scheduler's message, or None if the scheduler is not this package's."""
+def attached_orders(scheduler_output: Any) -> StepOrders | None:
+    """The scheduler's message; None if the scheduler does not belong to this package."""
     return getattr(scheduler_output, _ATTRIBUTE, None)
 
 
-def decisions_on(runner_output: Any) -> StepDecisions:
-    """The worker's message; empty if nothing was decided."""
+def attached_decisions(runner_output: Any) -> StepDecisions:
+    """The worker's message; an empty one if nothing was decided."""
     return getattr(runner_output, _ATTRIBUTE, None) or StepDecisions()

@@ -1,8 +1,8 @@
-"""Requests as OpenAI's clients write them, for a vLLM that takes less than they send.
+"""Makes requests of OpenAI's clients acceptable to vLLM, which rejects some fields that they send.
 
-A field that is null, or that says what is so without it, is left out before vLLM reads the request: vLLM
-refuses `"tools": []`, `"tool_choice": "auto"` without tools, and null for some of its own fields. Nothing
-else of a request changes.
+Fields that are null or only repeat the default are removed before vLLM reads the request: vLLM rejects
+`"tools": []`, `"tool_choice": "auto"` without tools, and null for some fields. The rest of a request stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {"tools": ([],), "functions": ([],), "fun
 _WITHOUT_TOOLS = ("none", "auto")
 
 
-def plain_body(body: bytes) -> bytes:
-    """The body of a request to one of `ROUTES` without what says nothing; any other body as it is."""
+def normalized_body(body: bytes) -> bytes:
+    """The body of a request to one of `ROUTES` without neutral fields; unchanged if it is no JSON object."""
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
@@ -31,12 +31,12 @@ def plain_body(body: bytes) -> bytes:
     if "tools" not in kept and kept.get("tool_choice") in _WITHOUT_TOOLS:
         del kept["tool_choice"]
     if isinstance(messages := kept.get("messages"), list):
-        kept["messages"] = [_plain_message(message) for message in messages]
+        kept["messages"] = [_normalized_message(message) for message in messages]
     return body if kept == given else json.dumps(kept).encode()
 
 
-def _plain_message(message: Any) -> Any:
+def _normalized_message(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
-    # An answer without content is a message of its own kind; every other null says nothing.
+    # A null content has a meaning (a message of tool calls); every other null is neutral.
     return {name: value for name, value in message.items() if value is not None or name == "content"}

@@ -1,8 +1,8 @@
-"""vLLM's complaints about a request, in the words of whoever sent it.
+"""Rewrites vLLM's validation errors so that they name the field as the client wrote it.
 
-For a field of several types vLLM reports every branch of each, with the names of its own classes; of a
-message it begins with the kinds of message that it is not. This names the field as the client wrote it, and
-what is wrong with it there. A report that is not understood is passed on as it is.
+For a field with several permitted types vLLM reports the failure of every type, with the names of its own
+classes. Of these failures, this module keeps the ones that concern the client's value. An error in an unknown
+format is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -16,47 +16,58 @@ _TEXT = r"""(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")"""
 _PROBLEM = re.compile(rf"'type': '(\w+)', 'loc': '([^']*)', 'msg': {_TEXT}")
 _REPORT_ON_PARTS = re.compile(r"\d+ validation errors? for ValidatorIterator")
 _PROBLEM_OF_PART = re.compile(r"^(\d+)\.(\w+)(?:\.(\S+))?\n  (.+?) \[type=", re.MULTILINE)
-_MOST = 3  # of several reasons for one field
+_MAX_REASONS = 3  # for one field
 
 
-def plain_error(answer: bytes, request: bytes) -> bytes:
-    """The body of an answer of status 400 to a JSON request; as it is, if it is no such report."""
+def readable_error(answer: bytes, request: bytes) -> bytes:
+    """Rewrites the body of an answer with status 400.
+
+    Args:
+        answer: vLLM's JSON.
+        request: the client's JSON.
+
+    Returns:
+        The answer with `message` and `param` of its error rewritten; unchanged if it is no validation error.
+    """
     try:
-        told, asked = json.loads(answer), json.loads(request)
+        reported, sent = json.loads(answer), json.loads(request)
     except (ValueError, RecursionError):
         return answer
-    error = told.get("error") if isinstance(told, dict) else None
+    error = reported.get("error") if isinstance(reported, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     if not isinstance(error, dict) or not isinstance(message, str):
         return answer
-    if _REPORT_ON_PARTS.match(message) and (plain := _of_part(message, asked)) is not None:
+    if _REPORT_ON_PARTS.match(message) and (part := _part_problem(message, sent)) is not None:
         return json.dumps(
-            {**told, "error": {**error, "message": ": ".join(plain), "param": plain[0]}}
+            {**reported, "error": {**error, "message": ": ".join(part), "param": part[0]}}
         ).encode()
     if not _REPORT.match(message):
         return answer
     problems = [
-        (_place(where.split(".")[1:], asked, kind == "missing"), where, single or double)
+        (_client_path(where.split(".")[1:], sent, kind == "missing"), where, single or double)
         for kind, where, single, double in _PROBLEM.findall(message)
     ]
-    meant = [problem for problem in problems if _is_meant(problem[1], asked)] or problems
-    if not meant:
+    relevant = [problem for problem in problems if _is_relevant(problem[1], sent)] or problems
+    if not relevant:
         return answer
-    place = max((place for place, _, _ in meant), key=len)
-    reasons = list(dict.fromkeys(reason for where, _, reason in meant if where == place))[:_MOST]
-    field = ".".join(place)
+    deepest = max((path for path, _, _ in relevant), key=len)
+    reasons = list(dict.fromkeys(reason for path, _, reason in relevant if path == deepest))[:_MAX_REASONS]
+    field = ".".join(deepest)
     text = f"{field}: {'; or '.join(reasons)}" if field else "; or ".join(reasons)
-    return json.dumps({**told, "error": {**error, "message": text, "param": field or None}}).encode()
+    return json.dumps({**reported, "error": {**error, "message": text, "param": field or None}}).encode()
 
 
-def _of_part(message: str, asked: Any) -> tuple[str, str] | None:
-    """The field of a message's part, and what is wrong with it. vLLM reads parts after the rest, and does
-    not say of which message they are; None if that is not clear."""
+def _part_problem(message: str, sent: Any) -> tuple[str, str] | None:
+    """The faulty field in a part of a message's content, and the reason.
+
+    vLLM validates these parts last, and its error does not name the message. None if several messages have
+    such a part.
+    """
     problems = _PROBLEM_OF_PART.findall(message)
-    if not problems or not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
+    if not problems or not isinstance(sent, dict) or not isinstance(sent.get("messages"), list):
         return None
     number = int(problems[0][0])
-    contents = [each.get("content") if isinstance(each, dict) else None for each in asked["messages"]]
+    contents = [each.get("content") if isinstance(each, dict) else None for each in sent["messages"]]
     places = [at for at, parts in enumerate(contents) if isinstance(parts, list) and len(parts) > number]
     if len(places) != 1:
         return None
@@ -65,30 +76,30 @@ def _of_part(message: str, asked: Any) -> tuple[str, str] | None:
     for at, kind, field, reason in problems:
         if int(at) == number and kind not in others and field:
             return f"{place}.{field}", reason
-    return place, "This is no part of a type that is known"
+    return place, "This part has no known type"
 
 
-def _place(parts: list[str], asked: Any, missing: bool) -> tuple[str, ...]:
-    """Those parts of a place that are fields of the request, or entries of its lists."""
-    found = []
+def _client_path(parts: list[str], sent: Any, missing: bool) -> tuple[str, ...]:
+    """The parts of a path that are fields of the request or indices of its lists, without vLLM's classes."""
+    path = []
     for number, part in enumerate(parts, start=1):
-        if isinstance(asked, dict) and part in asked:
-            asked = asked[part]
-        elif isinstance(asked, list) and part.isdigit() and int(part) < len(asked):
-            asked = asked[int(part)]
+        if isinstance(sent, dict) and part in sent:
+            sent = sent[part]
+        elif isinstance(sent, list) and part.isdigit() and int(part) < len(sent):
+            sent = sent[int(part)]
         elif not (missing and number == len(parts)):
             continue
-        found.append(part)
-    return tuple(found)
+        path.append(part)
+    return tuple(path)
 
 
-def _is_meant(where: str, asked: Any) -> bool:
-    """Whether a problem is one of the kind of message that the client sent, if it is about a message."""
+def _is_relevant(where: str, sent: Any) -> bool:
+    """False for a problem with a message as another kind than the client sent (by its role)."""
     known = re.search(r"messages\.(\d+)\.(?:ChatCompletion|Custom)(\w*?)(?:Chat\w*)?MessageParam", where)
     if known is None:
         return True
     try:
-        role = str(asked["messages"][int(known[1])]["role"])
+        role = str(sent["messages"][int(known[1])]["role"])
     except (LookupError, TypeError):
         return True
     return known[2].lower() == role.lower()

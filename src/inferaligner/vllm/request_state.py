@@ -1,4 +1,4 @@
-"""The scheduler's book: what is known about the gate of every request."""
+"""The scheduler's state of every request, and the rules that follow from it."""
 
 from __future__ import annotations
 
@@ -10,142 +10,148 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.decision import Decision
 from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 from inferaligner.steering.plan import SteeringPlan
-from inferaligner.vllm.monitor_state import ReadAnswer
+from inferaligner.vllm.monitor_state import MonitoredAnswer
 from inferaligner.vllm.protocol import Order
 
-_TICKETS = itertools.count(1)
+_ADMISSIONS = itertools.count(1)
 
 
 @dataclass
 class GatedRequest:
-    """One request, from the time it is added until it is freed.
+    """One request, from `add_request` until it is freed.
 
     Attributes:
         prompt_length: tokens of the prompt.
-        decision: None until the gate has said.
-        ticket: of the present stay on the workers; renewed whenever an order is sent.
-        replays: whether an open gate means that tokens which were computed without steering must be computed
-            again.
-        refused: why the request is not served at all, if so.
-        again: it was sent back to be computed a second time, and has not begun yet.
-        report: what is told about it, once it is decided.
-        answer: what a monitor has read.
-        end: how the prompt ends, and where the template handed over to the assistant.
+        decision: None until the gate has decided.
+        admission: number of the present admission to the workers; renewed with every order.
+        refused: the reason why the request is not served; None if it is served.
+        replaying: the request was sent back for a second prefill, which has not begun yet.
+        report: the report on it, once it is decided.
+        answer: the monitor's state.
+        end: how the prompt ends, and where the chat template hands over to the assistant.
     """
 
     prompt_length: int
     decision: Decision | None = None
-    ticket: int = 0
-    replays: bool = False
+    admission: int = 0
     refused: str | None = None
-    again: bool = False
+    replaying: bool = False
     report: dict[str, Any] | None = None
-    answer: ReadAnswer = field(default_factory=ReadAnswer)
+    answer: MonitoredAnswer = field(default_factory=MonitoredAnswer)
     end: PromptEnd = AS_THE_TEMPLATE
 
     @property
     def closed(self) -> bool:
-        """Whether the gate has closed, and no monitor opened the answer since."""
+        """Whether the gate is closed, and no monitor has opened the answer since."""
         return self.decision is not None and not self.decision.open and self.answer.opened_at is None
 
 
 @dataclass
 class GateRules:
-    """What follows from a plan for one request. `steers` is False in shadow mode."""
+    """Orders, prefix-cache limits and monitor reads that follow from a plan and a request's state.
+
+    Attributes:
+        plan: the gates, the monitor and the steered positions.
+        steers: False in shadow mode.
+        refuses: requests whose gate opens end without an answer.
+    """
 
     plan: SteeringPlan
     steers: bool
     refuses: bool = False
-    reach: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reach = max(self.plan.gate.offsets)
-        self._end_reach = max(self.plan.ends.gate.offsets)
+        self._longest_offset = max(self.plan.gate.offsets)
+        self._longest_end_offset = max(self.plan.ends.gate.offsets)
 
     @property
     def replays(self) -> bool:
-        """Whether steering cannot begin in the pass that decides: every position is steered, or a steered
-        layer lies below the gate's last one."""
-        return (
-            self.steers
-            and not self.refuses
-            and not (self.plan.positions == "from_gate" and self.plan.one_pass)
-        )
+        """Whether an opened request is prefilled a second time, because steering cannot begin in the pass
+        that decides: every position is steered, or a steered layer lies below the gate's last one."""
+        one_pass = self.plan.positions == "from_gate" and self.plan.one_pass
+        return self.steers and not self.refuses and not one_pass
 
     @property
     def window(self) -> int:
-        """Of the monitor; 0 where no answer is read."""
+        """Number of token scores that the monitor averages; 0 without a monitor."""
         return 0 if self.plan.monitor is None else self.plan.monitor.window
 
     def first_steered(self, request: GatedRequest) -> int:
-        """First position that is steered, if the gate is open."""
+        """First position that is steered if the gate is open."""
         if request.answer.opened_at is not None:
             return request.prompt_length + request.answer.opened_at - 1
         return 0 if self.plan.positions == "all" else request.prompt_length - 1
 
     def order(self, request: GatedRequest, generated: int = 0) -> Order:
-        """For a request that begins or resumes with so many generated tokens; draws a new ticket."""
-        request.ticket = next(_TICKETS)
+        """The order for a request that begins or resumes with `generated` tokens; starts a new admission."""
+        request.admission = next(_ADMISSIONS)
         answer = request.answer
-        answer.begin(generated)
+        answer.resume(generated)
         steer_from = self.first_steered(request)
         if request.decision is None and self.replays:
-            # The pass that decides must not be half steered: it is run again if the gate opens.
+            # The pass that decides must not be partly steered: it is run again if the gate opens.
             steer_from = request.prompt_length
         if request.closed and self.window:
             steer_from = request.prompt_length + len(answer.scores)  # the next token that may open it
-        decided = None if request.decision is None else not request.closed and self.steers
-        again, request.again = request.again, False
-        heard = answer.latest(self.window) if self.window else ()
+        replayed, request.replaying = request.replaying, False
         return Order(
-            request.ticket,
-            request.prompt_length,
-            decided,
-            steer_from,
-            again,
-            heard,
-            len(answer.scores),
-            request.end,
+            admission=request.admission,
+            prompt_length=request.prompt_length,
+            open=None if request.decision is None else not request.closed and self.steers,
+            steer_from=steer_from,
+            replayed=replayed,
+            recent_scores=tuple(answer.scores[-self.window :]) if self.window else (),
+            tokens_read=len(answer.scores),
+            end=request.end,
         )
 
     def next_token(self, request: GatedRequest, computed: int) -> int | None:
-        """The generated token that the monitor reads in a step after which `computed` tokens are computed.
+        """The generated token that the monitor reads in a step.
 
-        Raises `SteeringError` if the step computes several: none may be passed by.
+        Args:
+            request: the request.
+            computed: its tokens that are computed after the step, prompt included.
+
+        Returns:
+            The token's number in the answer, from 1; None if there is nothing to read.
+
+        Raises:
+            SteeringError: the step computes several generated tokens, so one would be left out.
         """
         number, answer = computed - request.prompt_length, request.answer
         undecided = request.decision is None
-        if not self.window or number <= answer.sent or not (undecided or request.closed):
+        if not self.window or number <= answer.requested or not (undecided or request.closed):
             return None
-        if number != answer.sent + 1:
+        if number != answer.requested + 1:
             raise SteeringError(
-                f"A step computes generated tokens {answer.sent + 1} to {number} of a request; the monitor "
-                "reads one a step. Stopping rather than serving without the monitor; please report this."
+                f"A step computes generated tokens {answer.requested + 1} to {number} of a request; the "
+                "monitor reads one per step. Stopping rather than serving without the monitor; please report "
+                "this."
             )
-        answer.sent = number
+        answer.requested = number
         return number
 
     def readable(self, request: GatedRequest) -> int | None:
-        """Leading tokens whose blocks may come from the prefix cache; None for all."""
+        """Number of leading tokens whose blocks may be read from the prefix cache; None for all."""
         if request.decision is None:
             turn = request.prompt_length if request.end.turn_end is None else request.end.turn_end
-            first = turn - 1 - self.reach
+            first = turn - 1 - self._longest_offset
             if request.end.kind != "template":
-                first = min(first, request.prompt_length - 1 - self._end_reach)
+                first = min(first, request.prompt_length - 1 - self._longest_end_offset)
             return max(first, 0)
-        return self._shared(request)
+        return self._shareable(request)
 
     def writable(self, request: GatedRequest) -> int | None:
-        """Leading tokens whose blocks may go into the prefix cache; None for all."""
+        """Number of leading tokens whose blocks may be written to the prefix cache; None for all."""
         if self.steers and request.decision is None:
-            # Not yet steered whatever the gate will say: a replay computes them again in other blocks.
+            # Not steered yet, whatever the gate decides: a replay computes them again in other blocks.
             return request.prompt_length - 1
-        return self._shared(request)
+        return self._shareable(request)
 
-    def _shared(self, request: GatedRequest) -> int | None:
+    def _shareable(self, request: GatedRequest) -> int | None:
         if not self.steers:
             return None
         if not request.closed:
             return self.first_steered(request)
-        # What the monitor has not read yet may turn out to be steered.
+        # Tokens that the monitor has not read yet may turn out to be steered.
         return request.prompt_length + len(request.answer.scores) if self.window else None

@@ -1,6 +1,6 @@
-"""vLLM's options and worker methods that somebody has looked at: whether they can get past the gate.
+"""vLLM's options and worker methods that were reviewed: can they bypass the gate?
 
-Those that can are refused in `compatibility.py` and `worker.py`. `contract.py` reports every new one.
+The ones that can are refused in `compatibility.py` and `worker.py`. `contract.py` reports every new one.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from inferaligner.vllm.statements import Reviewed
 
 _OPTION = "can it move tokens, share blocks or run layers past the gate? Then refuse it in compatibility.py"
 _METHOD = "can it replace weights or run the model without the gate? Then refuse it in worker.py"
-_RESULT = "worker.py wraps this class; hand the method on"
+_RESULT = "worker.py wraps this class; delegate the method"
+
+
+def _options(module: str, owner: str, names: str) -> Reviewed:
+    return Reviewed(module, owner, "fields", names, _OPTION)
+
 
 REVIEWED: tuple[Reviewed, ...] = (
-    Reviewed(
+    _options(
         "vllm.config.vllm",
         "VllmConfig",
-        "fields",
         """
         additional_config attention_config aux_output_config cache_config compilation_config
         device_config diffusion_config ec_manager_config ec_transfer_config engram_config
@@ -25,12 +29,10 @@ REVIEWED: tuple[Reviewed, ...] = (
         reasoning_config scheduler_config shutdown_timeout speculative_config
         structured_outputs_config watchdog_config watermark_config weight_transfer_config
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.parallel",
         "ParallelConfig",
-        "fields",
         """
         all2all_backend assigned_physical_gpu_ids cp_kv_cache_interleave_size
         cpu_distributed_timeout_seconds data_parallel_backend data_parallel_external_lb
@@ -49,23 +51,19 @@ REVIEWED: tuple[Reviewed, ...] = (
         prefill_context_parallel_size rank ray_runtime_env ray_workers_use_nsight
         tensor_parallel_size ubatch_size worker_cls worker_extension_cls world_size
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.kernel",
         "KernelConfig",
-        "fields",
         """
         enable_cutedsl_warmup enable_flashinfer_autotune enable_jit_warmup
         enable_rocm_segmented_attn_autotune ir_op_priority linear_backend linear_backend_per_quant
         moe_backend monokernel sparse_indexer_topk_backend
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.cache",
         "CacheConfig",
-        "fields",
         """
         DEFAULT_BLOCK_SIZE block_size cache_dtype cache_hit_alignment_tokens
         effective_attention_block_size enable_mamba_shared_prefix_checkpoint enable_prefix_caching
@@ -78,12 +76,10 @@ REVIEWED: tuple[Reviewed, ...] = (
         simple_cpu_offload_num_blocks skip_page_size_padded sliding_window swa_bounded_replay
         use_kda_recoverssm use_replayssm user_specified_block_size
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.scheduler",
         "SchedulerConfig",
-        "fields",
         """
         DEFAULT_MAX_NUM_BATCHED_TOKENS DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP
         DEFAULT_MAX_NUM_SEQS async_scheduling disable_chunked_mm_input
@@ -95,23 +91,19 @@ REVIEWED: tuple[Reviewed, ...] = (
         prefill_schedule_interval runner_type scheduler_cls scheduler_reserve_full_isl
         stream_interval watermark
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.lora",
         "LoRAConfig",
-        "fields",
         """
         default_mm_loras enable_mixed_moe_lora_format enable_moe_shared_loras
         enable_tower_connector_lora fully_sharded_loras lora_dtype max_cpu_loras
         max_lora_cls_labels max_lora_rank max_loras specialize_active_lora target_modules
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.multimodal",
         "MultiModalConfig",
-        "fields",
         """
         allow_missing_mm_embeddings enable_mm_embeds interleave_mm_strings language_model_only
         limit_per_prompt media_io_kwargs mm_device_do_normalize mm_encoder_attn_backend
@@ -121,12 +113,10 @@ REVIEWED: tuple[Reviewed, ...] = (
         mm_shm_cache_max_object_size_mb mm_tensor_ipc skip_mm_profiling video_pruning_method
         video_pruning_rate
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.model",
         "ModelConfig",
-        "fields",
         """
         allow_deprecated_quantization allowed_local_media_path allowed_media_domains code_revision
         config_format convert disable_cascade_attn disable_sliding_window dtype
@@ -147,12 +137,10 @@ REVIEWED: tuple[Reviewed, ...] = (
         tokenizer tokenizer_mode tokenizer_revision trust_remote_code use_fp64_gumbel
         video_pruning_method video_pruning_rate word_embeddings_untied_by_checkpoint
         """,
-        _OPTION,
     ),
-    Reviewed(
+    _options(
         "vllm.config.compilation",
         "CompilationConfig",
-        "fields",
         """
         backend cache_dir compilation_time compile_cache_save_format compile_mm_encoder
         compile_ranges_endpoints compile_sizes cudagraph_capture_sizes cudagraph_copy_inputs
@@ -166,7 +154,6 @@ REVIEWED: tuple[Reviewed, ...] = (
         pass_config splitting_ops static_all_moe_layers static_forward_context traced_files
         use_inductor_graph_partition
         """,
-        _OPTION,
     ),
     Reviewed(
         "vllm.v1.worker.cpu_worker",
@@ -200,4 +187,4 @@ REVIEWED: tuple[Reviewed, ...] = (
         _RESULT,
     ),
 )
-"""Options and methods that somebody has looked at; a new one is a question."""
+"""The reviewed options and methods; a new one must be reviewed before its version of vLLM is accepted."""

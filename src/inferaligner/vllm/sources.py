@@ -1,7 +1,4 @@
-"""vLLM's source code, read without importing it.
-
-`Sources` reads a `vllm` package: a folder, an installed package, or a wheel as it was downloaded.
-"""
+"""Reads vLLM's source code without importing it: from a folder, the installed package or a wheel."""
 
 from __future__ import annotations
 
@@ -19,10 +16,13 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Sources:
-    """The modules of one version of vLLM, parsed when asked for.
+    """The modules of one version of vLLM, parsed on demand.
 
-    `place` is the folder `vllm` itself, a folder that holds it, or a wheel (`.whl`). Raises `InputError` for
-    anything else.
+    Args:
+        place: the folder `vllm`, a folder that holds it, or a wheel (`.whl`).
+
+    Raises:
+        InputError: `place` is none of these.
     """
 
     def __init__(self, place: Path) -> None:
@@ -38,7 +38,7 @@ class Sources:
 
     @cached_property
     def version(self) -> str:
-        """As the package says it of itself."""
+        """The version in `_version.py`; "unknown" if there is none."""
         try:
             text = (self._root / "_version.py").read_text(encoding="utf-8")
         except (FileNotFoundError, KeyError):
@@ -51,7 +51,7 @@ class Sources:
         return "unknown"
 
     def _module(self, name: str) -> ast.Module | None:
-        """The module `vllm.x.y`; None for one that is not there, or not of vLLM."""
+        """The module `vllm.x.y`; None if it does not exist or is not part of vLLM."""
         package, *parts = name.split(".")
         if package != "vllm":
             return None
@@ -71,14 +71,14 @@ class Sources:
         return place
 
     def binds(self, module: str, name: str) -> bool:
-        """Whether `from module import name` can work: the name is bound there, or is a module below."""
+        """Whether `from module import name` works: the name is bound in it, or is a submodule."""
         if self.module(f"{module}.{name}") is not None:
             return True
         tree = self.module(module)
         return tree is not None and any(name == bound for bound, _ in _bound(tree))
 
     def definition(self, module: str, name: str) -> tuple[str, Definition] | None:
-        """The class or function, and the module that defines it; imports are followed."""
+        """The module that defines a class or function, and the definition; imports are followed."""
         tree = self.module(module)
         if tree is None:
             return None
@@ -90,8 +90,8 @@ class Sources:
             if isinstance(node, ast.ImportFrom):
                 origin = self._origin(module, node)
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                if origin != module and (found := self.definition(origin, original)) is not None:
-                    return found
+                if origin != module and (definition := self.definition(origin, original)) is not None:
+                    return definition
         return None
 
     def _origin(self, module: str, node: ast.ImportFrom) -> str:
@@ -115,24 +115,24 @@ class Sources:
         return line
 
     def function(self, module: str, qualified: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-        """A function, or the method `Class.method`, the nearest definition of it."""
+        """A function, or the method `Class.method` of the class or its nearest base that defines it."""
         holder, _, name = qualified.rpartition(".")
         if not holder:
-            found = self.definition(module, name)
-            return found[1] if found is not None and isinstance(found[1], FUNCTIONS) else None
+            _, node = self.definition(module, name) or (module, None)
+            return node if isinstance(node, FUNCTIONS) else None
         for node in self.lineage(module, holder):
-            # The last one: overloads come before it.
+            # The last definition: overloads come before it.
             for each in reversed(node.body):
                 if isinstance(each, FUNCTIONS) and each.name == name:
                     return each
         return None
 
     def attributes(self, module: str, name: str) -> set[str]:
-        """What instances of a class have: fields, methods, and whatever a method assigns to `self`."""
-        found: set[str] = set()
+        """Attributes of a class's instances: fields, methods, and attributes that a method sets on `self`."""
+        names: set[str] = set()
         for node in self.lineage(module, name):
             for each in node.body:
-                found |= assigned(each)
+                names |= assigned(each)
             for inner in ast.walk(node):
                 if (
                     isinstance(inner, ast.Attribute)
@@ -140,13 +140,13 @@ class Sources:
                     and isinstance(inner.value, ast.Name)
                     and inner.value.id == "self"
                 ):
-                    found.add(inner.attr)
-        return found
+                    names.add(inner.attr)
+        return names
 
 
 def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Names that a module binds, inside of `if` and `try` as well, and what binds them; the last one wins, so
-    it comes first."""
+    """Names that a module binds, also inside `if` and `try`, with the node that binds them, last node first
+    (it wins)."""
     pending: list[ast.AST] = list(tree.body)
     while pending:
         node = pending.pop()

@@ -1,7 +1,6 @@
-"""Kinds of statements about vLLM's source code, such as "this method can be called like this".
+"""Kinds of statements about vLLM's source code, such as "this method accepts these arguments".
 
-The `misses` of a statement list what is not so in the sources at hand. `contract.py` holds the statements
-that the plugin relies on.
+`violations` checks a statement against sources. `contract.py` holds the statements that the plugin relies on.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from inferaligner.vllm.sources import FUNCTIONS, Sources, assigned
 
 
 class Statement(Protocol):
-    """One thing that is relied on; `module` in the statements below is vLLM's."""
+    """A statement about vLLM. In the classes below, `module` is one of vLLM's modules."""
 
-    def misses(self, sources: Sources) -> list[str]:
-        """What is not so, one sentence each; empty if all of it holds."""
+    def violations(self, sources: Sources) -> list[str]:
+        """How the sources contradict the statement, one sentence each; empty if it holds."""
         ...
 
 
@@ -28,7 +27,7 @@ class Names:
     module: str
     names: str
 
-    def misses(self, sources: Sources) -> list[str]:
+    def violations(self, sources: Sources) -> list[str]:
         return [
             f"{self.module} has no {name}"
             for name in self.names.split()
@@ -44,7 +43,7 @@ class Attributes:
     owner: str
     names: str
 
-    def misses(self, sources: Sources) -> list[str]:
+    def violations(self, sources: Sources) -> list[str]:
         if not sources.lineage(self.module, self.owner):
             return [f"{self.module} has no class {self.owner}"]
         there = sources.attributes(self.module, self.owner)
@@ -57,21 +56,21 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Call:
-    """The plugin calls `function` like this; `given` is written as in the call, without `self`."""
+    """The plugin calls `function` with the arguments `given`, written as in the call, without `self`."""
 
     module: str
     function: str
     given: str
 
-    def misses(self, sources: Sources) -> list[str]:
-        found = sources.function(self.module, self.function)
+    def violations(self, sources: Sources) -> list[str]:
+        function = sources.function(self.module, self.function)
         where = f"{self.module}.{self.function}"
-        if found is None:
+        if function is None:
             return [f"{where} does not exist"]
         call = ast.parse(f"f({self.given})", mode="eval").body
         assert isinstance(call, ast.Call)
-        arguments = found.args
-        positional = _positional(found, method="." in self.function)
+        arguments = function.args
+        positional = _positional(function, method="." in self.function)
         keywords = [item.arg for item in call.keywords if item.arg is not None]
         problems = []
         if len(call.args) > len(positional) and arguments.vararg is None:
@@ -92,42 +91,42 @@ class Call:
             if default is None
         ]
         problems += [
-            f"{where} wants an argument {name} that is not given" for name in required if name not in keywords
+            f"{where} needs an argument {name} that is not given" for name in required if name not in keywords
         ]
         return problems
 
 
 @dataclass(frozen=True)
 class Override:
-    """vLLM calls `function`, and the plugin stands in its place with the parameters `ours` (without `self`).
+    """The plugin replaces `function`, which vLLM calls, by one with the parameters `ours` (without `self`).
 
-    Every argument that vLLM's own takes must find its place in them.
+    It must accept every argument that vLLM's own function accepts.
     """
 
     module: str
     function: str
     ours: str
 
-    def misses(self, sources: Sources) -> list[str]:
-        found = sources.function(self.module, self.function)
+    def violations(self, sources: Sources) -> list[str]:
+        function = sources.function(self.module, self.function)
         where = f"{self.module}.{self.function}"
-        if found is None:
+        if function is None:
             return [f"{where} does not exist"]
         made = ast.parse(f"def f({self.ours}): ...").body[0]
         assert isinstance(made, ast.FunctionDef)
-        ours, theirs = _positional(made, method=False), _positional(found, method="." in self.function)
+        ours, theirs = _positional(made, method=False), _positional(function, method="." in self.function)
         problems = []
         for number, name in enumerate(ours):
             if number >= len(theirs):
-                problems.append(f"{where} does not give the argument {name} any more")
+                problems.append(f"{where} no longer has the argument {name}")
             elif theirs[number] != name:
                 problems.append(f"{where} has {theirs[number]} where {name} is expected")
-        # vLLM may hand the others on by place or by name.
+        # vLLM may pass the remaining arguments by position or by name.
         passes_all = made.args.vararg is not None and made.args.kwarg is not None
         rest = [] if passes_all else theirs[len(ours) :]
         if made.args.kwarg is None:
-            rest = rest + [each.arg for each in found.args.kwonlyargs]
-        problems += [f"{where} may be given {name}, which the plugin does not take on" for name in rest]
+            rest = rest + [each.arg for each in function.args.kwonlyargs]
+        problems += [f"{where} may be given {name}, which the plugin does not accept" for name in rest]
         return problems
 
 
@@ -135,15 +134,15 @@ class Override:
 class Code:
     """The source of a class, a function or (without `name`) a module contains each of these texts.
 
-    A text may give alternatives, `one || another`, where versions differ. Compared as `ast.unparse` writes
-    them, so spaces and line breaks make no difference.
+    A text may list alternatives for different versions: `one || another`. The sources are compared as
+    `ast.unparse` writes them, so spaces and line breaks make no difference.
     """
 
     module: str
     name: str
     texts: tuple[str, ...]
 
-    def misses(self, sources: Sources) -> list[str]:
+    def violations(self, sources: Sources) -> list[str]:
         node: ast.AST | None
         if not self.name:
             node = sources.module(self.module)
@@ -156,7 +155,7 @@ class Code:
             return [f"{where} does not exist"]
         source = ast.unparse(node)
         return [
-            f"{where} does not say `{text}` any more"
+            f"{where} no longer contains `{text}`"
             for text in self.texts
             if not any(each.strip() in source for each in text.split("||"))
         ]
@@ -164,23 +163,23 @@ class Code:
 
 @dataclass(frozen=True)
 class OneOf:
-    """At least one of several statements holds, where versions differ."""
+    """At least one of several statements holds, because versions differ."""
 
     statements: tuple[Statement, ...]
 
-    def misses(self, sources: Sources) -> list[str]:
-        found = [each.misses(sources) for each in self.statements]
-        return [] if [] in found else [miss for several in found for miss in several]
+    def violations(self, sources: Sources) -> list[str]:
+        found = [each.violations(sources) for each in self.statements]
+        return [] if [] in found else [violation for several in found for violation in several]
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """All that a class has today; what comes anew must be looked at before it is let through.
+    """All fields or methods of a class have been reviewed; a new one must be reviewed before it is accepted.
 
     Attributes:
         kind: `methods` (public ones), or `fields`.
-        names: what is known, in any supported version.
-        question: what to ask about a new one.
+        names: the reviewed ones, of all supported versions.
+        question: the question to answer about a new one.
     """
 
     module: str
@@ -189,7 +188,7 @@ class Reviewed:
     names: str
     question: str
 
-    def misses(self, sources: Sources) -> list[str]:
+    def violations(self, sources: Sources) -> list[str]:
         line = sources.lineage(self.module, self.owner)
         if not line:
             return [f"{self.module} has no class {self.owner}"]
@@ -210,12 +209,12 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A message of the plugin can ride on instances of this class as one more attribute."""
+    """Instances of this class accept one more attribute, which holds a message of the plugin."""
 
     module: str
     owner: str
 
-    def misses(self, sources: Sources) -> list[str]:
+    def violations(self, sources: Sources) -> list[str]:
         line = sources.lineage(self.module, self.owner)
         where = f"{self.module}.{self.owner}"
         if not line:
@@ -225,7 +224,7 @@ class Carrier:
             texts += map(ast.unparse, node.keywords)
             slots = any("__slots__" in assigned(each) for each in node.body)
             if slots or any("slots=True" in text or "Struct" in text for text in texts):
-                return [f"{where} takes no other attributes than its own"]
+                return [f"{where} accepts no additional attributes"]
             if any("frozen=True" in text for text in texts):
                 return [f"{where} is frozen"]
         return []
@@ -233,20 +232,20 @@ class Carrier:
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """A decoder layer that returns `(hidden, residual)` if `pair`, else the residual stream alone; which one
-    shows in whether `forward` takes `residual`."""
+    """A decoder layer returns `(hidden, residual)` if `pair`, else the residual stream alone, and its
+    `forward` takes `residual` as an argument in the first case only."""
 
     module: str
     owner: str
     pair: bool
 
-    def misses(self, sources: Sources) -> list[str]:
-        found = sources.function(self.module, f"{self.owner}.forward")
+    def violations(self, sources: Sources) -> list[str]:
+        forward = sources.function(self.module, f"{self.owner}.forward")
         where = f"{self.module}.{self.owner}"
-        if found is None:
+        if forward is None:
             return [f"{where}.forward does not exist"]
-        takes = "residual" in _positional(found, method=True)
-        returns = [node.value for node in ast.walk(found) if isinstance(node, ast.Return)]
+        takes = "residual" in _positional(forward, method=True)
+        returns = [node.value for node in ast.walk(forward) if isinstance(node, ast.Return)]
         pairs = [isinstance(value, ast.Tuple) and len(value.elts) == 2 for value in returns]
         if takes != self.pair:
             return [f"{where} {'does not take' if self.pair else 'takes'} the residual stream as an argument"]

@@ -1,7 +1,7 @@
-"""vLLM's worker, with the gate on its model.
+"""vLLM's worker with the gate on its model.
 
-The class is given to vLLM by name (`--worker-cls`), so that a machine where this package is missing fails to
-start instead of serving without the gate.
+vLLM gets the class by name (`--worker-cls`), so a machine without this package fails to start instead of
+serving without the gate.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from inferaligner.vllm.compatibility import check_deployment
 from inferaligner.vllm.device_buffers import RowBuffers
 from inferaligner.vllm.layers import install
 from inferaligner.vllm.platform_worker import PlatformWorker
-from inferaligner.vllm.protocol import orders_on, send
-from inferaligner.vllm.runner_hooks import RunnerSeam
+from inferaligner.vllm.protocol import attach, attached_orders
+from inferaligner.vllm.runner_hooks import RunnerHook
 from inferaligner.vllm.self_test import self_test
 from inferaligner.vllm.slots import PendingDecisions, Slots
 
 
 class GatedWorker(PlatformWorker):
-    """One worker; under tensor parallelism every one of them decides, on the same reduced stream."""
+    """One worker. Under tensor parallelism every worker decides, on the same reduced stream."""
 
     def __init__(self, vllm_config: Any, *args: Any, **options: Any) -> None:
         self.gate_settings = check_deployment(vllm_config)
@@ -33,7 +33,7 @@ class GatedWorker(PlatformWorker):
         self._warming_up = False
 
     def load_model(self, **options: Any) -> None:
-        """vLLM's own, and then the hooks, before anything has run."""
+        """Loads the model, and registers the hooks before the model first runs."""
         super().load_model(**options)
         settings, scheduler = self.gate_settings, self.vllm_config.scheduler_config
         plan = settings.plan()
@@ -48,10 +48,10 @@ class GatedWorker(PlatformWorker):
         )
         install(self.model_runner.get_model(), plan, self.gate_rows, self.model_config.dtype, steers=steers)
         self.gate_slots = Slots(self.gate_rows, steers=steers)
-        self._seam = RunnerSeam(self.model_runner, self.gate_slots.plan)
+        self._runner_hook = RunnerHook(self.model_runner, self.gate_slots.plan_batch)
 
     def compile_or_warm_up_model(self) -> Any:
-        """vLLM's own, and then the self-test, through whatever was compiled and captured."""
+        """Compiles and captures the model, and runs the self-test on the result."""
         self._warming_up = True
         try:
             times = super().compile_or_warm_up_model()
@@ -61,14 +61,17 @@ class GatedWorker(PlatformWorker):
         return times
 
     def execute_model(self, scheduler_output: Any, *args: Any, **options: Any) -> Any:
-        """vLLM's own, between the orders before it and the decisions after it."""
+        """Applies the step's orders, runs the model, and attaches the decisions to its output.
+
+        Raises `SteeringError` if the step has no orders, or a part of it passed the gate by.
+        """
         if self._warming_up:
-            # Requests that vLLM makes up to compile the kernels of its second runner. No scheduler sent them,
-            # and nobody sees their answers: nothing is read and nothing steered.
-            self._seam.scheduled = None
+            # vLLM makes up requests to compile the kernels of its second runner. No scheduler sent them and
+            # no client gets their answers: nothing is read or steered.
+            self._runner_hook.scheduled = None
             return super().execute_model(scheduler_output, *args, **options)
         tokens = scheduler_output.total_num_scheduled_tokens
-        orders = orders_on(scheduler_output)
+        orders = attached_orders(scheduler_output)
         if orders is None:
             raise SteeringError(
                 "A step came without orders about the gate. Start vLLM with the scheduler class of "
@@ -76,17 +79,18 @@ class GatedWorker(PlatformWorker):
             )
         gone = [*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())]
         self.gate_slots.begin_step(gone, orders)
-        self._seam.scheduled = scheduler_output
-        self._seam.begin_again([request for request, order in orders.orders.items() if order.again])
+        self._runner_hook.scheduled = scheduler_output
+        replayed = [request for request, order in orders.orders.items() if order.replayed]
+        self._runner_hook.restore_prompt_logprobs(replayed)
         output = super().execute_model(scheduler_output, *args, **options)
         self._pending = self.gate_slots.end_step(tokens)
-        return output if output is None else self._with_verdicts(output)
+        return output if output is None else self._with_decisions(output)
 
     def sample_tokens(self, *args: Any, **options: Any) -> Any:
-        """vLLM's own; its output takes the decisions along."""
-        return self._with_verdicts(super().sample_tokens(*args, **options))
+        """Samples the next tokens, and attaches the decisions to the output."""
+        return self._with_decisions(super().sample_tokens(*args, **options))
 
-    def _with_verdicts(self, output: Any) -> Any:
+    def _with_decisions(self, output: Any) -> Any:
         pending, self._pending = self._pending, None
         if pending is None:
             return output
@@ -94,47 +98,47 @@ class GatedWorker(PlatformWorker):
             return _OutputWithDecisions(output, pending)
         if output is None or output is EMPTY_MODEL_RUNNER_OUTPUT:
             raise SteeringError("A step with decisions returned no output to carry them.")
-        send(pending.arrive(), output)
+        attach(pending.arrive(), output)
         return output
 
-    # -- weights must stay the ones the aligner was fitted on ------------------------------------------
+    # -- the weights must stay those that the aligner was fitted on ------------------------------------
 
     def reload_weights(self, *args: Any, **options: Any) -> None:
-        """Refused: the gate was fitted on the weights that are there."""
-        raise SteeringError("Weights cannot be replaced under an aligner. Start the engine anew.")
+        """Always raises `SteeringError`: the gate was fitted on the loaded weights."""
+        raise SteeringError("Weights cannot be replaced under an aligner. Restart the engine.")
 
     update_weights = start_weight_update = start_draft_weight_update = finish_weight_update = reload_weights
     init_weight_transfer_engine = reset_weights = discard = elastic_ep_execute = reload_weights
 
     def add_lora(self, lora_request: Any) -> bool:
-        """vLLM's own, for adapters that requests may have."""
+        """Loads an adapter. Raises `SteeringError` for one that requests may not have."""
         if (objection := self.gate_adapters.objection(lora_request)) is not None:
             raise SteeringError(objection)
         return bool(super().add_lora(lora_request))
 
     def sleep(self, level: int = 1) -> None:
-        """Level 1 keeps the weights in the host's memory, and wakes up with them. Deeper sleep drops them."""
+        """Sleeps at level 1, which keeps the weights in host memory; other levels raise `SteeringError`."""
         if level != 1:
             raise SteeringError(
                 f"Sleep of level {level} drops the weights that the aligner was fitted on. Use level 1, or "
-                "stop the engine and start it anew."
+                "restart the engine."
             )
         super().sleep(level)
 
 
 class _OutputWithDecisions(AsyncModelRunnerOutput):
-    """An output that is still on its way from the device, and its decisions with it."""
+    """vLLM's output and its decisions, both still on their way from the device."""
 
     def __init__(self, output: Any, pending: PendingDecisions) -> None:
         self._output = output
         self._pending = pending
 
     def get_output(self) -> Any:
-        """Waits for both."""
+        """Waits for both, and attaches the decisions to the output."""
         output = self._output.get_output()
-        send(self._pending.arrive(), output)
+        attach(self._pending.arrive(), output)
         return output
 
     def get_kv_connector_output(self) -> Any:
-        """Asked for from vLLM 0.33 on, where the output itself has failed."""
+        """Called from vLLM 0.33 on if the output itself has failed."""
         return self._output.get_kv_connector_output()

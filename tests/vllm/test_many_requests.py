@@ -1,5 +1,5 @@
-"""A thousand requests of every kind in random order: each decided as if it were alone, each closed one
-answered as by stock vLLM."""
+"""A thousand requests in random order: each gets the decision it gets alone, and a closed one gets the answer
+of stock vLLM."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ TIGHT = {  # chunks, shared prefixes, and a cache too small for the batch
 
 
 @dataclass(frozen=True)
-class Asked:
+class Drawn:
     tokens: tuple[int, ...]
     length: int
 
 
-def drawn(prompts: list[list[int]]) -> dict[str, Asked]:
+def drawn(prompts: list[list[int]]) -> dict[str, Drawn]:
     draw = random.Random(0)
     return {
-        str(number): Asked(tuple(draw.choice(prompts)), draw.choice([1, 2, 5, 12]))
+        str(number): Drawn(tuple(draw.choice(prompts)), draw.choice([1, 2, 5, 12]))
         for number in range(REQUESTS)
     }
 
 
-def served(llm: Any, asked: dict[str, Asked], arrivals: int) -> tuple[dict[str, Any], int]:
-    """The outputs that came to their end, and how often a request was thrown out of the cache."""
+def served(llm: Any, requests: dict[str, Drawn], arrivals: int) -> tuple[dict[str, Any], int]:
+    """The outputs that reached their length, and the number of preemptions."""
     from vllm import SamplingParams
 
-    draw, core, finished, thrown_out = random.Random(arrivals), llm.llm_engine, dict[str, Any](), 0
+    draw, core, finished, preempted = random.Random(arrivals), llm.llm_engine, dict[str, Any](), 0
     scheduler = core.engine_core.engine_core.scheduler
     real = scheduler._preempt_request
 
     def counted(*args: Any, **options: Any) -> None:
-        nonlocal thrown_out
-        thrown_out += not options.get("drop_stale_output", False)
+        nonlocal preempted
+        preempted += not options.get("drop_stale_output", False)
         real(*args, **options)
 
     scheduler._preempt_request = counted
-    for name, request in asked.items():
+    for name, request in requests.items():
         core.add_request(
             name,
             {"prompt_token_ids": list(request.tokens)},
@@ -65,7 +65,7 @@ def served(llm: Any, asked: dict[str, Asked], arrivals: int) -> tuple[dict[str, 
     while core.has_unfinished_requests():
         finished.update({each.request_id: each for each in core.step() if each.finished})
     whole = {name: each for name, each in finished.items() if each.outputs[0].finish_reason == "length"}
-    return whole, thrown_out
+    return whole, preempted
 
 
 @pytest.mark.slow
@@ -75,18 +75,18 @@ def test_a_thousand_requests(tmp_path: Path) -> None:
     deployment = deploy(tmp_path, reads=DEEP_READS)
     prefixes = ["", "The quick brown fox jumps over the lazy dog. ", "Write a short story. " * 3]
     prompts = deployment.tokens([prefix + prompt for prefix in prefixes for prompt in PROMPTS])
-    asked = drawn(prompts)
+    requests = drawn(prompts)
     with engine(deployment, **TIGHT) as llm:
-        gated, thrown_out = served(llm, asked, arrivals=1)
+        gated, preempted = served(llm, requests, arrivals=1)
     with engine(deployment, plugin=False, **TIGHT) as llm:
-        stock, _ = served(llm, asked, arrivals=1)
-        again, _ = served(llm, asked, arrivals=2)
+        stock, _ = served(llm, requests, arrivals=1)
+        again, _ = served(llm, requests, arrivals=2)
 
-    assert thrown_out > 0 and len(gated) > 0.9 * REQUESTS
+    assert preempted > 0 and len(gated) > 0.9 * REQUESTS
     alone = {tuple(ids): deployment.expected(ids, 1)[0] for ids in prompts}
     seen = set()
     for name, output in gated.items():
-        decision, report = alone[asked[name].tokens], gate_of(output)
+        decision, report = alone[requests[name].tokens], gate_of(output)
         assert report["open"] == decision.open
         assert report["score"] == score_of(decision, deployment)
         seen.add(decision.open)
@@ -96,10 +96,10 @@ def test_a_thousand_requests(tmp_path: Path) -> None:
         return [
             list(one[name].outputs[0].token_ids) != list(other[name].outputs[0].token_ids)
             for name in one.keys() & other.keys()
-            if alone[asked[name].tokens].open == is_open
+            if alone[requests[name].tokens].open == is_open
         ]
 
-    # vLLM itself may round otherwise in another batch: closed requests may differ by that and no more.
+    # vLLM itself may round differently in another batch: closed requests may differ by that only.
     closed = differ(gated, stock, is_open=False)
     assert len(closed) > REQUESTS / 4
     assert sum(closed) <= sum(differ(again, stock, is_open=False))
