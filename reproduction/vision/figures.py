@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.evaluation.suites.catalogue import load
+from inferaligner.evaluation.suites.catalogue import named
+from inferaligner.evaluation.suites.contrast_pictures import in_pictures, is_harmful, is_ordinary, is_twin
+from inferaligner.evaluation.suites.sampling import draw
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.fit.fit import fit_artifact
 from inferaligner.fit.options import FitModel, FitOptions
@@ -37,6 +39,7 @@ from inferaligner.prompts.images import Prompt
 from inferaligner.statistics.intervals import auroc, clopper_pearson
 from inferaligner.storage.json_io import dump, plain
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
+from reproduction.vision.raster import draw_text
 
 GUIDE = "builtin:smollm2-135m-aligned"
 LAYERS, STRENGTH = (16, 17, 18, 19, 20, 21), 0.156
@@ -44,7 +47,12 @@ LAYERS, STRENGTH = (16, 17, 18, 19, 20, 21), 0.156
 adapter merged in."""
 
 OUTCOMES = ("refusal", "compliance", "gibberish")
-SUITES = ("contrast-picture-attack", "contrast-picture-twins", "contrast-picture-benign")
+WANTED = {
+    "contrast-picture-attack": is_harmful,
+    "contrast-picture-twins": is_twin,
+    "contrast-picture-benign": is_ordinary,
+}
+SUITES = tuple(WANTED)
 
 
 def main() -> None:
@@ -65,7 +73,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     seeing = load_model(options.model, dtype="bfloat16")
     aligners = fitted(seeing, options.output, options.every, options.share)
-    asked = {s.suite.name: s.items for s in load(SUITES, data=None, limit=options.prompts)}
+    asked = picture_prompts(options.prompts)
     figures = Figures(options.output / "figures.json")
     for name, aligner in aligners.items():
         figures.once(f"gate, fitted on {name}", lambda a=aligner: gate_figures(seeing, a, asked))
@@ -88,6 +96,14 @@ def main() -> None:
     first = next(iter(aligners.values()))
     figures.once("time", lambda: time_figures(seeing, first, [i.prompt for i in few[SUITES[2]]]))
     print(json.dumps(figures.found, indent=2))
+
+
+def picture_prompts(limit: int) -> dict[str, tuple[Item, ...]]:
+    """At most `limit` prompts of each suite, their pictures drawn on the raster that the LLaVA reads."""
+    return {
+        name: draw(named(name), in_pictures(wanted, draw_text), limit, seed=0).items
+        for name, wanted in WANTED.items()
+    }
 
 
 class Figures:
@@ -136,7 +152,7 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
 
         on_text = fit(text, aligned, options)
         Aligner(on_text).save_pretrained(folders["text"])
-        on_both = fit(with_pictures(text, share), None, FitOptions())
+        on_both = fit(with_pictures(text, share, draw_text), None, FitOptions())
         both = replace(
             on_both,
             ssv=on_text.ssv,

@@ -19,8 +19,8 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
 from inferaligner.prompts.picture_styles import STYLES, render
-from inferaligner.prompts.typography import draw_text, fits
 from reproduction.vision.pages import any_style
+from reproduction.vision.raster import draw_text, fits
 from reproduction.vision.scenes import any_scene, draw_scene, questions
 
 READ = (
@@ -77,7 +77,7 @@ class Lessons:
         request = rng.choice(self.asked)
         if kind < 0.55:
             return reading_lesson(request, rng)
-        shown = render(STYLES[rng.randrange(len(STYLES))], request)
+        shown = render(STYLES[rng.randrange(len(STYLES))], request, draw_text)
         if shown is None:
             return reading_lesson(request, rng)
         return Lesson(shown, self.answers[request])

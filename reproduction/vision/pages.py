@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.prompts.typography import (
+from reproduction.vision.raster import (
     BLACK,
     CELLS,
     CELLS_PER_STOP,

@@ -17,15 +17,16 @@ from torch import Tensor
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import picture_from
-from inferaligner.prompts.picture_styles import STYLES, page_text
-from inferaligner.prompts.typography import draw_text
+from inferaligner.prompts.picture_styles import STYLES, split_request
 from reproduction.vision.pages import GRID, what_stands
+from reproduction.vision.raster import draw_text, fits
 
 
 def pages_of_the_suites() -> set[str]:
     """The text of every page that the suites of the contrast set's test part show."""
-    asked = load_contrast_set().part("test", wrapped=False)
-    return {text for p in asked for style in STYLES if (text := page_text(style, p.text)) is not None}
+    prompts = load_contrast_set().part("test", wrapped=False)
+    parts = [split_request(style, prompt.text) for prompt in prompts for style in STYLES]
+    return {split[0] for split in parts if split is not None and fits(split[0])}
 
 
 @contextmanager

@@ -23,11 +23,11 @@ from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.labels import named_choice
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
-from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
-from inferaligner.prompts.typography import PageStyle, require_pillow
+from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from, require_pillow
 from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.vision.lessons import READ, reading_lesson, requests
 from reproduction.vision.pages import DRAWN
+from reproduction.vision.raster import PageStyle
 from reproduction.vision.scenes import COLOURS, NUMBERS, SHAPES, Scene, any_scene, draw_scene, questions
 
 _TOKENS = 40

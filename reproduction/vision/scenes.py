@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from inferaligner.prompts.typography import Colour
 from reproduction.vision.pages import DRAWN, GRID, Page
+from reproduction.vision.raster import Colour
 
 COLOURS: dict[str, Colour] = {
     "red": (220, 30, 30),

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from inferaligner.prompts.typography import PageStyle
 from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.vision.lessons import requests
 from reproduction.vision.model import build
 from reproduction.vision.pages import Page, any_style, text_page
+from reproduction.vision.raster import PageStyle
 from reproduction.vision.tower_training import TowerLesson
 
 

@@ -12,7 +12,6 @@ import torch
 from inferaligner.evaluation.suites.contrast_pictures import in_pictures
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import picture_from, pictures_of
-from inferaligner.prompts.typography import PageStyle, draw_text, lay_out
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.tiny_vision import tiny_vision
 
@@ -24,6 +23,7 @@ from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, request
 from reproduction.vision.model import build
 from reproduction.vision.pages import CELLS_PER_STOP, CHARACTERS, GRID, SIDE, Texts, any_style, text_page
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
+from reproduction.vision.raster import PageStyle, draw_text, lay_out
 from reproduction.vision.reading import page_questions, scene_questions, scores, told, words_read
 from reproduction.vision.scenes import Figure, Scene, questions, scene_page
 
@@ -176,7 +176,11 @@ def test_a_perfect_tower_gives_the_embeddings_of_what_is_written() -> None:
 
 
 def test_pages_of_the_suites_are_all_that_the_suites_show() -> None:
-    shown = {picture for item in in_pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
+    shown = {
+        picture
+        for item in in_pictures(lambda _: True, draw_text)[:30]
+        for picture in pictures_of(item.prompt)
+    }
     known = {picture_from(draw_text(text)) for text in sorted(pages_of_the_suites())}
     assert shown <= known
 

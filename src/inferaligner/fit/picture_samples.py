@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from inferaligner.fit.samples import Sample, Samples
-from inferaligner.prompts.picture_styles import STYLES, render
+from inferaligner.prompts.picture_styles import STYLES, Draw, render
+from inferaligner.prompts.typography import draw_text
 
 Pictures = Literal["none", "some"]
 PICTURES: tuple[Pictures, ...] = get_args(Pictures)
@@ -17,31 +18,31 @@ SHARE = 0.3
 """Of the prompts, in one style each. They cost a forward pass over an image's tokens apiece."""
 
 
-def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
+def with_pictures(samples: Samples, share: float = SHARE, draw: Draw = draw_text) -> Samples:
     """The samples with pictures of some of them, in fitting part and test part.
 
     Which prompts, and in which style, depends on their content alone, so both sides of a pair are drawn in
     one style or not at all; a prompt that does not fit on a page stays text.
     """
-    fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
+    fitting, test = _pictured(samples.fitting, share, draw), _pictured(samples.test, share, draw)
     described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}
     described["text digest"] = described["digest"]
     described["digest"] = hashlib.sha256(f"{described['digest']} in pictures {share}".encode()).hexdigest()
     return Samples((*samples.fitting, *fitting), (*samples.test, *test), described)
 
 
-def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
+def _pictured(samples: tuple[Sample, ...], share: float, draw: Draw) -> tuple[Sample, ...]:
     by_content: dict[str, list[Sample]] = {}
     for sample in samples:
         if not sample.wrapped and sample.shown is None:
             by_content.setdefault(sample.content, []).append(sample)
     found: list[Sample] = []
     for content, together in by_content.items():
-        drawn = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
-        if drawn / 2**64 >= share:
+        number = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
+        if number / 2**64 >= share:
             continue
-        style = STYLES[drawn % len(STYLES)]
-        shown = [render(style, sample.text) for sample in together]
+        style = STYLES[number % len(STYLES)]
+        shown = [render(style, sample.text, draw) for sample in together]
         if all(shown):
             # Wrapped: a picture is a frame around a request, and counts as one.
             found += [

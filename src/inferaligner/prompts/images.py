@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from inferaligner.errors import InputError
-from inferaligner.prompts.typography import require_pillow
+from inferaligner.errors import InputError, MissingExtraError
 from inferaligner.storage.paths import expanded
 
 if TYPE_CHECKING:
@@ -28,6 +27,22 @@ LARGEST_FILE = 20_000_000
 
 LARGEST_PICTURE = 40_000_000
 """Pixels: a small file may hold a picture that fills the memory."""
+
+
+def require_pillow() -> Any:
+    """Pillow's modules `Image`, `ImageDraw` and `ImageFont`.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingExtraError(
+            "Pictures need Pillow, which is not installed. Install it with: "
+            "pip install 'inferaligner[vision]'"
+        ) from None
+    return Image, ImageDraw, ImageFont
 
 
 @dataclass(frozen=True)
