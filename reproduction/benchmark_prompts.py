@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inferaligner.prompts.row_forms import with_input
+from inferaligner.prompts.columns import with_input
 
 
 def advbench(data: Path) -> list[str]:

@@ -162,7 +162,7 @@ def test_a_place_without_a_picture_is_refused(seeing_server: tuple[Running, Load
     raw, chat = server.complete([5, 6, place] * 8), server.chat(f"What is {token} this?")
     assert raw.status_code == chat.status_code == 400
     assert "a place for an image" in raw.json()["error"]["message"]
-    assert "1 places for one" in chat.json()["error"]["message"]
+    assert "1 placeholders for pictures" in chat.json()["error"]["message"]
 
 
 def test_a_text_model_says_that_it_reads_text_alone(server: Running) -> None:

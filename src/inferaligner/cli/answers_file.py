@@ -16,7 +16,7 @@ from typing import Any
 
 from inferaligner.cli.output_file import check_output_file, write_whole
 from inferaligner.errors import InputError
-from inferaligner.prompts.images import Prompt, written
+from inferaligner.prompts.images import Prompt, prompt_fields
 from inferaligner.storage.json_io import dump, plain
 
 _ANEW = "Give another file with -o, or start anew with --overwrite."
@@ -69,7 +69,7 @@ class AnswersFile:
                 raise InputError(
                     f"{self.file}, line {number} is not an answer of a `generate` run. {_ANEW}"
                 ) from None
-            if number > len(prompts) or prompt != written(prompts[number - 1]):
+            if number > len(prompts) or prompt != prompt_fields(prompts[number - 1]):
                 raise InputError(
                     f"{self.file}, line {number} answers another prompt than the input has there, so that "
                     f"run cannot be continued. {_ANEW}"

@@ -27,7 +27,7 @@ from inferaligner.cli.terminal import check_text, note, print_json, results
 from inferaligner.cli.traffic_options import check_shares, read_benign, warn_of_too_few
 from inferaligner.errors import InputError
 from inferaligner.prompts.images import Prompt
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
-from inferaligner.models.adapter_fit import fit_embeddings, misfit, probe_logits, same_logits, shares_weights
+from inferaligner.models.adapter_match import (
+    fit_embeddings,
+    misfit,
+    probe_logits,
+    same_logits,
+    shares_weights,
+)
 from inferaligner.models.specs import BUILTIN_PREFIX
 from inferaligner.models.unwrap import unwrap
 

@@ -1,6 +1,6 @@
 """Suites of the user's own files: `KIND=SPEC`.
 
-harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: prompts, read as everywhere (`prompts.reading`).
+harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: prompts, read by `prompts/prompt_files.py`.
 jailbreak=TEMPLATES::QUESTIONS: every template with every question; a template marks the question's place with
     `{prompt}`, `[INSERT PROMPT HERE]` or `{}`.
 utility=FILE: rows with `prompt`, `answer`, and `choices` if there are any; the answer is one of them.
@@ -15,9 +15,9 @@ from typing import Any
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
 from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.prompts.columns import beside, listed
 from inferaligner.prompts.images import text_of, with_text
-from inferaligner.prompts.reading import read_prompts
-from inferaligner.prompts.row_forms import beside, listed
+from inferaligner.prompts.prompt_files import read_prompts
 
 PLACES = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
 """How a template marks where the question goes."""
