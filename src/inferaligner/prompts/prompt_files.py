@@ -143,9 +143,7 @@ def _locate(spec: str) -> tuple[Path, str | None]:
         if column is not None and not column.strip():
             raise InputError(f"{spec}: expected a column name after the colon")
         if column is not None and path.suffix.lower() == ".txt":
-            raise InputError(
-                f"{spec} names a column of a .txt file, which has no columns: leave out ':{column}'"
-            )
+            raise InputError(f"{spec} names a column of a .txt file, which has none: leave out ':{column}'")
         return path, column
     raise InputError(f"{spec!r} does not exist: expected a prompt file, FILE:column, or hf://dataset#column")
 
