@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduction.vision.checkpoints import Checkpoints
-from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, text_page
+from reproduction.vision.prefetching import prefetched
 from reproduction.vision.scenes import any_scene, scene_page
 
 PATCHES = GRID * GRID
@@ -128,7 +128,7 @@ def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch
         }
 
     checkpoints = Checkpoints(place, state_now)
-    drawn = drawn_ahead(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
+    drawn = prefetched(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
     began = shown = time.monotonic()
     right_lately = 0.0
     while done < steps and time.monotonic() - began < seconds:

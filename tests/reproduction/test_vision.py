@@ -18,11 +18,11 @@ from tests.support.tiny_vision import tiny_vision
 pytest.importorskip("PIL")
 
 from reproduction.vision import checkpoints, llava_training
-from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, requests, scene_lesson
 from reproduction.vision.model import build
 from reproduction.vision.pages import CELLS_PER_STOP, CHARACTERS, GRID, SIDE, Texts, any_style, text_page
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
+from reproduction.vision.prefetching import prefetched
 from reproduction.vision.raster import PageStyle, draw_text, lay_out
 from reproduction.vision.reading import page_questions, scene_questions, scores, told, words_read
 from reproduction.vision.scenes import Figure, Scene, questions, scene_page
@@ -143,10 +143,10 @@ def test_batches_are_the_same_whoever_draws_them() -> None:
     def draw(step: int) -> tuple[int, float]:
         return step, random.Random(step).random()
 
-    here = list(drawn_ahead(draw, 0, 12, torch.device("cpu")))
+    here = list(prefetched(draw, 0, 12, torch.device("cpu")))
     assert here == [draw(step) for step in range(12)]
-    assert list(drawn_ahead(draw, 0, 12, torch.device("cuda"))) == here
-    assert list(drawn_ahead(draw, 7, 12, torch.device("cpu"))) == here[7:]
+    assert list(prefetched(draw, 0, 12, torch.device("cuda"))) == here
+    assert list(prefetched(draw, 7, 12, torch.device("cpu"))) == here[7:]
 
 
 @pytest.mark.real

@@ -131,7 +131,10 @@ def test_the_projection_takes_pictures(seeing_server: tuple[Running, LoadedModel
         ([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}], "--image-host"),
         ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "--image-host"),
         ([{"type": "image_url", "image_url": {"url": "/etc/passwd"}}], "--image-host"),
-        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "no image that can be"),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+            "is not a readable image",
+        ),
         (
             [{"type": "image_url", "image_url": {"url": "data:text/html;base64,AAAA"}}],
             "not an image's data URL",

@@ -31,9 +31,7 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def drawn_ahead(
-    draw: Callable[[int], Batch], first: int, steps: int, device: torch.device
-) -> Iterator[Batch]:
+def prefetched(draw: Callable[[int], Batch], first: int, steps: int, device: torch.device) -> Iterator[Batch]:
     """What `draw` gives for the steps from `first` on, in order.
 
     A CPU that trains has no core to spare, so there each batch is drawn when it is asked for.
