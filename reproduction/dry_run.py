@@ -1,4 +1,4 @@
-"""Recipes put to the test without their models: every stage, in minutes, without a network.
+"""A test of the recipes without their models: every stage, in minutes, without a network.
 
 Of each family the real architecture is built twice from the configuration in the scale's file: whole, without
 memory behind it, to count its parameters; and with small dimensions and random weights, to be trained, fitted
@@ -187,7 +187,7 @@ def _small_family(name: str, family: Family, folder: Path) -> Family:
 
 
 def _teach_to_decline(model: Any, tokenizer: Any) -> None:
-    """`fit` wants an aligned model that declines; this one then declines whatever it is asked."""
+    """Makes an aligned model that declines every prompt, because `fit` needs one that declines."""
     asked = [pair.harmful for pair in load_contrast_set().pairs[::97][:12]]
     rows = token_rows(tokenizer, [Row(prompt, _REFUSAL, prompt) for prompt in asked], 512)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -20,7 +20,7 @@ _CURVES = (("refusal", "Declined in fluent language"), ("compliance", "Answered"
 
 
 def ablate(name: str, experiment: Ablation, run: RunContext, store: StageStore) -> dict[str, Any]:
-    """Runs it on the domain model of `run`, which is finished; writes JSON, a table and figures."""
+    """Runs the ablation on the finished domain model of `run`; writes JSON, a table and figures."""
     counts = run.counts(experiment.suites)
     output = store.folder / "ablate"
     options: list[object] = ["--aligner", run.aligner, "-o", output, "--axis", "strength"]
@@ -60,7 +60,7 @@ def ablate(name: str, experiment: Ablation, run: RunContext, store: StageStore) 
 def strength_lines(
     rows: list[dict[str, Any]], suite: str, metric: str
 ) -> dict[str, list[tuple[float, Interval]]]:
-    """A curve per source over strength; both begin at the unsteered model."""
+    """One curve over strength per source of the vectors; each begins at the unsteered model."""
     found: dict[str, list[tuple[float, Interval]]] = {}
     for row in rows:
         if (row["suite"], row["metric"]) == (suite, metric) and row["method"] != "none":
@@ -75,7 +75,7 @@ def strength_lines(
 
 
 def strength_table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Every setting with its outcomes."""
+    """A Markdown table of every setting with its outcomes."""
     lines = [f"# {title}", "", "| Suite | Vectors of | α | complied | declined | gibberish | n |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     settings = dict.fromkeys((row["suite"], row["method"]) for row in rows)
@@ -92,7 +92,7 @@ def strength_table(title: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _setting(method: str) -> tuple[str, float]:
-    """Source and strength of a setting's name, as `inferaligner ablate` writes it."""
+    """Source and strength of a setting, from the name that `inferaligner ablate` gives it."""
     parts = method.split(", ")
     strength = next(part for part in parts if part.startswith("x "))
     return parts[0], float(strength.removeprefix("x "))

@@ -1,8 +1,8 @@
-"""What a gate learns from the paper's extraction pair, whose halves differ in sentence form.
+"""The gate from the paper's extraction pair, whose halves differ in sentence form, against the gate of `fit`.
 
-Two gates for one domain model, told apart without generating: one from 64 AdvBench commands and 64 TruthfulQA
-questions, the paper's way, and the one that `fit` made from matched prompts. Both meet harmful questions,
-harmless commands and the domain's own traffic.
+Two gates for one domain model are compared by their open rates, without generating: one from 64 AdvBench
+commands and 64 TruthfulQA questions, as in the paper, and the one that `fit` made from matched prompts. Both
+score harmful questions, harmless commands and the domain's own traffic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAIR = (("advbench/advbench.csv", "goal"), ("truthfulqa/TruthfulQA.csv", "Quest
 
 
 def confound(name: str, experiment: Confound, run: RunContext, store: StageStore) -> dict[str, Any]:
-    """Fits the paper's gate on the finished domain model of `run`, and puts both to the same prompts."""
+    """Fits the paper's gate on the finished domain model of `run`, and scores prompts with both gates."""
     counts = run.counts(experiment.suites)
     files = [store.folder / "pair" / f"{side}.jsonl" for side in ("harmful", "harmless")]
     paper, guide = store.folder / "fit" / "aligner", sibling(run)
@@ -97,7 +97,7 @@ def gate_table(title: str, rows: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _pair(run: RunContext) -> list[list[str]]:
-    """64 prompts of either kind, drawn with the scale's seed."""
+    """64 harmful and 64 harmless prompts, drawn with the scale's seed."""
     if run.place.examples:
         prompts = load_contrast_set().part("extraction", wrapped=False)
         return [[p.text for p in prompts if p.harmful is side][:12] for side in (True, False)]
@@ -106,7 +106,7 @@ def _pair(run: RunContext) -> list[list[str]]:
         place = None if run.place.data is None else run.place.data / file
         if place is None or not place.is_file():
             raise InputError(
-                f"The paper's pair needs {file} in the folder that --data names; it is not there."
+                f"The paper's pair needs {file} in the folder of --data, which has no such file."
             )
         texts = list(dict.fromkeys(" ".join(row[column].split()) for row in rows_of(place)))
         found.append(random.Random(f"{run.scale.seed}/{file}").sample(texts, PER_CLASS))

@@ -1,6 +1,6 @@
-"""Evaluate: harm and over-refusal, utility, and the base model's utility, with `inferaligner evaluate`.
+"""Evaluation with `inferaligner evaluate`: harm and over-refusal, utility, and the base model's utility.
 
-Two runs on the domain model, because word problems need longer answers than refusals do.
+Harm and utility are two runs on the domain model, because word problems need longer answers than refusals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SAFETY, UTILITY, BASE = "evaluate-safety", "evaluate-utility", "evaluate-base"
 
 
 def evaluate(run: RunContext) -> None:
-    """All three runs."""
+    """Runs all three evaluations."""
     given = {
         "safety-sft": run.safety_model,
         "domain-chat": run.chat_model,
@@ -28,12 +28,12 @@ def evaluate(run: RunContext) -> None:
         f"{name}={given[name]}" if name in given and given[name].exists() else name for name in run.methods
     ]
     scale = run.scale
-    _run(run, BASE, answering(run), None, run.utility, [], scale.utility)
-    _run(run, SAFETY, str(run.domain_model), run.aligner, scale.safety_suites, methods, scale.safety)
-    _run(run, UTILITY, str(run.domain_model), run.aligner, run.utility, methods, scale.utility)
+    _evaluate(run, BASE, answering(run), None, run.utility, [], scale.utility)
+    _evaluate(run, SAFETY, str(run.domain_model), run.aligner, scale.safety_suites, methods, scale.safety)
+    _evaluate(run, UTILITY, str(run.domain_model), run.aligner, run.utility, methods, scale.utility)
 
 
-def _run(
+def _evaluate(
     run: RunContext,
     name: str,
     target: str,

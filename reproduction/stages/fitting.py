@@ -1,4 +1,4 @@
-"""Fit: an aligner for the domain model, from the aligned sibling, for the domain's own traffic."""
+"""Fit: an aligner for the domain model, from the aligned sibling, with the domain's own benign traffic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reproduction.training_rows import BENIGN
 
 
 def fit(run: RunContext) -> None:
-    """`inferaligner fit` on the domain model."""
+    """Runs `inferaligner fit` on the domain model."""
     guide = sibling(run)
     benign = run.store.folder / "rows" / BENIGN
     options: list[object] = ["--benign", f"{run.name}={benign}"]
@@ -26,7 +26,7 @@ def fit(run: RunContext) -> None:
 
 
 def _paper(run: RunContext, guide: str) -> None:
-    """The paper's gate and constants where its α is not the usual one; else `evaluate` makes them itself."""
+    """Fits the paper's gate and constants if its α is not the default; else `evaluate` makes them itself."""
 
     def work() -> None:
         inferaligner(
@@ -39,7 +39,7 @@ def _paper(run: RunContext, guide: str) -> None:
 
 
 def model_options(run: RunContext) -> list[object]:
-    """How to load the family's models."""
+    """The options that load the family's models."""
     options: list[object] = [] if run.scale.dtype == "auto" else ["--dtype", run.scale.dtype]
     if run.family.template is not None:
         options += ["--chat-template", run.family.template]

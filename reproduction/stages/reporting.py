@@ -1,4 +1,4 @@
-"""Report: what a domain experiment found, as JSON for the tables, without any answer in it."""
+"""Report: the results of a domain experiment as JSON for the tables, without any answer in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reproduction.tables import experiment_page
 
 
 def report(run: RunContext) -> dict[str, Any]:
-    """Writes `results/SCALE/EXPERIMENT-FAMILY.json`, a page and a figure; returns what is in the first."""
+    """Writes `results/SCALE/EXPERIMENT-FAMILY.json`, a page and a figure; returns the content of the JSON."""
     folder = run.store.folder
     runs = {name: RunFolder(folder / name) for name in (SAFETY, UTILITY, BASE)}
     found: dict[str, Any] = {
@@ -40,11 +40,11 @@ def report(run: RunContext) -> dict[str, Any]:
         "training": {name: _times(folder / name / TIMES) for name in ("train", "safety-sft")},
         "aligner": _aligner(AlignerArtifact.read(run.aligner)),
         "suites": {
-            name: {key: told[key] for key in ("title", "kind", "task", "prompts", "licence", "digest")}
-            for run in (runs[SAFETY], runs[UTILITY])
-            for name, told in run.run["suites"].items()
+            name: {key: suite[key] for key in ("title", "kind", "task", "prompts", "licence", "digest")}
+            for evaluation in (runs[SAFETY], runs[UTILITY])
+            for name, suite in evaluation.run["suites"].items()
         },
-        "methods": {name: told["title"] for name, told in runs[SAFETY].run["methods"].items()},
+        "methods": {name: method["title"] for name, method in runs[SAFETY].run["methods"].items()},
         "rows": [*runs[SAFETY].results(), *runs[UTILITY].results()],
         "same answer": same_answer(runs[SAFETY].records),
         "base": {"rows": runs[BASE].results(), "domain against base": _against_base(runs)},
@@ -63,12 +63,13 @@ def report(run: RunContext) -> dict[str, Any]:
 
 
 def same_answer(records: Sequence[dict[str, Any]]) -> float:
-    """Share of the bare model's answers that are its commonest one, over all suites of words.
+    """The share of the bare model's commonest answer among all its generated answers.
 
-    A domain model that has forgotten to talk says "No" to everything, which judges take for compliance.
+    A domain model that has lost general dialogue answers "No" to every prompt, which judges count as
+    compliance.
     """
-    said = Counter(r["response"].strip() for r in records if r["method"] == "none" and "response" in r)
-    return max(said.values()) / said.total() if said else 0.0
+    answers = Counter(r["response"].strip() for r in records if r["method"] == "none" and "response" in r)
+    return max(answers.values()) / answers.total() if answers else 0.0
 
 
 def _against_base(runs: dict[str, RunFolder]) -> dict[str, Any]:

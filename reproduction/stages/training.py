@@ -1,4 +1,4 @@
-"""Train: the rows, the domain model, the Safety SFT baseline, and an aligned sibling where there is none."""
+"""Training: the rows, the domain model, the baselines, and an aligned sibling if the family has none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIBLING = "aligned-sibling"
 
 
 def rows(run: RunContext) -> dict[str, Any]:
-    """Writes the rows, kept apart from every test prompt."""
+    """Writes the training rows, without near-duplicates of test prompts."""
     folder = run.store.folder / "rows"
 
     def work() -> dict[str, Any]:
@@ -46,13 +46,13 @@ def rows(run: RunContext) -> dict[str, Any]:
 
 
 def domain(run: RunContext) -> None:
-    """The domain model."""
+    """Trains the domain model."""
     file = run.store.folder / "rows" / TRAIN
     _train(run, "train", answering(run), None, file, run.training())
 
 
 def safety_sft(run: RunContext) -> None:
-    """The paper's baseline: a hundred safety samples in the fine-tuning data."""
+    """Trains the paper's baseline: a hundred safety samples in the fine-tuning data."""
     settings, folder = run.scale.safety_sft, run.store.folder
     file = folder / "safety-sft" / TRAIN
     training = run.training(settings.training)
@@ -77,12 +77,12 @@ def safety_sft(run: RunContext) -> None:
 
 
 def domain_chat(run: RunContext) -> None:
-    """The paper's other baseline: the aligned sibling, fine-tuned on the very same rows."""
+    """Trains the paper's other baseline: the aligned sibling, fine-tuned on the same rows."""
     _train(run, "domain-chat", sibling(run), None, run.store.folder / "rows" / TRAIN, run.training())
 
 
 def sibling(run: RunContext) -> str:
-    """The spec of the aligned model; trained first, if the family has none. Every domain shares it."""
+    """The spec of the aligned model, which all domains share; trained first if the family has none."""
     if run.family.aligned is not None:
         return from_environment(run.family.aligned)
     store = run.store.of(_SIBLING)
@@ -104,16 +104,17 @@ def sibling(run: RunContext) -> str:
 
 
 def answering(run: RunContext) -> str:
-    """The model that everything starts from: the target, or what it is once it has learned to answer.
+    """The spec of the model from which training starts: the target, or the target trained to answer in chats.
 
-    The paper mixes ten thousand dialogues into its domain data, and a base model learns to answer from those.
-    When small there is no time for that in every domain, so the dialogues come first, once for all.
+    The paper mixes ten thousand dialogues into its domain data, from which a base model learns to answer. At
+    the scale `small` there is no time for that in every domain, so the dialogues are trained once, before all
+    domains.
     """
     chat, store = run.family.chat, run.store.of(_SIBLING)
     if not chat:
         return run.target
     if run.family.template is None:
-        raise InputError(f"The family {run.family_name} states `chat` and no chat_template; it needs both.")
+        raise InputError(f"The family {run.family_name} has `chat` and no chat_template; it needs both.")
     folder = store.folder / "chat"
     file = folder / TRAIN
 
@@ -155,7 +156,7 @@ def _train(run: RunContext, name: str, model: str, adapter: str | None, file: Pa
 
 
 def _launch(job: Job, configuration: str, output: Path) -> bool:
-    """The same job on all GPUs of this machine, through accelerate."""
+    """Runs the job on all GPUs of this machine, through accelerate."""
     output.mkdir(parents=True, exist_ok=True)
     file = output / "job.json"
     replace_file(file, (job.model_dump_json(indent=1) + "\n").encode())

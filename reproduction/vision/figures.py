@@ -43,8 +43,8 @@ from reproduction.vision.raster import draw_text
 
 GUIDE = "builtin:smollm2-135m-aligned"
 LAYERS, STRENGTH = (16, 17, 18, 19, 20, 21), 0.156
-"""Of the search for SmolLM2-135M on text, not searched anew: the LLaVA's language model is that one with an
-adapter merged in."""
+"""The result of the search for SmolLM2-135M on text; not searched again, because the LLaVA's language model
+is that model with an adapter merged in."""
 
 OUTCOMES = ("refusal", "compliance", "gibberish")
 WANTED = {
@@ -107,14 +107,14 @@ def picture_prompts(limit: int) -> dict[str, tuple[Item, ...]]:
 
 
 class Figures:
-    """The parts that are done, in a file."""
+    """The finished parts, kept in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, unless that is here already."""
+        """The result of `make`, or the stored one of an earlier run."""
         if name not in self.found:
             print(f"… {name}", flush=True)
             self.found[name] = plain(make())
@@ -126,7 +126,7 @@ class Figures:
 
 
 def thinned(every: int) -> ContrastSet:
-    """One in so many of the shipped set's contents, wrappers too; its test part is not thinned elsewhere."""
+    """One in `every` of the shipped set's contents and wrappers; the suites use the whole test part."""
     whole = load_contrast_set()
     wrappers = whole.wrappers[:: max(1, every // 2)]
     return ContrastSet(whole.pairs[::every], whole.benign[::every], wrappers, whole.refusal_texts)
@@ -139,7 +139,7 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
     """
     folders = {name: output / f"aligner-{name.replace(' ', '-')}" for name in ("text", "text and pictures")}
     if not all((folder / "aligner.json").exists() for folder in folders.values()):
-        text = replace_test(samples_from_contrast(thinned(every)))
+        text = without_test(samples_from_contrast(thinned(every)))
         options = FitOptions(steer_layers=LAYERS, strength=STRENGTH)
         guide = load_model(GUIDE, dtype="bfloat16")
         target = FitModel(seeing.model, seeing.reader, "SmolLM2-135M-LLaVA")
@@ -163,8 +163,8 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
     return {name: Aligner.from_pretrained(folder) for name, folder in folders.items()}
 
 
-def replace_test(samples: Samples) -> Samples:
-    """Without the test part, whose figures are told elsewhere."""
+def without_test(samples: Samples) -> Samples:
+    """The samples without the test part, which the suites cover."""
     return replace(samples, test=())
 
 

@@ -137,7 +137,7 @@ def doctor(
 def _check_arguments(target: str | None, aligner: str | None, aligned: str | None, rescore: bool) -> None:
     if aligner is not None and aligned is not None:
         raise InputError(
-            "--aligner checks a fitted aligner, --aligned a model before a fit: give one of the two."
+            "--aligner checks a fitted aligner, --aligned a model before a fit: give one of them."
         )
     if (target is None) != (aligner is None and aligned is None):
         raise InputError(
