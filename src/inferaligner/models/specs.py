@@ -112,6 +112,6 @@ def _kind_of_folder(folder: Path) -> Kind:
         )
     listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise ModelLoadError(
-        f"The folder {folder} has no config.json and no adapter_config.json (its files: {listing or 'none'}); "
+        f"The folder {folder} has no config.json and no adapter_config.json (files: {listing or 'none'}); "
         "expected a model folder or a PEFT adapter folder. Give the folder that save_pretrained wrote."
     )
