@@ -162,46 +162,46 @@ _WORDS = {
 
 
 def differences(
-    found: ModelFingerprint | TokenizerFingerprint, expected: ModelFingerprint | TokenizerFingerprint
+    current: ModelFingerprint | TokenizerFingerprint, expected: ModelFingerprint | TokenizerFingerprint
 ) -> list[str]:
     """The differences between two fingerprints of the same kind, one clause each; empty if they are equal.
 
     Args:
-        found: The fingerprint of the present model or tokenizer.
+        current: The fingerprint of the present model or tokenizer.
         expected: The fingerprint of the one that an aligner was fitted on.
 
     Raises:
         InputError: The fingerprints are of different kinds.
     """
-    if isinstance(found, ModelFingerprint) and isinstance(expected, ModelFingerprint):
-        return _model_differences(found, expected)
-    if isinstance(found, TokenizerFingerprint) and isinstance(expected, TokenizerFingerprint):
-        return _tokenizer_differences(found, expected)
+    if isinstance(current, ModelFingerprint) and isinstance(expected, ModelFingerprint):
+        return _model_differences(current, expected)
+    if isinstance(current, TokenizerFingerprint) and isinstance(expected, TokenizerFingerprint):
+        return _tokenizer_differences(current, expected)
     raise InputError(
-        f"A {type(found).__name__} cannot be compared with a {type(expected).__name__}; expected two of one "
-        "kind."
+        f"A {type(current).__name__} cannot be compared with a {type(expected).__name__}; expected two of "
+        "one kind."
     )
 
 
-def _model_differences(found: ModelFingerprint, expected: ModelFingerprint) -> list[str]:
+def _model_differences(current: ModelFingerprint, expected: ModelFingerprint) -> list[str]:
     lines = [
-        f"the {words} is {getattr(found, name)}, expected {getattr(expected, name)}"
+        f"the {words} is {getattr(current, name)}, expected {getattr(expected, name)}"
         for name, words in _WORDS.items()
-        if getattr(found, name) != getattr(expected, name)
+        if getattr(current, name) != getattr(expected, name)
     ]
-    if not lines and found.shapes_sha256 != expected.shapes_sha256:
+    if not lines and current.shapes_sha256 != expected.shapes_sha256:
         lines.append(
             "the shapes of the decoder's weights differ (MLP size, key-value heads, experts or layer types)"
         )
     return lines
 
 
-def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFingerprint) -> list[str]:
+def _tokenizer_differences(current: TokenizerFingerprint, expected: TokenizerFingerprint) -> list[str]:
     lines = []
-    if found.vocabulary_sha256 != expected.vocabulary_sha256:
+    if current.vocabulary_sha256 != expected.vocabulary_sha256:
         lines.append("the tokenizer splits text differently (its vocabulary, merges or normaliser differ)")
-    if found.chat_template_sha256 != expected.chat_template_sha256:
-        if found.chat_template_sha256 is None:
+    if current.chat_template_sha256 != expected.chat_template_sha256:
+        if current.chat_template_sha256 is None:
             lines.append("the tokenizer has no chat template, and one was used")
         elif expected.chat_template_sha256 is None:
             lines.append("the tokenizer has a chat template, and none was used")
@@ -209,8 +209,8 @@ def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFinge
             lines.append(
                 "the chat template is another one (--chat-template FILE or NAME chooses the one of the fit)"
             )
-    for name in sorted(found.special_tokens.keys() | expected.special_tokens.keys()):
-        here, there = found.special_tokens.get(name), expected.special_tokens.get(name)
+    for name in sorted(current.special_tokens.keys() | expected.special_tokens.keys()):
+        here, there = current.special_tokens.get(name), expected.special_tokens.get(name)
         if here != there:
             words = name.replace("_", " ")
             lines.append(

@@ -72,7 +72,7 @@ def near_duplicates(a: Sequence[str], b: Sequence[str], threshold: float = 0.6) 
     for index, words in enumerate(words_of_b):
         for word in words:
             holders[word].append(index)
-    found = []
+    duplicates = []
     for index, text in enumerate(a):
         words = content_words(text)
         shared: dict[int, int] = defaultdict(int)
@@ -83,8 +83,8 @@ def near_duplicates(a: Sequence[str], b: Sequence[str], threshold: float = 0.6) 
             count / (len(words) + len(words_of_b[other]) - count) >= threshold
             for other, count in shared.items()
         ):
-            found.append(index)
-    return found
+            duplicates.append(index)
+    return duplicates
 
 
 def near_duplicate_key(text: str) -> str:
