@@ -15,7 +15,7 @@ _WORTH_A_LINE_SECONDS = 0.5
 
 
 class RichStages:
-    """The `fit.progress.Stages` of the command line."""
+    """`inferaligner.fit.progress.Progress`, shown to a person."""
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -1,4 +1,4 @@
-"""The time of each stage of a command."""
+"""Stages that are shown by another listener, and timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inferaligner.fit.progress import Stages
 
 
 class Stopwatch:
-    """A `Stages` that measures the seconds of each stage and passes every call on to another one."""
+    """A `Stages` that passes everything on and keeps the seconds of each stage, in order."""
 
     def __init__(self, listener: Stages) -> None:
         self.seconds: dict[str, float] = {}

@@ -38,10 +38,10 @@ def _pictured(samples: tuple[Sample, ...], share: float, draw: Draw) -> tuple[Sa
             by_content.setdefault(sample.content, []).append(sample)
     found: list[Sample] = []
     for content, together in by_content.items():
-        number = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
-        if number / 2**64 >= share:
+        drawn = int.from_bytes(hashlib.sha256(f"picture\n{content}".encode()).digest()[:8], "big")
+        if drawn / 2**64 >= share:
             continue
-        style = STYLES[number % len(STYLES)]
+        style = STYLES[drawn % len(STYLES)]
         shown = [render(style, sample.text, draw) for sample in together]
         if all(shown):
             # Wrapped: a picture is a frame around a request, and counts as one.

@@ -141,7 +141,7 @@ def record_activations(
     anatomy = dissect(model)
     wanted = tuple(range(anatomy.depth)) if layers is None else tuple(sorted(set(layers)))
     at = tuple(offsets)
-    check_placeholders(token_ids, wanted, at, anatomy.depth)
+    check_places(token_ids, wanted, at, anatomy.depth)
     budget = batch_tokens or (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_ACCELERATOR)
 
     seeing = [row for row, ids in enumerate(token_ids) if has_pictures(ids)]
@@ -274,7 +274,7 @@ def _next_batch(
     return rows
 
 
-def check_placeholders(
+def check_places(
     token_ids: Sequence[Sequence[int]], layers: tuple[int, ...], offsets: tuple[int, ...], depth: int
 ) -> None:
     """Raises `InputError` for no prompts, layers that a model of `depth` does not have, or offsets before the

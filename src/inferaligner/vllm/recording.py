@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from inferaligner.errors import InputError, MissingExtraError, SteeringError
-from inferaligner.method.activations import Activations, Advance, check_placeholders
+from inferaligner.method.activations import Activations, Advance, check_places
 from inferaligner.prompts.encoding import has_pictures
 
 WORKER = "inferaligner.vllm.recording_worker.RecordingWorker"
@@ -72,7 +72,7 @@ class RecordingEngine:
         """
         wanted = tuple(range(self.depth)) if layers is None else tuple(sorted(set(layers)))
         at = tuple(offsets)
-        check_placeholders(token_ids, wanted, at, self.depth)
+        check_places(token_ids, wanted, at, self.depth)
         if any(map(has_pictures, token_ids)):
             raise InputError(
                 "vLLM records the activations of text alone, and some prompts have pictures. Fit on text, or "
