@@ -101,7 +101,7 @@ def test_a_file_is_about_one_thing() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = "{'torch', 'transformers', 'peft', 'gguf'}"
+    heavy = "{'torch', 'transformers', 'peft', 'gguf', 'scipy'}"
     code = f"import sys, inferaligner; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -23,7 +23,7 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.suites.catalogue import named
-from inferaligner.evaluation.suites.contrast_pictures import in_pictures, is_harmful, is_ordinary, is_twin
+from inferaligner.evaluation.suites.contrast import is_harmful, is_ordinary, is_twin, pictures
 from inferaligner.evaluation.suites.sampling import draw
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.fit.fit import fit_artifact
@@ -101,7 +101,7 @@ def main() -> None:
 def picture_prompts(limit: int) -> dict[str, tuple[Item, ...]]:
     """At most `limit` prompts of each suite, their pictures drawn on the raster that the LLaVA reads."""
     return {
-        name: draw(named(name), in_pictures(wanted, draw_text), limit, seed=0).items
+        name: draw(named(name), pictures(wanted, draw_text), limit, seed=0).items
         for name, wanted in WANTED.items()
     }
 

@@ -9,7 +9,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.cli import chat as chat_module
 from inferaligner.cli.chat import Conversation
 from inferaligner.models.loading import LoadedModel
-from tests.cli.conftest import Run
+from tests.support.command_line import Run
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

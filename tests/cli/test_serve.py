@@ -19,9 +19,8 @@ from inferaligner.cli.served_name import served_name
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import GatePlan
 from inferaligner.vllm.settings import EngineSettings
-from tests.cli.conftest import Outcome, Run, refused
-from tests.method.test_monitor import eager_monitor
-from tests.support.tiny_aligner import tiny_aligner
+from tests.support.command_line import Outcome, Run, refused
+from tests.support.tiny_aligner import eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 

@@ -161,7 +161,7 @@ def _answered(
     from inferaligner.prompts.images import key_of
     from inferaligner.storage.json_io import dump
 
-    bench = methods[0].bench
+    bench = methods[0].context
     size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
     artifact = bench.need_aligner("ablation").artifact
     run: dict[str, Any] = {

@@ -147,26 +147,25 @@ def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner
 def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatch) -> SideBySide:
     from inferaligner.evaluation.side_by_side import choose, compare
     from inferaligner.fit.samples import samples_from_contrast
-    from inferaligner.judges.rules import RuleJudge
+    from inferaligner.judges.rules import RuleJudge, judge
     from inferaligner.prompts.contrast import load_contrast_set
     from inferaligner.reporting.side_by_side import SideBySide
 
-    judge = RuleJudge()
     tested = samples_from_contrast(load_contrast_set()).test
     rows = compare(
         fitted,
         target.model,
         target.tokenizer,
         choose(tested, number),
-        judge=judge.judge,
+        judge=judge,
         max_new_tokens=_MAX_NEW_TOKENS,
         stages=watch,
     )
     return SideBySide(
         artifact=fitted.artifact,
         rows=rows,
-        judge=judge.name,
-        agreement=judge.agreement,
+        judge=RuleJudge.name,
+        agreement=RuleJudge.agreement,
         max_new_tokens=_MAX_NEW_TOKENS,
         created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         seconds=watch.seconds,

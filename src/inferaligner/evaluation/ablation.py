@@ -76,7 +76,7 @@ class Steered(Method):
         self._plan = SteeringPlan(gate, additions, setting.positions)
 
     def acting(self) -> AbstractContextManager[Guard | None]:
-        return Guard(self.bench.target.model, self._plan, "always")
+        return Guard(self.context.target.model, self._plan, "always")
 
 
 def strength_settings(

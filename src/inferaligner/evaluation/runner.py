@@ -71,7 +71,7 @@ class Runner:
 
     def _check_lengths(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:
         """A prompt that is too long must be told before hours of work, not after."""
-        target = methods[0].bench.target
+        target = methods[0].context.target
         limit = context_length(target.model.config)
         for method in methods:
             for subset in subsets:
@@ -79,14 +79,14 @@ class Runner:
                 encode_chats(
                     target.reader,
                     prompts,
-                    system=method.bench.system,
+                    system=method.context.system,
                     max_length=None if limit is None else limit - 1,
                 )
 
     def _suite(self, method: Method, subset: Subset, advance: Advance) -> None:
         suite, everything = subset.suite, list(range(len(subset.items)))
         untrusted = suite.kind == "benign" and suite.task == "reply"
-        if (untrusted or method.watches) and method.gated() is not None:
+        if (untrusted or method.has_monitor) and method.gated() is not None:
             if suite.task == "pick":
                 self._picks(method, subset, everything, self._decide(method, subset), advance, own_gate=True)
             else:
@@ -145,7 +145,7 @@ class Runner:
         own_gate: bool = False,
     ) -> None:
         """Generated answers; with `own_gate` the method decides by itself, row by row, while generating."""
-        loaded, system, settings = method.model(), method.bench.system, self._settings
+        loaded, system, settings = method.model(), method.context.system, self._settings
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         lean = settings.leaning and subset.suite.kind in ("harmful", "jailbreak")
@@ -163,7 +163,7 @@ class Runner:
                         loaded.model, loaded.reader, list(map(text_of, asked)), system=system, guard=guard
                     )
             # Of every method alike, the bare one included: the judge must know as much of one as of another.
-            likelihoods = _likelihoods(method.bench.target, loaded, answers)
+            likelihoods = _likelihoods(method.context.target, loaded, answers)
             told = []
             for row, answer, leaning, likely in zip(batch, answers, leanings, likelihoods, strict=True):
                 record = self._head(method, subset, row, decisions)
@@ -220,7 +220,7 @@ class Runner:
         own_gate: bool = False,
     ) -> None:
         """Choices by their likelihood; with `own_gate` the method decides by itself which rows to steer."""
-        loaded, system = method.model(), method.bench.system
+        loaded, system = method.model(), method.context.system
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         for batch in plan_batches(list(map(len, ids)), list(rows), _PICKS_PER_BATCH):
