@@ -1,4 +1,4 @@
-"""A run of several steps under one time budget, whose file holds at any moment all that is known.
+"""A run of several steps under one time budget, whose file always has all results so far.
 
 Who calls what:
 1. the caller makes a `BudgetedRun` and gives it `Step`s, the most important first;
@@ -35,7 +35,7 @@ class _OutOfTime(BaseException):
 
 
 class StepRecord:
-    """What a running step hands in."""
+    """The results of a running step."""
 
     def __init__(self, run: BudgetedRun, name: str, limit: float) -> None:
         self.entry: dict[str, Any] = {"status": RUNNING, "checks": []}
@@ -44,7 +44,7 @@ class StepRecord:
         self._name = name
 
     def check(self, name: str, fault: str | None, note: str = "") -> None:
-        """One check's outcome: `fault` says what was wrong, None that nothing was."""
+        """Adds the outcome of a check: `fault` describes the failure; None if it passed."""
         found = {"name": name, "passed": fault is None, "note": note if fault is None else fault}
         self.entry["checks"].append(found)
         if fault is not None:
@@ -52,7 +52,7 @@ class StepRecord:
         self._run.write()
 
     def error(self, name: str, reason: str) -> None:
-        """A part of the step that could not run here; the step goes on."""
+        """Adds a part of the step that could not run here; the step continues."""
         self.entry.setdefault("errors", {})[name] = reason
         self.say(f"ERROR {name}: {reason}")
         self._run.write()
@@ -93,7 +93,7 @@ class BudgetedRun:
         begun: float,
         earlier: Mapping[str, Any] | None = None,
     ) -> None:
-        """`earlier` are the entries of an earlier run; those of steps that passed are kept."""
+        """`earlier` has the entries of an earlier run, of which the passed steps are kept."""
         self._file = file
         self._facts = dict(facts)
         self._seconds = seconds
@@ -107,7 +107,7 @@ class BudgetedRun:
         return self._begun + self._seconds - time.monotonic()
 
     def run(self, steps: Sequence[Step]) -> None:
-        """All steps in order, but for those that passed in the earlier run."""
+        """Runs all steps in order, except the steps that passed in the earlier run."""
         for step in steps:
             if step.name in self.steps:
                 self.say(f"{step.name}: passed in the earlier run")
@@ -155,7 +155,7 @@ class BudgetedRun:
         print(f"[{elapsed:5.0f} s, {max(self.left, 0):4.0f} s left] {text}", flush=True)
 
     def write(self) -> None:
-        """Puts the whole report in the file's place; whoever reads it never sees half of one."""
+        """Replaces the file by the whole report in one step."""
         elapsed = round(time.monotonic() - self._begun, 1)
         report = {**self._facts, "elapsed_seconds": elapsed, "steps": self.steps}
         self._file.parent.mkdir(parents=True, exist_ok=True)

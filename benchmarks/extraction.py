@@ -1,4 +1,4 @@
-"""What recording activations costs: against the bare forward passes, and against other libraries.
+"""The cost of recording activations, against the bare forward passes and against other libraries.
 
     python -m benchmarks.extraction --prompts 128 --repeats 10 --peers PEERS
 

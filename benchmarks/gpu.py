@@ -1,4 +1,4 @@
-"""One command for a machine with a GPU: is steering right there, and what does it cost?
+"""One command for a machine with a GPU: whether steering is correct there, and its cost.
 
     make gpu            or    PYTHONPATH=src python3 -m benchmarks.gpu
 
@@ -51,7 +51,7 @@ ARMS = (overhead.CLOSED, overhead.OPEN)
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is run, and for how long at most: `limits` are seconds of the whole budget, by kind of step."""
+    """The sizes of all steps."""
 
     families: tuple[str, ...]
     compiled_layers: int
@@ -206,7 +206,7 @@ class Workbench:
         self._rounds(arms, extraction.BARE, targets, record)
 
     def overhead_compiled(self, record: StepRecord) -> None:
-        """Decoding in CUDA graphs. Hooks that come or go compile it anew, before an arm is timed."""
+        """Decoding in CUDA graphs. Changed hooks make it compile again, before an arm is timed."""
         self._model = None
         layers = self.sizes.cut_layers
         options = overhead.parse_options(self._subject("--batch", 1, "--layers", layers))
@@ -329,7 +329,7 @@ def print_report(steps: Mapping[str, Mapping[str, Any]], tiny: bool, gpu: str) -
 
 def main() -> int:
     """Parses the command line, runs the steps, prints the table; the exit code."""
-    # The budget is the whole command's: the processor time so far is what importing took.
+    # The budget is for the whole command: the processor time so far is the time of the imports.
     begun = time.monotonic() - time.process_time()
     options = _options()
     cuda = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""What a guard costs: prefill and decoding of the bare model, with the gate closed, open, and open for half;
+"""The cost of a guard: prefill and decoding of the bare model, with the gate closed, open, and open for half;
 and with a monitor that reads every token and opens no row, or every row at its first token.
 
     python -m benchmarks.overhead --model builtin:smollm2-135m --batch 8 --repeats 30
@@ -183,7 +183,7 @@ def make_plan(model: Any, options: argparse.Namespace) -> SteeringPlan:
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(len(reads), anatomy.width, generator=generator)
     steered = range(gate_layer, anatomy.depth)[: options.steered]
-    # Small enough that the steered model goes on as it would: what is timed is the addition, not its effect.
+    # Small vectors do not change the answers: the benchmark times the addition, not its effect.
     additions = {layer: 1e-3 * torch.randn(anatomy.width, generator=generator) for layer in steered}
     gate = GuidanceGate("benchmark", reads, weights / weights.norm(dim=1, keepdim=True), 0.0)
     return SteeringPlan(gate, additions, options.positions)
@@ -213,7 +213,7 @@ def forced_plans(work: Work, plan: SteeringPlan) -> tuple[dict[str, SteeringPlan
 
 
 class NotComparableError(Exception):
-    """The arms do not do what their names say, so their durations say nothing."""
+    """The arms do not have the named decisions, so their durations cannot be compared."""
 
 
 def check_arms(work: Work, plans: Mapping[str, SteeringPlan], expected_open: Mapping[str, int]) -> None:

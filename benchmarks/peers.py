@@ -62,7 +62,7 @@ def find_peers(folders: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No output, and an empty working folder for those that write log files where they stand."""
+    """Suppresses output, and sets an empty working folder for libraries that write log files into it."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

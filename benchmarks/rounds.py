@@ -206,7 +206,7 @@ def measured(timings: Timings, baselines: Mapping[str, str]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """What a figure means nothing without."""
+    """The facts about the machine without which a figure means nothing."""
     facts = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -50,7 +50,7 @@ def add_subject_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_subject_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuses what would measure something else than its name says, and sets the number of threads."""
+    """Refuses settings that would make a measurement wrong, and sets the number of threads."""
     if options.repeats < 2:
         parser.error("--repeats: at least 2, for a spread")
     if options.layers is not None and options.model not in SHAPES:

@@ -1,7 +1,7 @@
 """`python -m reproduction`: the paper's experiments, one command each.
 
-run NAME    train, fit, evaluate, report; goes on where it was
-check       every recipe of a scale in small: real architectures with small dimensions, through every stage
+run NAME    train, fit, evaluate, report; continues an interrupted run
+check       every stage of every recipe of a scale, with the real architectures in small dimensions
 list        experiments and families
 """
 
@@ -26,10 +26,16 @@ app = typer.Typer(
 
 _WORK, _RESULTS = Path("out/reproduction"), Path("reproduction/results")
 
-Scale = Annotated[str, typer.Option("--scale", metavar="NAME", help="small, paper, or a file of your own.")]
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="NAME", help="small, gpu, paper, or a YAML file of your own.")
+]
 Families = Annotated[
     list[str] | None,
-    typer.Option("--family", metavar="NAME", help="Of the scale; repeatable, or all. Default: its first."),
+    typer.Option(
+        "--family",
+        metavar="NAME",
+        help="A family of the scale, or all. May be repeated. Default: the scale's first family.",
+    ),
 ]
 
 
@@ -39,27 +45,32 @@ def run(
     scale: Scale = "small",
     family: Families = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Public sets. Or set INFERALIGNER_DATA.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of public sets; or set INFERALIGNER_DATA.")
     ] = None,
-    work: Annotated[Path, typer.Option(metavar="FOLDER", help="Models and records.")] = Path(
+    work: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of models and records.")] = Path(
         "out/reproduction"
     ),
-    results: Annotated[Path, typer.Option(metavar="FOLDER", help="JSON, tables, figures.")] = Path(
-        "reproduction/results"
-    ),
-    redo: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Do it anew. Repeatable.")] = None,
+    results: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of JSON, tables and figures.")
+    ] = Path("reproduction/results"),
+    redo: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Run this stage again. May be repeated.")
+    ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="N", help="Stop after so many; the same command goes on.")
+        float | None,
+        typer.Option(min=0, metavar="N", help="Stop after N minutes; the same command continues the run."),
     ] = None,
 ) -> None:
-    """Run an experiment, or go on with it."""
-    from reproduction.recipe import read_book
+    """Run an experiment, or continue it."""
+    from reproduction.experiment_stages import Request, run_experiment
+    from reproduction.recipe import read_scale_config
     from reproduction.run_context import Place
-    from reproduction.running import Request, run_experiment
 
     folder = data or (Path(os.environ["INFERALIGNER_DATA"]) if os.environ.get("INFERALIGNER_DATA") else None)
     place = Place(folder, work, results)
-    run_experiment(Request(name, tuple(family or ()), place, tuple(redo or ()), minutes), read_book(scale))
+    run_experiment(
+        Request(name, tuple(family or ()), place, tuple(redo or ()), minutes), read_scale_config(scale)
+    )
 
 
 @app.command()
@@ -67,12 +78,13 @@ def check(
     scale: Scale = "paper",
     family: Families = None,
     name: Annotated[
-        list[str] | None, typer.Option("--experiment", metavar="NAME", help="Repeatable. Default: all.")
+        list[str] | None,
+        typer.Option("--experiment", metavar="NAME", help="An experiment. May be repeated. Default: all."),
     ] = None,
-    work: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("out/check"),
+    work: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("out/check"),
 ) -> None:
-    """Put every recipe of a scale through all stages, with models of the real architecture but a few thousand
-    random weights, and made-up rows."""
+    """Run every recipe of a scale through all stages, with made-up rows and models of the real architectures
+    with a few thousand random weights."""
     from reproduction.dry_run import check_recipes
 
     check_recipes(scale, tuple(family or ("all",)), tuple(name or ()), work)
@@ -80,7 +92,7 @@ def check(
 
 @app.command("list")
 def list_recipes(scale: Scale = "small") -> None:
-    """What there is to run."""
+    """List the experiments, and the families of a scale."""
     from rich.console import Console
     from rich.table import Table
 
@@ -98,7 +110,7 @@ def list_recipes(scale: Scale = "small") -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 something to mend, 3 out of time, 130 interrupted."""
+    """Exit codes: 0 success, 2 an error that the user can correct, 3 out of time, 130 interrupted."""
     try:
         app(prog_name="python -m reproduction")
     except OutOfTime as error:

@@ -51,7 +51,7 @@ SHIPPED_OPENING = "I'm sorry, but I can't help with"
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters; the defaults are those of the shipped adapter."""
+    """The hyper-parameters; the defaults made the shipped adapter."""
 
     rank: int = 16
     learning_rate: float = 1e-3
@@ -138,7 +138,7 @@ def weight(prompt: ContrastPrompt, recipe: Recipe) -> float:
 
 
 def own_answers(loaded: Any, prompts: Sequence[str], file: Path, recipe: Recipe) -> dict[str, str]:
-    """The target's greedy answers, kept in a file from which an interrupted run goes on."""
+    """The target's greedy answers, kept in a file with which an interrupted run continues."""
     known: dict[str, str] = {}
     if file.exists():
         known = {

@@ -14,7 +14,7 @@ from inferaligner.prompts.chat import encode_chats
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, what the sibling is to answer, whether that is a refusal, and how much the row counts."""
+    """A prompt, the answer to learn, whether that answer is a refusal, and the weight of the row."""
 
     prompt: str
     answer: str
@@ -23,13 +23,13 @@ class Example:
 
 
 def tokenize(tokenizer: Any, examples: Sequence[Example], answer_tokens: int) -> list[dict[str, Any]]:
-    """`input_ids`, the number of prompt tokens in them, and the label, a row an example."""
+    """One row per example: `input_ids`, their number of prompt tokens, the label and the weight."""
     rows = []
     for ids, example in zip(encode_chats(tokenizer, [e.prompt for e in examples]), examples, strict=True):
-        said = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
         # An answer that was cut by the length limit does not end the turn.
-        cut = len(said) >= answer_tokens - 2
-        ended = said[:answer_tokens] if cut else [*said, tokenizer.eos_token_id]
+        cut = len(answer) >= answer_tokens - 2
+        ended = answer[:answer_tokens] if cut else [*answer, tokenizer.eos_token_id]
         row = {"input_ids": ids + ended, "prompt_tokens": len(ids)}
         rows.append({**row, "harmful": example.harmful, "weight": example.weight})
     return rows

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inferaligner.prompts.row_forms import with_input
+from inferaligner.prompts.columns import with_input
 
 
 def advbench(data: Path) -> list[str]:
@@ -47,7 +47,7 @@ def alpaca(data: Path) -> list[str]:
 
 
 def alpaca_instructions(data: Path) -> list[str]:
-    """More of the same: the first 3,000 of another selection joined to it."""
+    """`alpaca` and the first 3,000 instructions of another selection."""
     file = data / "refusal_direction_splits" / "harmless_train_first3000.json"
     return alpaca(data) + [row["instruction"] for row in json.loads(file.read_text("utf-8"))]
 
@@ -114,12 +114,12 @@ def gptfuzzer_templates(data: Path) -> list[Template]:
 
 
 def goal_priority_templates(data: Path) -> list[Template]:
-    """Those that show the question in plain words; see `encoded_templates`."""
+    """GoalPriority's templates with the question in plain words."""
     return [_template(row["prompt"]) for row in _goal_priority(data) if not _encodings(row)]
 
 
 def encoded_templates(data: Path) -> list[Template]:
-    """Those of GoalPriority in which the question is in base64, without vowels, in leetspeak or ROT13."""
+    """GoalPriority's templates with the question in base64, without vowels, in leetspeak or in ROT13."""
     return [_template(row["prompt"], _encodings(row)) for row in _goal_priority(data) if _encodings(row)]
 
 
@@ -171,7 +171,7 @@ def _goal_priority(data: Path) -> list[dict[str, Any]]:
 
 
 def _encodings(row: dict[str, Any]) -> list[Template]:
-    """As the attack of this row writes the question: its own numbers 1 to 3, and base64."""
+    """The encodings of the question in this row's attack: its own numbers 1 to 3, and base64."""
     replaced: dict[int, Template] = {
         1: lambda text: re.sub("[aeiouAEIOU]", "", text),
         2: lambda text: text.translate(str.maketrans("aeiotAEIOT", "4310743107")),

@@ -1,4 +1,4 @@
-"""`inferaligner` commands, run in this process: a recipe does what a user would type."""
+"""`inferaligner` commands, run in this process with the arguments that a user would type."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reproduction.stage_store import console
 
 
 def inferaligner(*arguments: object) -> None:
-    """Runs a command, after showing it.
+    """Prints and runs a command.
 
     Raises:
-        InferAlignerError: it ended with an error, which it has told.
+        InferAlignerError: The command ended with an error, whose message it has printed.
     """
     from inferaligner.cli.main import app
 
@@ -23,11 +23,11 @@ def inferaligner(*arguments: object) -> None:
     try:
         code = app(args=words, prog_name="inferaligner", standalone_mode=False)
     finally:
-        gc.collect()  # models hold on to each other
+        gc.collect()  # models have reference cycles
     if code:
         raise InferAlignerError(f"`inferaligner {words[0]}` ended with code {code}; its message is above.")
 
 
 def repeated(option: str, values: Sequence[object]) -> list[str]:
-    """`--option value` for each."""
+    """The words `--option value` for each value."""
     return [word for value in values for word in (option, str(value))]

@@ -185,7 +185,7 @@ def learn(
     start: Vectors,
     keep: Callable[[str, Mapping[str, Any]], None],
 ) -> dict[int, Tensor]:
-    """Vectors from the answers, without those that settings are scored with."""
+    """Vectors from the answers, without the answers that score the settings."""
     file = options.output / "learned.pt"
     if not file.exists():
         rows = said[:-SCORED][: options.learned]

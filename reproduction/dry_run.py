@@ -1,4 +1,4 @@
-"""Recipes put to the test without their models: every stage, in minutes, without a network.
+"""A test of the recipes without their models: every stage, in minutes, without a network.
 
 Of each family the real architecture is built twice from the configuration in the scale's file: whole, without
 memory behind it, to count its parameters; and with small dimensions and random weights, to be trained, fitted
@@ -23,6 +23,7 @@ from inferaligner.evaluation.suites.catalogue import named
 from inferaligner.prompts.contrast import load_contrast_set
 from reproduction.chat_rows import token_rows
 from reproduction.corpora.corpus import Row
+from reproduction.experiment_stages import Request, chosen_families, run_experiment
 from reproduction.recipe import (
     TEMPLATES,
     Ablation,
@@ -37,10 +38,9 @@ from reproduction.recipe import (
     Scale,
     ScaleConfig,
     Summary,
-    read_book,
+    read_scale_config,
 )
 from reproduction.run_context import Place
-from reproduction.running import Request, chosen_families, run_experiment
 from reproduction.stage_store import console
 
 _PROMPTS = 6
@@ -68,11 +68,11 @@ def check_recipes(scale: str, families: tuple[str, ...], names: tuple[str, ...],
     Raises:
         InputError: a family without an architecture, or one whose parameters do not add up.
     """
-    book = read_book(scale)
-    chosen = chosen_families(book.scale, families)
-    wanted = names or tuple(sorted(book.experiments, key=lambda n: _order(book.experiments[n])))
+    config = read_scale_config(scale)
+    chosen = chosen_families(config.scale, families)
+    wanted = names or tuple(sorted(config.experiments, key=lambda n: _order(config.experiments[n])))
     shutil.rmtree(work, ignore_errors=True)
-    small = shrunk(book, chosen, work / "models")
+    small = shrunk(config, chosen, work / "models")
     place = Place(None, work / "work", work / "results", examples=True)
     for family in chosen:
         for name in wanted:
@@ -84,10 +84,10 @@ def check_recipes(scale: str, families: tuple[str, ...], names: tuple[str, ...],
     console.print(f"Checked: {', '.join(wanted)} on {', '.join(chosen)}.", soft_wrap=True)
 
 
-def shrunk(book: ScaleConfig, families: list[str], folder: Path) -> ScaleConfig:
-    """The book with random models of small dimensions, few prompts and few steps."""
+def shrunk(config: ScaleConfig, families: list[str], folder: Path) -> ScaleConfig:
+    """The config with random models of small dimensions, few prompts and few steps."""
     halves = _fit_prompts(folder)
-    scale, old = book.scale, book.scale.training
+    scale, old = config.scale, config.scale.training
     training = old.model_copy(
         update={
             "epochs": 1,
@@ -122,8 +122,8 @@ def shrunk(book: ScaleConfig, families: list[str], folder: Path) -> ScaleConfig:
         ablation_tokens=6,
         seed=scale.seed,
     )
-    experiments = {name: _small_experiment(found) for name, found in book.experiments.items()}
-    return ScaleConfig(book.name, small, experiments)
+    experiments = {name: _small_experiment(found) for name, found in config.experiments.items()}
+    return ScaleConfig(config.name, small, experiments)
 
 
 def count_parameters(architecture: Architecture) -> int:
@@ -187,7 +187,7 @@ def _small_family(name: str, family: Family, folder: Path) -> Family:
 
 
 def _teach_to_decline(model: Any, tokenizer: Any) -> None:
-    """`fit` wants an aligned model that declines; this one then declines whatever it is asked."""
+    """Makes an aligned model that declines every prompt, because `fit` needs one that declines."""
     asked = [pair.harmful for pair in load_contrast_set().pairs[::97][:12]]
     rows = token_rows(tokenizer, [Row(prompt, _REFUSAL, prompt) for prompt in asked], 512)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

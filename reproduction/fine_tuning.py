@@ -31,7 +31,7 @@ TIMES = "training.json"
 
 
 class Job(BaseModel):
-    """What to train, on what, and where to put it.
+    """A training job: model, rows, settings and output folder.
 
     Attributes:
         model: spec of the model to start from.
@@ -64,7 +64,7 @@ class Job(BaseModel):
 
 
 def train(job: Job) -> bool:
-    """Trains, or goes on training; whether it is finished.
+    """Trains, or continues training; returns whether it is finished.
 
     Raises:
         InputError: no usable rows.
@@ -175,7 +175,7 @@ def _adapted(model: Any, job: Job) -> tuple[Any, Any]:
 
 
 def _save(trainer: Any, loaded: Any, job: Job) -> None:
-    """The model without what only training needs; the marker last, for a kill may come in between."""
+    """Writes the model without training state; the marker last, because the process may be killed before."""
     job.result.mkdir(parents=True, exist_ok=True)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if job.training.rank is not None or job.adapter is not None:
@@ -220,7 +220,7 @@ def _watch(minutes: float | None) -> Any:
 def _write_times(
     trainer: Any, output: Path, rows: list[Any], too_long: int, seconds: float, steps: int
 ) -> None:
-    """Adds this slice to those before."""
+    """Adds the times of this slice to the earlier ones."""
     if not trainer.is_world_process_zero():
         return
     file = output / TIMES

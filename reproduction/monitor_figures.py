@@ -1,4 +1,4 @@
-"""What an answer monitor adds to a gate, on public benchmarks: counts alone, no answer is shown or kept.
+"""The effect of an answer monitor beside a gate, on public benchmarks: counts alone, without any answer.
 
     python -m reproduction.monitor_figures --data FOLDER --aligner DIR [--target SPEC] -o out/monitor
 

@@ -103,7 +103,7 @@ def simulate(
     splits: int = 100,
     seed: int | None = 0,
 ) -> list[Kept]:
-    """Random splits of every kind's scores; see the module's docstring for what is counted.
+    """Random splits of every kind's scores; the module's docstring describes the counts.
 
     `seed` None: one split, in the order of the scores.
 

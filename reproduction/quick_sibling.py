@@ -72,7 +72,7 @@ def main() -> None:
 def draw(
     prompts: list[ContrastPrompt], pairs: int, ordinary: int, rng: random.Random
 ) -> list[ContrastPrompt]:
-    """So many harmful prompts, as many twins, and so many other harmless ones."""
+    """Harmful prompts, the same number of harmless twins, and further harmless prompts."""
     sorts = (
         ([p for p in prompts if p.harmful], pairs),
         ([p for p in prompts if not p.harmful and p.kind == "plain"], pairs),

@@ -1,7 +1,7 @@
-"""What the files in `experiments/` and `scales/` say, checked as they are read.
+"""The files in `experiments/` and `scales/` as checked models.
 
-An experiment names data, suites and methods, and what of its training is its own. A scale names models,
-training settings and how much is measured. Whoever has other models or more machines changes one scale file.
+An experiment names data, suites, methods and its own training settings. A scale names models, training
+settings and the amount of evaluation. For other models or more machines, only a scale file has to change.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ class _Part(BaseModel):
 
 
 class Architecture(_Part):
-    """What a dry run builds: the configuration of the real model, in the terms of transformers.
+    """The configuration of a real model, which a dry run builds.
 
-    `stand_in` says why `model_type` is another than the checkpoint's own, where it is.
+    Attributes:
+        model_type: The model type of transformers.
+        settings: The settings of its configuration.
+        parameters: The number of parameters.
+        stand_in: Why `model_type` is not the checkpoint's own; empty if it is.
     """
 
     model_type: str
@@ -46,13 +50,16 @@ class Family(_Part):
     """A model that is fine-tuned, and its aligned sibling.
 
     Attributes:
-        target: spec; `${NAME}` is taken from the environment.
-        aligned: spec of the sibling; None: train one, as the scale's `sibling` says.
-        chat: general dialogues, by corpus, that a true base model learns to answer from before its
-            domain, and before a sibling is made of it; empty where the target answers by itself.
-        chat_template: file in `templates/`, for both, where the target has none.
-        training: what is other for this family than for the scale.
-        strength: the paper's α for the method `paper`.
+        title: Name for reports.
+        target: Model spec; `${NAME}` is taken from the environment.
+        aligned: Spec of the sibling; None to train one by the scale's `sibling`.
+        chat: Number of general dialogues by corpus. A base model learns to answer from them before its domain
+            and before a sibling is made of it; empty if the target answers already.
+        chat_template: File in `templates/` for both models, if the target has no template.
+        trust_remote_code: Whether to run code that is shipped with the models.
+        training: Training settings that differ from the scale's.
+        strength: The paper's α for the method `paper`.
+        architecture: The real architecture, for a dry run.
     """
 
     title: str
@@ -72,8 +79,11 @@ class Family(_Part):
 
 
 class SafetySft(_Part):
-    """The baseline: `samples` refusals. From `base`: mixed into all training rows, a training of its own.
-    From `domain`: on top of the domain model, with `replay` of its rows so that it forgets little."""
+    """The Safety SFT baseline: training with `samples` refusals.
+
+    With `start: base` the refusals are mixed into all training rows, and training starts from the base model.
+    With `start: domain` it continues the domain model, with `replay` of the domain's rows against forgetting.
+    """
 
     samples: int = Field(default=100, ge=1)
     start: Literal["base", "domain"] = "base"
@@ -82,7 +92,7 @@ class SafetySft(_Part):
 
 
 class Measured(_Part):
-    """How long answers may be, and whether inference time is measured; `quick` does that on fewer prompts."""
+    """Largest length of answers, and whether inference time is measured (on fewer prompts with `quick`)."""
 
     tokens: int = Field(default=256, ge=1)
     timing: bool = False
@@ -90,7 +100,7 @@ class Measured(_Part):
 
 
 class Sibling(_Part):
-    """How an aligned sibling is trained: by `aligned_sibling.py`, or by `quick_sibling.py` on a draw."""
+    """How an aligned sibling is trained: by `aligned_sibling.py`, or by `quick_sibling.py` on a sample."""
 
     quick: bool = False
     options: tuple[str, ...] = ()
@@ -100,14 +110,14 @@ Takes = Literal["small", "gpu", "paper"]
 
 
 class Scale(_Part):
-    """Models, and what they are put through.
+    """Models, training settings and the amount of evaluation.
 
     Attributes:
-        takes: which of its counts an experiment takes.
-        safety_suites: asked of every domain model, with the number of prompts ("all" for every one).
-        dtype: in which models are fitted and evaluated, whatever they were trained in.
-        more_methods: compared besides those of the experiment.
-        launcher: an accelerate configuration in `accelerate/`; None trains in this process.
+        takes: The key of an experiment's counts at this scale.
+        safety_suites: Suites for every domain model, with the number of prompts ("all" for every one).
+        dtype: Number format in which models are fitted and evaluated.
+        more_methods: Methods besides the experiment's.
+        launcher: An accelerate configuration in `accelerate/`; None trains in this process.
     """
 
     title: str
@@ -130,7 +140,7 @@ class Scale(_Part):
 
 
 class PerScale(_Part):
-    """What an experiment takes at each scale: names with a number of rows, or "all"."""
+    """Names with a number of rows or prompts (or "all") at each scale."""
 
     small: dict[str, int | Literal["all"]]
     gpu: dict[str, int | Literal["all"]]
@@ -138,7 +148,7 @@ class PerScale(_Part):
 
 
 class MoreTraining(_Part):
-    """Settings of training that a domain needs other than its scale's."""
+    """Training settings of a domain that differ from the scale's, at each scale."""
 
     small: dict[str, Any] = {}
     gpu: dict[str, Any] = {}
@@ -146,7 +156,7 @@ class MoreTraining(_Part):
 
 
 class Domain(_Part):
-    """A domain model trained, fitted, evaluated: one column of the paper's Table 1."""
+    """Training, fitting and evaluating a domain model: one column of the paper's Table 1."""
 
     kind: Literal["domain"]
     title: str
@@ -168,7 +178,7 @@ class Ablation(_Part):
 
 
 class Confound(_Part):
-    """A gate fitted on the paper's pair against one fitted on matched prompts, on the same traffic."""
+    """A gate from the paper's extraction pair and one from matched prompts, on the same prompts."""
 
     kind: Literal["confound"]
     title: str
@@ -177,7 +187,7 @@ class Confound(_Part):
 
 
 class Summary(_Part):
-    """Nothing of its own: what several domain experiments found, in one table or figure."""
+    """The results of several domain experiments in one table or figure; runs nothing itself."""
 
     kind: Literal["summary"]
     title: str
@@ -191,14 +201,14 @@ Experiment = Domain | Ablation | Confound | Summary
 
 @dataclass(frozen=True)
 class ScaleConfig:
-    """A scale with every experiment at it."""
+    """A scale with all experiments."""
 
     name: str
     scale: Scale
     experiments: Mapping[str, Experiment]
 
     def experiment(self, name: str) -> Experiment:
-        """Raises `InputError` for a name that no experiment has."""
+        """The experiment of that name; raises `InputError` if there is none."""
         if name not in self.experiments:
             raise InputError(
                 f"There is no experiment {name!r}. Expected one of: {', '.join(sorted(self.experiments))}."
@@ -207,17 +217,20 @@ class ScaleConfig:
 
     def domain(self, name: str) -> Domain:
         """The domain experiment that another one builds on."""
-        found = self.experiment(name)
-        if not isinstance(found, Domain):
-            raise InputError(f"The experiment {name} trains no model; `of` must name one of a domain.")
-        return found
+        experiment = self.experiment(name)
+        if not isinstance(experiment, Domain):
+            raise InputError(f"The experiment {name} trains no model; `of` must name a domain experiment.")
+        return experiment
 
 
-def read_book(scale: str) -> ScaleConfig:
-    """`scale` is a name, or a file of one's own.
+def read_scale_config(scale: str) -> ScaleConfig:
+    """Reads a scale and all experiments.
+
+    Args:
+        scale: Name of a scale, or path of another scale file.
 
     Raises:
-        InputError: a file that says something unexpected.
+        InputError: A file does not exist or has unknown or invalid settings.
     """
     return ScaleConfig(
         Path(scale).stem, read_scale(scale), {n: read_experiment(n) for n in experiment_names()}
@@ -233,12 +246,12 @@ _KINDS: dict[str, type[BaseModel]] = {
 
 
 def experiment_names() -> list[str]:
-    """Every experiment there is."""
+    """The names of all experiments."""
     return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
 
 
 def read_experiment(name: str) -> Experiment:
-    """Raises `InputError`: no such experiment, or a file that says something unexpected."""
+    """Reads an experiment; raises `InputError` if it does not exist or its file is invalid."""
     content = _content(EXPERIMENTS, name, "experiment")
     kind = _KINDS.get(str(content.get("kind")))
     if kind is None:
@@ -248,10 +261,10 @@ def read_experiment(name: str) -> Experiment:
 
 
 def read_scale(name: str | Path) -> Scale:
-    """A scale by its name, or from a file of one's own.
+    """Reads a scale by its name, or from another file.
 
     Raises:
-        InputError: no such scale, or a file that says something unexpected.
+        InputError: The scale does not exist, or its file is invalid.
     """
     place = Path(name)
     if place.suffix in (".yaml", ".yml"):
@@ -260,18 +273,18 @@ def read_scale(name: str | Path) -> Scale:
 
 
 def from_environment(spec: str) -> str:
-    """The spec with every `${NAME}` filled in.
+    """The spec with every `${NAME}` replaced by the environment variable.
 
     Raises:
-        InputError: a name that the environment does not have.
+        InputError: The environment lacks the variable.
     """
 
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if not found:
             raise InputError(
-                f"The model {spec} is where the environment variable {match[1]} says, and it is not set. Set "
-                f"it to the model's place (docs/reproduction.md tells where to get it)."
+                f"The model {spec} needs the environment variable {match[1]}, which is not set. Set it to "
+                "the model's folder, file or hub id (docs/reproduction.md names its source)."
             )
         return found
 
@@ -288,7 +301,7 @@ def _content(folder: Path, name: str, what: str, suffix: str = ".yaml") -> dict[
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{file} holds no settings; expected names with values.")
+        raise InputError(f"{file} has no settings; expected names with values.")
     return found
 
 
@@ -296,7 +309,7 @@ def _checked(kind: type[_Read], content: dict[str, Any], place: str) -> _Read:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        told = "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, entry['loc'])) or 'file'}: {entry['msg']}" for entry in error.errors()
         )
-        raise InputError(f"{place}: {told}") from None
+        raise InputError(f"{place}: {problems}") from None

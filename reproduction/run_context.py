@@ -1,4 +1,4 @@
-"""One experiment on one family of a scale, with everything that its stages ask about it."""
+"""One domain experiment on one family of a scale: the context that its stages share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Counts = Mapping[str, "int | Literal['all']"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything is.
+    """The folders of a run.
 
     Attributes:
-        data: folder of public sets.
-        work: models, aligners, records; outside the repository.
-        results: JSON, tables and figures; inside it.
-        examples: made-up rows in place of published ones (a dry run).
+        data: Folder of public sets.
+        work: Folder of models, aligners and records; outside the repository.
+        results: Folder of JSON, tables and figures; inside the repository.
+        examples: Whether made-up rows replace published ones (a dry run).
     """
 
     data: Path | None
@@ -35,18 +35,27 @@ class Place:
 
 @dataclass(frozen=True)
 class RunContext:
-    """A domain experiment on a family."""
+    """A domain experiment on a family.
+
+    Attributes:
+        name: Name of the experiment.
+        experiment: Its file.
+        config: The scale with all experiments.
+        family_name: Name of the family.
+        place: The folders.
+        store: The folder and the finished stages of this experiment on this family.
+    """
 
     name: str
     experiment: Domain
-    book: ScaleConfig
+    config: ScaleConfig
     family_name: str
     place: Place
-    workplace: StageStore
+    store: StageStore
 
     @property
     def scale(self) -> Scale:
-        return self.book.scale
+        return self.config.scale
 
     @property
     def family(self) -> Family:
@@ -70,61 +79,61 @@ class RunContext:
         return self.per_scale("utility")
 
     def per_scale(self, what: Literal["rows", "utility"]) -> Counts:
-        """What the experiment says for this scale."""
+        """The experiment's numbers of rows, or its utility suites, at this scale."""
         return self.counts(getattr(self.experiment, what))
 
     def counts(self, stated: PerScale) -> Counts:
-        """What an experiment states for this scale."""
-        found: Counts = getattr(stated, self.scale.takes)
-        return found
+        """The counts of an experiment at this scale."""
+        counts: Counts = getattr(stated, self.scale.takes)
+        return counts
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Everything that is compared with the undefended model."""
+        """The methods that are compared with the undefended model."""
         return (*self.experiment.methods, *self.scale.more_methods)
 
     def training(self, more: Mapping[str, Any] | None = None) -> Training:
-        """The scale's settings with the family's, the domain's and others over them."""
+        """The scale's settings, overridden by the family's, then the domain's, then `more`."""
         domain: dict[str, Any] = getattr(self.experiment.training, self.scale.takes)
         merged = self.scale.training.model_dump() | self.family.training | domain | dict(more or {})
         return Training.model_validate(merged)
 
     def tests(self) -> dict[str, list[str]]:
-        """Every prompt that will be asked, by suite: what training rows are kept apart from."""
-        asked = {**self.scale.safety_suites, **self.utility}
-        found = load(suite_specs(asked), data=self.place.data, seed=self.scale.seed)
-        return {subset.suite.name: [item.prompt for item in subset.items] for subset in found}
+        """The test prompts by suite; no training row may be a near-duplicate of one."""
+        suites = {**self.scale.safety_suites, **self.utility}
+        subsets = load(suite_specs(suites), data=self.place.data, seed=self.scale.seed)
+        return {subset.suite.name: [item.prompt for item in subset.items] for subset in subsets}
 
     @property
     def domain_model(self) -> Path:
-        return self.workplace.folder / "train" / "model"
+        return self.store.folder / "train" / "model"
 
     @property
     def safety_model(self) -> Path:
-        return self.workplace.folder / "safety-sft" / "model"
+        return self.store.folder / "safety-sft" / "model"
 
     @property
     def chat_model(self) -> Path:
-        return self.workplace.folder / "domain-chat" / "model"
+        return self.store.folder / "domain-chat" / "model"
 
     @property
     def aligner(self) -> Path:
-        return self.workplace.folder / "fit" / "aligner"
+        return self.store.folder / "fit" / "aligner"
 
     @property
     def paper_aligner(self) -> Path:
-        return self.workplace.folder / "fit-paper" / "aligner"
+        return self.store.folder / "fit-paper" / "aligner"
 
     @property
     def result(self) -> Path:
-        """Where its figures are, without an ending."""
+        """The path of the results, without an ending."""
         return self.results_of(self.name)
 
     def results_of(self, experiment: str) -> Path:
-        """The same of another experiment on this family."""
-        return self.place.results / self.book.name / f"{experiment}-{self.family_name}"
+        """The path of another experiment's results on this family, without an ending."""
+        return self.place.results / self.config.name / f"{experiment}-{self.family_name}"
 
 
 def suite_specs(counts: Counts) -> list[str]:
-    """As `inferaligner evaluate --suite` takes them: a name, with @N for so many of its prompts."""
+    """Arguments of `inferaligner evaluate --suite`: NAME, or NAME@N for N of its prompts."""
     return [name if count == "all" else f"{name}@{count}" for name, count in counts.items()]

@@ -1,7 +1,7 @@
 """The samples of the Safety SFT baseline: harmful prompts with refusals written for this project.
 
-From the contrast set's extraction and calibration parts, so that its test part stays unseen, and none that
-is a near-duplicate of a test prompt.
+They come from the contrast set's extraction and calibration parts, so that its test part stays unseen; near-
+duplicates of test prompts are left out.
 """
 
 from __future__ import annotations
@@ -12,14 +12,21 @@ from collections.abc import Mapping, Sequence
 from inferaligner.errors import InputError
 from inferaligner.prompts.contrast import load_contrast_set
 from reproduction.corpora.corpus import Row
-from reproduction.separation import Separation, separate
+from reproduction.decontamination import Decontamination, decontaminate
 
 
-def safety_rows(count: int, tests: Mapping[str, Sequence[str]], seed: int) -> tuple[list[Row], Separation]:
-    """`count` harmful prompts, each with a refusal of its category.
+def safety_rows(
+    count: int, tests: Mapping[str, Sequence[str]], seed: int
+) -> tuple[list[Row], Decontamination]:
+    """Draws harmful prompts, each with a refusal of its category.
+
+    Args:
+        count: The number of prompts.
+        tests: The test prompts of each suite.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: there are not so many.
+        InputError: There are fewer prompts.
     """
     contrast, draw = load_contrast_set(), random.Random(f"{seed}/safety")
     refusals = contrast.refusals()
@@ -32,8 +39,10 @@ def safety_rows(count: int, tests: Mapping[str, Sequence[str]], seed: int) -> tu
     rows = [
         Row(p.text, draw.choice(refusals.get(p.category) or refusals["general"]), p.text) for p in prompts
     ]
-    kept, separation = separate(rows, tests)
+    kept, separation = decontaminate(rows, tests)
     if count > len(kept):
-        raise InputError(f"{count} safety samples are asked for, and there are {len(kept)}. Ask for fewer.")
+        raise InputError(
+            f"{count} safety samples are configured, and there are {len(kept)}. Set fewer samples."
+        )
     draw.shuffle(kept)
     return kept[:count], separation

@@ -1,7 +1,7 @@
-"""Where an experiment works, and which of its stages are finished there.
+"""The working folder of an experiment, and the record of its finished stages.
 
-A stage is finished when its marker `<stage>.done.json` is on the disk, with the settings it was done with. A
-recipe that has changed since is an error, never silently the old result.
+A stage is finished when its marker `<stage>.done.json` exists; the marker holds the stage's settings. If the
+recipe has changed since, the stage raises an error instead of returning the old result.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ console = Console(stderr=True)
 
 
 class OutOfTime(InferAlignerError):
-    """The time that was given is over; the same command goes on from here."""
+    """The time limit is reached; the same command continues the run."""
 
 
 @dataclass
 class Clock:
-    """The time that a run was given."""
+    """The time limit of a run."""
 
     minutes: float | None = None
     begun: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> float | None:
-        """Minutes; None if there is no limit."""
+        """Remaining minutes; None without a limit."""
         return None if self.minutes is None else self.minutes - (time.monotonic() - self.begun) / 60
 
     def check(self, stage: str) -> None:
-        """Raises `OutOfTime` where too little is left to begin a stage."""
+        """Raises `OutOfTime` if no time is left to begin a stage."""
         if self.left is not None and self.left <= 0:
-            raise OutOfTime(f"The time is over before the stage {stage}. Run the same command again.")
+            raise OutOfTime(
+                f"The time is over before the stage {stage}. Run the same command again to continue."
+            )
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,30 @@ class StageStore:
     clock: Clock
 
     def of(self, other: str) -> StageStore:
-        """That of another experiment on the same family."""
+        """The store of another experiment on the same family."""
         return StageStore(self.folder.parent / other, self.clock)
 
     def stage(
         self, name: str, settings: dict[str, Any], work: Callable[[], Any], outputs: Sequence[Path] = ()
     ) -> Any:
-        """Does `work`, unless it is done; what it returned, which must be plain values.
+        """Runs a stage, unless it is finished.
+
+        Args:
+            name: Name of the stage.
+            settings: Everything that the result depends on.
+            work: Runs the stage; returns plain values, which JSON can hold.
+            outputs: Files and folders that the stage writes.
+
+        Returns:
+            The result of `work`, now or at the time when the stage was finished.
 
         Raises:
-            InputError: it was done with other settings.
-            OutOfTime: no time is left to begin it.
+            InputError: The stage was finished with other settings.
+            OutOfTime: No time is left to begin it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{name}.lock").open("w", encoding="utf-8") as lock:
-            # Experiments that share a sibling may run side by side: the second waits for the first.
+            # Experiments that share a sibling may run at the same time: the second waits for the first.
             fcntl.flock(lock, fcntl.LOCK_EX)
             return self._stage(name, settings, work, outputs)
 
@@ -82,8 +93,8 @@ class StageStore:
             if known["settings"] != wanted:
                 changed = [k for k in wanted if known["settings"].get(k) != wanted[k]] or ["settings"]
                 raise InputError(
-                    f"The stage {name} in {self.folder} was done with other {', '.join(changed)}. Do it anew "
-                    f"with --redo {name}, or give another folder with --work."
+                    f"The stage {name} in {self.folder} was done with other {', '.join(changed)}. Run it "
+                    f"again with --redo {name}, or give another folder with --work."
                 )
             if all(output.exists() for output in outputs):
                 console.print(f"{name}: done already", style="dim")
@@ -92,19 +103,19 @@ class StageStore:
         console.rule(f"{self.folder.name}: {name}", align="left", style="dim")
         begun = time.monotonic()
         found = plain(work())
-        told = {"settings": wanted, "found": found, "seconds": round(time.monotonic() - begun, 1)}
-        replace_file(marker, (dump(told, indent=1) + "\n").encode())
+        record = {"settings": wanted, "found": found, "seconds": round(time.monotonic() - begun, 1)}
+        replace_file(marker, (dump(record, indent=1) + "\n").encode())
         return found
 
     def seconds(self) -> dict[str, float]:
-        """How long each finished stage took, in its last call."""
+        """Seconds of each finished stage, of its last call."""
         return {
             file.name.removesuffix(".done.json"): json.loads(file.read_text("utf-8"))["seconds"]
             for file in sorted(self.folder.glob("*.done.json"))
         }
 
     def forget(self, stages: Sequence[str]) -> None:
-        """Takes finished stages back, with what they wrote into folders of their name."""
+        """Deletes the markers of stages, and the folders of their names."""
         for name in stages:
             marker = self.folder / f"{name}.done.json"
             if not marker.is_file() and not (self.folder / name).exists():

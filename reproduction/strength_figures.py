@@ -119,7 +119,7 @@ def settings(artifact: AlignerArtifact) -> dict[str, AlignerArtifact]:
 
 
 def paper_ranges(artifact: AlignerArtifact) -> list[tuple[int, ...]]:
-    """Ranges between the quarters of the depth, from the gate's layer on, and what `fit --paper` takes."""
+    """Ranges between the quarters of the depth, from the gate's layer on, and the range of `fit --paper`."""
     depth = len(artifact.ssv)
     quarters = [0, round(depth / 4), round(depth / 2), round(3 * depth / 4), depth]
     starts = sorted({*quarters[:3], artifact.gate.last_layer})

@@ -8,13 +8,13 @@ from typing import Any
 from inferaligner.judges import OUTCOMES
 from inferaligner.reporting import figures
 from inferaligner.statistics.intervals import Interval
-from reproduction.claims import figure, suites_of
+from reproduction.paper_claims import figure, suites_of
 
 Found = Mapping[str, Any]
 _NOT_RUN = "–"
 
 
-def cell_page(found: Found) -> tuple[str, dict[str, str]]:
+def experiment_page(found: Found) -> tuple[str, dict[str, str]]:
     """One domain experiment: its page, and its figures by name."""
     harmful = suites_of(found, "harmful", "jailbreak")
     lines = [f"# {found['title']}", "", _origin(found), "", "## Harm and over-refusal", ""]

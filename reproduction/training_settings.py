@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Training(BaseModel):
-    """`rank` None trains all weights. `batch_size` is what one step learns from, over all processes."""
+    """Settings of fine-tuning. `rank` None trains all weights; `batch_size` counts all processes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -116,6 +117,15 @@ def test_no_import_circles() -> None:
     """Imports inside of functions and for types count too: a circle is one wherever it closes."""
     graph = {module: imports_of(file) for module, file in modules().items()}
     assert not circles(graph)
+
+
+def test_the_layer_table_of_the_docs_is_this_list() -> None:
+    """docs/architecture.md names every layer, in this order, with its files."""
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("|")][2:]
+    files = [re.findall(r"`([^`]+)`", cell) for cell in rows]
+    listed = [{file.removesuffix(".py").rstrip("/").replace("/", ".") for file in cell} for cell in files]
+    assert listed == [set(layer) for layer in LAYERS]
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

@@ -1,1 +1,1 @@
-"""Data to fine-tune on, a file each. `corpus.py` says what one is, `catalogue.py` finds them by name."""
+"""Data for fine-tuning, one file per corpus; `corpus.py` has the interface, `catalogue.py` the names."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from inferaligner.prompts.row_forms import with_input
+from inferaligner.prompts.columns import with_input
 from reproduction.corpora.corpus import Corpus, Hub, Published, Row
 
 

@@ -1,4 +1,4 @@
-"""Rows in the conversation form of PIXIU: what was asked, then what is right."""
+"""Rows in the conversation form of PIXIU: a question, then the right answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from reproduction.corpora.corpus import Published, Row
 
 
 def conversation_rows(rows: Sequence[Published]) -> list[Row]:
-    """A row each; the key is what stands between "Text:" and "Answer:", where there is such a thing."""
+    """One row per conversation; its key is the text between "Text:" and "Answer:", if the prompt has both."""
     found = []
     for row in rows:
         asked, said = (turn["value"] for turn in row["conversations"][:2])

@@ -1,4 +1,4 @@
-"""What a corpus is: rows to fine-tune on, and where they are to be had. A file declares one, as `CORPUS`.
+"""A corpus: rows for fine-tuning, and their source. Each file declares one, as `CORPUS`.
 
 A new file in this folder with a `CORPUS` in it is a new corpus; recipes name it.
 """

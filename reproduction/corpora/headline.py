@@ -1,4 +1,4 @@
-"""Headline: what a headline says of the price of gold, yes or no."""
+"""Headline: yes-or-no questions about the price of gold in a headline."""
 
 from reproduction.corpora.conversations import conversation_rows
 from reproduction.corpora.corpus import Corpus

@@ -1,1 +1,1 @@
-"""What a domain experiment goes through, a file each: train, fit, evaluate, report. Each resumes."""
+"""The stages of the experiments, one file each; each can be interrupted and continued."""

@@ -1,6 +1,6 @@
-"""Evaluate: harm and over-refusal, utility, and the base model's utility, with `inferaligner evaluate`.
+"""Evaluation with `inferaligner evaluate`: harm and over-refusal, utility, and the base model's utility.
 
-Two runs on the domain model, because word problems need longer answers than refusals do.
+Harm and utility are two runs on the domain model, because word problems need longer answers than refusals.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from reproduction.stages.training import answering
 SAFETY, UTILITY, BASE = "evaluate-safety", "evaluate-utility", "evaluate-base"
 
 
-def evaluate(cell: RunContext) -> None:
-    """All three runs."""
+def evaluate(run: RunContext) -> None:
+    """Runs all three evaluations."""
     given = {
-        "safety-sft": cell.safety_model,
-        "domain-chat": cell.chat_model,
-        "paper": cell.paper_aligner,
+        "safety-sft": run.safety_model,
+        "domain-chat": run.chat_model,
+        "paper": run.paper_aligner,
     }
     methods = [
-        f"{name}={given[name]}" if name in given and given[name].exists() else name for name in cell.methods
+        f"{name}={given[name]}" if name in given and given[name].exists() else name for name in run.methods
     ]
-    scale = cell.scale
-    _run(cell, BASE, answering(cell), None, cell.utility, [], scale.utility)
-    _run(cell, SAFETY, str(cell.domain_model), cell.aligner, scale.safety_suites, methods, scale.safety)
-    _run(cell, UTILITY, str(cell.domain_model), cell.aligner, cell.utility, methods, scale.utility)
+    scale = run.scale
+    _evaluate(run, BASE, answering(run), None, run.utility, [], scale.utility)
+    _evaluate(run, SAFETY, str(run.domain_model), run.aligner, scale.safety_suites, methods, scale.safety)
+    _evaluate(run, UTILITY, str(run.domain_model), run.aligner, run.utility, methods, scale.utility)
 
 
-def _run(
-    cell: RunContext,
+def _evaluate(
+    run: RunContext,
     name: str,
     target: str,
     aligner: Path | None,
@@ -42,20 +42,20 @@ def _run(
     methods: Sequence[str],
     measured: Measured,
 ) -> None:
-    options: list[object] = ["-o", cell.workplace.folder / name]
+    options: list[object] = ["-o", run.store.folder / name]
     options += repeated("--suite", suite_specs(suites)) + repeated("--method", ["none", *methods])
-    options += ["--max-new-tokens", measured.tokens, "--seed", cell.scale.seed, *model_options(cell)]
+    options += ["--max-new-tokens", measured.tokens, "--seed", run.scale.seed, *model_options(run)]
     options += ["--timing" if measured.timing and aligner is not None else "--no-timing"]
     if measured.quick:
         options += ["--quick"]
     if aligner is not None:
         options += ["--aligner", aligner]
-    if cell.place.data is not None:
-        options += ["--data", cell.place.data]
+    if run.place.data is not None:
+        options += ["--data", run.place.data]
 
     def work() -> None:
         inferaligner("evaluate", target, *options)
 
     settings = {"target": target, "options": [str(option) for option in options]}
-    results = cell.workplace.folder / name / "results.json"
-    cell.workplace.stage(name, settings, work, [results])
+    results = run.store.folder / name / "results.json"
+    run.store.stage(name, settings, work, [results])

@@ -1,48 +1,48 @@
-"""Fit: an aligner for the domain model, from the aligned sibling, for the domain's own traffic."""
+"""Fit: an aligner for the domain model, from the aligned sibling, with the domain's own benign traffic."""
 
 from __future__ import annotations
 
 from inferaligner.fit.strength.choice import PAPER_STRENGTH
 from reproduction.commands import inferaligner
-from reproduction.mixture import BENIGN
 from reproduction.run_context import RunContext
 from reproduction.stages.training import sibling
+from reproduction.training_rows import BENIGN
 
 
-def fit(cell: RunContext) -> None:
-    """`inferaligner fit` on the domain model."""
-    guide = sibling(cell)
-    benign = cell.workplace.folder / "rows" / BENIGN
-    options: list[object] = ["--benign", f"{cell.name}={benign}"]
-    options += ["--max-false-open", cell.scale.max_false_open, *model_options(cell), *cell.scale.fit_options]
+def fit(run: RunContext) -> None:
+    """Runs `inferaligner fit` on the domain model."""
+    guide = sibling(run)
+    benign = run.store.folder / "rows" / BENIGN
+    options: list[object] = ["--benign", f"{run.name}={benign}"]
+    options += ["--max-false-open", run.scale.max_false_open, *model_options(run), *run.scale.fit_options]
 
     def work() -> None:
-        inferaligner("fit", cell.domain_model, "--aligned", guide, "-o", cell.aligner, *options)
+        inferaligner("fit", run.domain_model, "--aligned", guide, "-o", run.aligner, *options)
 
     settings = {"aligned": guide, "options": [str(option) for option in options]}
-    cell.workplace.stage("fit", settings, work, [cell.aligner])
-    if "paper" in cell.methods and cell.family.strength != PAPER_STRENGTH:
-        _paper(cell, guide)
+    run.store.stage("fit", settings, work, [run.aligner])
+    if "paper" in run.methods and run.family.strength != PAPER_STRENGTH:
+        _paper(run, guide)
 
 
-def _paper(cell: RunContext, guide: str) -> None:
-    """The paper's gate and constants where its α is not the usual one; else `evaluate` makes them itself."""
+def _paper(run: RunContext, guide: str) -> None:
+    """Fits the paper's gate and constants if its α is not the default; else `evaluate` makes them itself."""
 
     def work() -> None:
         inferaligner(
-            "fit", cell.domain_model, "--aligned", guide, "-o", cell.paper_aligner, "--paper",
-            *model_options(cell), *cell.scale.fit_options, "--strength", cell.family.strength,
+            "fit", run.domain_model, "--aligned", guide, "-o", run.paper_aligner, "--paper",
+            *model_options(run), *run.scale.fit_options, "--strength", run.family.strength,
         )  # fmt: skip
 
-    settings = {"aligned": guide, "strength": cell.family.strength}
-    cell.workplace.stage("fit-paper", settings, work, [cell.paper_aligner])
+    settings = {"aligned": guide, "strength": run.family.strength}
+    run.store.stage("fit-paper", settings, work, [run.paper_aligner])
 
 
-def model_options(cell: RunContext) -> list[object]:
-    """How to load the family's models."""
-    options: list[object] = [] if cell.scale.dtype == "auto" else ["--dtype", cell.scale.dtype]
-    if cell.family.template is not None:
-        options += ["--chat-template", cell.family.template]
-    if cell.family.trust_remote_code:
+def model_options(run: RunContext) -> list[object]:
+    """The options that load the family's models."""
+    options: list[object] = [] if run.scale.dtype == "auto" else ["--dtype", run.scale.dtype]
+    if run.family.template is not None:
+        options += ["--chat-template", run.family.template]
+    if run.family.trust_remote_code:
         options += ["--trust-remote-code"]
     return options

@@ -1,4 +1,4 @@
-"""Report: what a domain experiment found, as JSON for the tables, without any answer in it."""
+"""Report: the results of a domain experiment as JSON for the tables, without any answer in it."""
 
 from __future__ import annotations
 
@@ -16,59 +16,60 @@ from inferaligner.judges.rules import RuleJudge
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 from inferaligner.version import __version__
-from reproduction.claims import claims
 from reproduction.fine_tuning import TIMES
+from reproduction.paper_claims import claims
 from reproduction.run_context import RunContext
 from reproduction.stage_store import console
 from reproduction.stages.evaluation import BASE, SAFETY, UTILITY
-from reproduction.tables import cell_page
+from reproduction.tables import experiment_page
 
 
-def report(cell: RunContext) -> dict[str, Any]:
-    """Writes `results/SCALE/EXPERIMENT-FAMILY.json`, a page and a figure; returns what is in the first."""
-    folder = cell.workplace.folder
+def report(run: RunContext) -> dict[str, Any]:
+    """Writes `results/SCALE/EXPERIMENT-FAMILY.json`, a page and a figure; returns the content of the JSON."""
+    folder = run.store.folder
     runs = {name: RunFolder(folder / name) for name in (SAFETY, UTILITY, BASE)}
     found: dict[str, Any] = {
-        "experiment": cell.name,
-        "title": cell.title,
-        "scale": cell.book.name,
-        "family": cell.family_name,
-        "models": {"target": cell.family.target, "aligned": cell.family.aligned or "trained by recipe"},
+        "experiment": run.name,
+        "title": run.title,
+        "scale": run.config.name,
+        "family": run.family_name,
+        "models": {"target": run.family.target, "aligned": run.family.aligned or "trained by recipe"},
         "inferaligner": __version__,
         "judge": {"name": RuleJudge.name, "agreement": RuleJudge.agreement},
         "data": _json(folder / "rows.done.json")["found"],
         "training": {name: _times(folder / name / TIMES) for name in ("train", "safety-sft")},
-        "aligner": _aligner(AlignerArtifact.read(cell.aligner)),
+        "aligner": _aligner(AlignerArtifact.read(run.aligner)),
         "suites": {
-            name: {key: told[key] for key in ("title", "kind", "task", "prompts", "licence", "digest")}
-            for run in (runs[SAFETY], runs[UTILITY])
-            for name, told in run.run["suites"].items()
+            name: {key: suite[key] for key in ("title", "kind", "task", "prompts", "licence", "digest")}
+            for evaluation in (runs[SAFETY], runs[UTILITY])
+            for name, suite in evaluation.run["suites"].items()
         },
-        "methods": {name: told["title"] for name, told in runs[SAFETY].run["methods"].items()},
+        "methods": {name: method["title"] for name, method in runs[SAFETY].run["methods"].items()},
         "rows": [*runs[SAFETY].results(), *runs[UTILITY].results()],
         "same answer": same_answer(runs[SAFETY].records),
         "base": {"rows": runs[BASE].results(), "domain against base": _against_base(runs)},
-        "seconds": cell.workplace.seconds(),
-        "reported": cell.experiment.reported,
+        "seconds": run.store.seconds(),
+        "reported": run.experiment.reported,
     }
     found["claims"] = [asdict(claim) for claim in claims(found)]
-    cell.result.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(cell.result.with_suffix(".json"), (dump(found, indent=1) + "\n").encode())
-    page, figures = cell_page(found)
+    run.result.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(run.result.with_suffix(".json"), (dump(found, indent=1) + "\n").encode())
+    page, figures = experiment_page(found)
     for name, svg in figures.items():
-        replace_file(cell.result.parent / f"{cell.result.name}-{name}.svg", svg.encode())
-    replace_file(cell.result.with_suffix(".md"), page.encode())
+        replace_file(run.result.parent / f"{run.result.name}-{name}.svg", svg.encode())
+    replace_file(run.result.with_suffix(".md"), page.encode())
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return found
 
 
 def same_answer(records: Sequence[dict[str, Any]]) -> float:
-    """Share of the bare model's answers that are its commonest one, over all suites of words.
+    """The share of the bare model's commonest answer among all its generated answers.
 
-    A domain model that has forgotten to talk says "No" to everything, which judges take for compliance.
+    A domain model that has lost general dialogue answers "No" to every prompt, which judges count as
+    compliance.
     """
-    said = Counter(r["response"].strip() for r in records if r["method"] == "none" and "response" in r)
-    return max(said.values()) / said.total() if said else 0.0
+    answers = Counter(r["response"].strip() for r in records if r["method"] == "none" and "response" in r)
+    return max(answers.values()) / answers.total() if answers else 0.0
 
 
 def _against_base(runs: dict[str, RunFolder]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Train: the rows, the domain model, the Safety SFT baseline, and an aligned sibling where there is none."""
+"""Training: the rows, the domain model, the baselines, and an aligned sibling if the family has none."""
 
 from __future__ import annotations
 
@@ -11,151 +11,152 @@ from typing import Any
 from inferaligner.errors import InferAlignerError, InputError
 from inferaligner.storage.atomic_io import replace_file
 from reproduction.fine_tuning import Job, train
-from reproduction.mixture import BENIGN, TRAIN, mix, read_rows, write_rows
 from reproduction.recipe import HERE, from_environment
 from reproduction.run_context import RunContext
 from reproduction.safety_rows import safety_rows
 from reproduction.stage_store import OutOfTime, console
+from reproduction.training_rows import BENIGN, TRAIN, mix, read_rows, write_rows
 
 _SIBLING = "aligned-sibling"
 
 
-def rows(cell: RunContext) -> dict[str, Any]:
-    """Writes the rows, kept apart from every test prompt."""
-    folder = cell.workplace.folder / "rows"
+def rows(run: RunContext) -> dict[str, Any]:
+    """Writes the training rows, without near-duplicates of test prompts."""
+    folder = run.store.folder / "rows"
 
     def work() -> dict[str, Any]:
         return mix(
-            cell.rows,
-            cell.tests(),
+            run.rows,
+            run.tests(),
             folder,
-            data=cell.place.data,
-            benign=cell.scale.benign_rows,
-            seed=cell.scale.seed,
-            examples=cell.place.examples,
+            data=run.place.data,
+            benign=run.scale.benign_rows,
+            seed=run.scale.seed,
+            examples=run.place.examples,
         )
 
     settings = {
-        "rows": dict(cell.rows),
-        "tests": {**cell.scale.safety_suites, **cell.utility},
-        "seed": cell.scale.seed,
-        "benign": cell.scale.benign_rows,
+        "rows": dict(run.rows),
+        "tests": {**run.scale.safety_suites, **run.utility},
+        "seed": run.scale.seed,
+        "benign": run.scale.benign_rows,
     }
-    found: dict[str, Any] = cell.workplace.stage("rows", settings, work, [folder / TRAIN, folder / BENIGN])
+    found: dict[str, Any] = run.store.stage("rows", settings, work, [folder / TRAIN, folder / BENIGN])
     return found
 
 
-def domain(cell: RunContext) -> None:
-    """The domain model."""
-    file = cell.workplace.folder / "rows" / TRAIN
-    _train(cell, "train", answering(cell), None, file, cell.training())
+def domain(run: RunContext) -> None:
+    """Trains the domain model."""
+    file = run.store.folder / "rows" / TRAIN
+    _train(run, "train", answering(run), None, file, run.training())
 
 
-def safety_sft(cell: RunContext) -> None:
-    """The paper's baseline: a hundred safety samples in the fine-tuning data."""
-    settings, folder = cell.scale.safety_sft, cell.workplace.folder
+def safety_sft(run: RunContext) -> None:
+    """Trains the paper's baseline: a hundred safety samples in the fine-tuning data."""
+    settings, folder = run.scale.safety_sft, run.store.folder
     file = folder / "safety-sft" / TRAIN
-    training = cell.training(settings.training)
+    training = run.training(settings.training)
     on_top = settings.start == "domain"
 
     def work() -> dict[str, Any]:
-        ours, separation = safety_rows(settings.samples, cell.tests(), cell.scale.seed)
+        ours, separation = safety_rows(settings.samples, run.tests(), run.scale.seed)
         trained = read_rows(folder / "rows" / TRAIN)
-        draw = random.Random(cell.scale.seed)
+        draw = random.Random(run.scale.seed)
         others = draw.sample(trained, min(settings.replay, len(trained))) if on_top else trained
         mixed = [*ours, *others]
         draw.shuffle(mixed)
         write_rows(file, mixed)
         return {"separation": separation.described(), "rows": len(mixed)}
 
-    cell.workplace.stage("safety-rows", settings.model_dump(), work, [file])
+    run.store.stage("safety-rows", settings.model_dump(), work, [file])
     if on_top and training.rank is None:
-        _train(cell, "safety-sft", str(cell.domain_model), None, file, training)
+        _train(run, "safety-sft", str(run.domain_model), None, file, training)
     else:
-        adapter = str(cell.domain_model) if on_top else None
-        _train(cell, "safety-sft", answering(cell), adapter, file, training)
+        adapter = str(run.domain_model) if on_top else None
+        _train(run, "safety-sft", answering(run), adapter, file, training)
 
 
-def domain_chat(cell: RunContext) -> None:
-    """The paper's other baseline: the aligned sibling, fine-tuned on the very same rows."""
-    _train(cell, "domain-chat", sibling(cell), None, cell.workplace.folder / "rows" / TRAIN, cell.training())
+def domain_chat(run: RunContext) -> None:
+    """Trains the paper's other baseline: the aligned sibling, fine-tuned on the same rows."""
+    _train(run, "domain-chat", sibling(run), None, run.store.folder / "rows" / TRAIN, run.training())
 
 
-def sibling(cell: RunContext) -> str:
-    """The spec of the aligned model; trained first, if the family has none. Every domain shares it."""
-    if cell.family.aligned is not None:
-        return from_environment(cell.family.aligned)
-    workplace = cell.workplace.of(_SIBLING)
-    target, folder = answering(cell), workplace.folder / "train"
-    how = cell.scale.sibling
+def sibling(run: RunContext) -> str:
+    """The spec of the aligned model, which all domains share; trained first if the family has none."""
+    if run.family.aligned is not None:
+        return from_environment(run.family.aligned)
+    store = run.store.of(_SIBLING)
+    target, folder = answering(run), store.folder / "train"
+    how = run.scale.sibling
 
     def work() -> None:
         name = "quick_sibling" if how.quick else "aligned_sibling"
         words = ["-m", f"reproduction.{name}", "--target", target, "-o", str(folder), *how.options]
         if not how.quick:
-            if target == cell.target and cell.family.template is not None:
-                words += ["--chat-template", cell.family.template]
-            if cell.place.data is not None:
-                words += ["--data", str(cell.place.data)]
+            if target == run.target and run.family.template is not None:
+                words += ["--chat-template", run.family.template]
+            if run.place.data is not None:
+                words += ["--data", str(run.place.data)]
         _run([sys.executable, *words])
 
-    workplace.stage("train", {"target": target, **how.model_dump()}, work, [folder / "adapter"])
+    store.stage("train", {"target": target, **how.model_dump()}, work, [folder / "adapter"])
     return str(folder / "adapter")
 
 
-def answering(cell: RunContext) -> str:
-    """The model that everything starts from: the target, or what it is once it has learned to answer.
+def answering(run: RunContext) -> str:
+    """The spec of the model from which training starts: the target, or the target trained to answer in chats.
 
-    The paper mixes ten thousand dialogues into its domain data, and a base model learns to answer from those.
-    When small there is no time for that in every domain, so the dialogues come first, once for all.
+    The paper mixes ten thousand dialogues into its domain data, from which a base model learns to answer. At
+    the scale `small` there is no time for that in every domain, so the dialogues are trained once, before all
+    domains.
     """
-    chat, workplace = cell.family.chat, cell.workplace.of(_SIBLING)
+    chat, store = run.family.chat, run.store.of(_SIBLING)
     if not chat:
-        return cell.target
-    if cell.family.template is None:
-        raise InputError(f"The family {cell.family_name} states `chat` and no chat_template; it needs both.")
-    folder = workplace.folder / "chat"
+        return run.target
+    if run.family.template is None:
+        raise InputError(f"The family {run.family_name} has `chat` and no chat_template; it needs both.")
+    folder = store.folder / "chat"
     file = folder / TRAIN
 
     def work() -> None:
-        mix(chat, {}, folder, data=cell.place.data, benign=0, seed=0, examples=cell.place.examples)
-        words = ["-m", "reproduction.chat_tuning", "--base", cell.target, "--template", cell.family.template]
+        mix(chat, {}, folder, data=run.place.data, benign=0, seed=0, examples=run.place.examples)
+        words = ["-m", "reproduction.chat_tuning", "--base", run.target, "--template", run.family.template]
         _run([sys.executable, *map(str, words), "--answers", str(file), "-o", str(folder)])
 
-    settings = {"target": cell.target, "rows": dict(chat)}
-    workplace.stage("chat", settings, work, [folder / "model"])
+    settings = {"target": run.target, "rows": dict(chat)}
+    store.stage("chat", settings, work, [folder / "model"])
     return str(folder / "model")
 
 
-def _train(cell: RunContext, name: str, model: str, adapter: str | None, file: Path, training: Any) -> None:
-    output = cell.workplace.folder / name
+def _train(run: RunContext, name: str, model: str, adapter: str | None, file: Path, training: Any) -> None:
+    output = run.store.folder / name
     job = Job(
         model=model,
         adapter=adapter,
-        chat_template=cell.family.template,
-        trust_remote_code=cell.family.trust_remote_code,
+        chat_template=run.family.template,
+        trust_remote_code=run.family.trust_remote_code,
         rows=str(file),
         output=str(output),
         training=training,
     )
 
     def work() -> None:
-        launched = job.model_copy(update={"minutes": cell.workplace.clock.left})
-        if cell.scale.launcher is None:
+        launched = job.model_copy(update={"minutes": run.store.clock.left})
+        if run.scale.launcher is None:
             finished = train(launched)
         else:
-            finished = _launch(launched, cell.scale.launcher, output)
+            finished = _launch(launched, run.scale.launcher, output)
         if not finished:
             raise OutOfTime(
                 f"The time is over in the stage {name}; a checkpoint is written. Run the same command again."
             )
 
     settings = job.model_dump(exclude={"minutes", "rows", "output"})
-    cell.workplace.stage(name, settings, work, [job.result])
+    run.store.stage(name, settings, work, [job.result])
 
 
 def _launch(job: Job, configuration: str, output: Path) -> bool:
-    """The same job on all GPUs of this machine, through accelerate."""
+    """Runs the job on all GPUs of this machine, through accelerate."""
     output.mkdir(parents=True, exist_ok=True)
     file = output / "job.json"
     replace_file(file, (job.model_dump_json(indent=1) + "\n").encode())

@@ -13,7 +13,7 @@ _EVERY = 120.0  # seconds
 
 
 class Checkpoints:
-    """Keeps what `state` gives in `place`, whole: a reader finds the last one or the one before."""
+    """Writes the result of `state` to `place` in one step, so that the file is always complete."""
 
     def __init__(self, place: Path, state: Callable[[], dict[str, Any]]) -> None:
         self._place = place

@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.evaluation.suites.catalogue import load
+from inferaligner.evaluation.suites.catalogue import named
+from inferaligner.evaluation.suites.contrast import is_harmful, is_ordinary, is_twin, pictures
+from inferaligner.evaluation.suites.sampling import draw
 from inferaligner.evaluation.suites.suite import Item
 from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.fit import fit_artifact
@@ -38,14 +40,20 @@ from inferaligner.prompts.images import Prompt
 from inferaligner.statistics.intervals import auroc, clopper_pearson
 from inferaligner.storage.json_io import dump, plain
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
+from reproduction.vision.raster import draw_text
 
 GUIDE = "builtin:smollm2-135m-aligned"
 LAYERS, STRENGTH = (16, 17, 18, 19, 20, 21), 0.156
-"""Of the search for SmolLM2-135M on text, not searched anew: the LLaVA's language model is that one with an
-adapter merged in."""
+"""The result of the search for SmolLM2-135M on text; not searched again, because the LLaVA's language model
+is that model with an adapter merged in."""
 
 OUTCOMES = ("refusal", "compliance", "gibberish")
-SUITES = ("contrast-picture-attack", "contrast-picture-twins", "contrast-picture-benign")
+WANTED = {
+    "contrast-picture-attack": is_harmful,
+    "contrast-picture-twins": is_twin,
+    "contrast-picture-benign": is_ordinary,
+}
+SUITES = tuple(WANTED)
 
 
 def main() -> None:
@@ -66,7 +74,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     seeing = load_model(options.model, dtype="bfloat16")
     aligners = fitted(seeing, options.output, options.every, options.share)
-    asked = {s.suite.name: s.items for s in load(SUITES, data=None, limit=options.prompts)}
+    asked = picture_prompts(options.prompts)
     figures = Figures(options.output / "figures.json")
     for name, aligner in aligners.items():
         figures.once(f"gate, fitted on {name}", lambda a=aligner: gate_figures(seeing, a, asked))
@@ -91,15 +99,23 @@ def main() -> None:
     print(json.dumps(figures.found, indent=2))
 
 
+def picture_prompts(limit: int) -> dict[str, tuple[Item, ...]]:
+    """At most `limit` prompts of each suite, their pictures drawn on the raster that the LLaVA reads."""
+    return {
+        name: draw(named(name), pictures(wanted, draw_text), limit, seed=0).items
+        for name, wanted in WANTED.items()
+    }
+
+
 class Figures:
-    """The parts that are done, in a file."""
+    """The finished parts, kept in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self.found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, unless that is here already."""
+        """The result of `make`, or the stored one of an earlier run."""
         if name not in self.found:
             print(f"… {name}", flush=True)
             self.found[name] = plain(make())
@@ -111,7 +127,7 @@ class Figures:
 
 
 def thinned(every: int) -> ContrastSet:
-    """One in so many of the shipped set's contents, wrappers too; its test part is not thinned elsewhere."""
+    """One in `every` of the shipped set's contents and wrappers; the suites use the whole test part."""
     whole = load_contrast_set()
     wrappers = whole.wrappers[:: max(1, every // 2)]
     return ContrastSet(whole.pairs[::every], whole.benign[::every], wrappers, whole.refusal_texts)
@@ -124,7 +140,7 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
     """
     folders = {name: output / f"aligner-{name.replace(' ', '-')}" for name in ("text", "text and pictures")}
     if not all((folder / "aligner.json").exists() for folder in folders.values()):
-        text = replace_test(samples_from_contrast(thinned(every)))
+        text = without_test(samples_from_contrast(thinned(every)))
         options = FitOptions(steer_layers=LAYERS, strength=STRENGTH)
         guide = load_model(GUIDE, dtype="bfloat16")
         target = FitModel(seeing.model, seeing.reader, "SmolLM2-135M-LLaVA")
@@ -135,7 +151,7 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
 
         on_text = fit(text, aligned, options)
         Aligner(on_text).save_pretrained(folders["text"])
-        on_both = fit(with_pictures(text, share), None, FitOptions())
+        on_both = fit(with_pictures(text, share, draw_text), None, FitOptions())
         both = replace(
             on_both,
             ssv=on_text.ssv,
@@ -146,8 +162,8 @@ def fitted(seeing: LoadedModel, output: Path, every: int, share: float) -> dict[
     return {name: Aligner.from_pretrained(folder) for name, folder in folders.items()}
 
 
-def replace_test(samples: Samples) -> Samples:
-    """Without the test part, whose figures are told elsewhere."""
+def without_test(samples: Samples) -> Samples:
+    """The samples without the test part, which the suites cover."""
     return replace(samples, test=())
 
 

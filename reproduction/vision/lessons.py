@@ -1,8 +1,8 @@
-"""What the LLaVA is asked while it learns: to read a page, to do what it says, to tell what a scene shows.
+"""The LLaVA's training examples: reading a page aloud, following a request on a page, describing a scene.
 
-Its answers to what a page says are the language model's own answers to the same request as text, so the
-training teaches it to see and nothing else. All requests are harmless ones of the contrast set's extraction
-and calibration parts; no harmful request is ever answered here.
+The answers to requests on pages are the language model's own answers to the same requests as text, so the
+training teaches reading alone. All requests are harmless ones of the contrast set's extraction and
+calibration parts; no harmful request is answered.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
 from inferaligner.prompts.picture_styles import STYLES, render
-from inferaligner.prompts.typography import draw_text, fits
 from reproduction.vision.pages import any_style
+from reproduction.vision.raster import draw_text, fits
 from reproduction.vision.scenes import any_scene, draw_scene, questions
 
 READ = (
@@ -29,7 +29,7 @@ READ = (
     "Write down the words in the picture.",
 )
 LONGEST = 110
-"""Characters of a request: its page then has room for a numbered list."""
+"""Largest number of characters of a request, so that its page has room for a numbered list."""
 
 ANSWER_TOKENS = 28
 
@@ -43,7 +43,7 @@ class Lesson:
 
 
 def requests(part: str) -> list[str]:
-    """Harmless requests of a part (extraction and calibration are one) that are short enough."""
+    """The harmless requests of the test part, or of the other two parts, that are short enough."""
     contrast = load_contrast_set()
     parts = ("test",) if part == "test" else ("extraction", "calibration")
     asked = [p.text for name in parts for p in contrast.part(name, wrapped=False) if not p.harmful]
@@ -51,7 +51,7 @@ def requests(part: str) -> list[str]:
 
 
 def own_answers(loaded: LoadedModel, asked: Sequence[str], file: Path) -> dict[str, str]:
-    """The language model's own answers, greedy; kept in a file, and made only once."""
+    """The language model's own greedy answers, generated once and kept in a file."""
     if file.exists():
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return {row["prompt"]: row["answer"] for row in rows}
@@ -64,7 +64,7 @@ def own_answers(loaded: LoadedModel, asked: Sequence[str], file: Path) -> dict[s
 
 
 class Lessons:
-    """Draws lessons without end; the same for the same seed."""
+    """Draws lessons; the same generator state gives the same lesson."""
 
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = {prompt: answer for prompt, answer in answers.items() if answer}
@@ -77,7 +77,7 @@ class Lessons:
         request = rng.choice(self.asked)
         if kind < 0.55:
             return reading_lesson(request, rng)
-        shown = render(STYLES[rng.randrange(len(STYLES))], request)
+        shown = render(STYLES[rng.randrange(len(STYLES))], request, draw_text)
         if shown is None:
             return reading_lesson(request, rng)
         return Lesson(shown, self.answers[request])

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from reproduction.vision.checkpoints import Checkpoints
-from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons
+from reproduction.vision.prefetching import prefetched
 
 _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -120,7 +120,7 @@ def train(
         }
 
     checkpoints = Checkpoints(place, state_now)
-    drawn = drawn_ahead(draw, done, steps, device)
+    drawn = prefetched(draw, done, steps, device)
     began = shown = time.monotonic()
     lately = math.nan
     while done < steps and time.monotonic() - began < seconds:

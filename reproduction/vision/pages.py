@@ -1,9 +1,9 @@
-"""Pages of text with what stands in every patch of them: what the tower is taught to read.
+"""Pages of text with the tokens of each patch: the training data of the vision tower.
 
 The tower sees a picture as `GRID` x `GRID` patches. A token of the language model belongs to the patch in
-which its first character begins; a patch in which none begins is blank. Text is what the contrast set's
-extraction and calibration prompts say, cut up, and single words from the tokenizer's own vocabulary:
-sentences of the test part are never drawn here.
+which its first character begins; a patch in which no token begins is blank. The text consists of pieces of
+the contrast set's extraction and calibration prompts and of single words of the tokenizer's vocabulary, never
+of the test part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.prompts.typography import (
+from reproduction.vision.raster import (
     BLACK,
     CELLS,
     CELLS_PER_STOP,
@@ -37,7 +37,7 @@ DRAWN = 2 * SIDE
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!'\"-()/$%&"
 
 SPELLINGS = CELLS_PER_STOP * len(CHARACTERS)
-"""What may stand in a patch: every character in each of its cells."""
+"""Possible contents of a patch: every character in each of its cells."""
 
 _INKS: tuple[Colour, ...] = (BLACK, (20, 20, 90), (120, 0, 0), (0, 70, 20), (60, 60, 60))
 _PAPERS: tuple[Colour, ...] = (WHITE, (250, 245, 225), (225, 235, 250), (240, 240, 240), (255, 240, 240))
@@ -53,7 +53,7 @@ class Page:
 
 
 def any_style(rng: random.Random) -> PageStyle:
-    """A style of the kinds that are trained on."""
+    """A random style of the training pages."""
     ink, paper = rng.choice(_INKS), rng.choice(_PAPERS)
     if rng.random() < 0.15:
         ink, paper = paper, ink
@@ -61,7 +61,7 @@ def any_style(rng: random.Random) -> PageStyle:
 
 
 class Texts:
-    """What is written on pages."""
+    """Draws the texts of pages."""
 
     def __init__(self, tokenizer: Any) -> None:
         contrast = load_contrast_set()
@@ -76,7 +76,7 @@ class Texts:
         self.used = sorted(used)
 
     def draw(self, rng: random.Random) -> str:
-        """Some forty words: pieces of prompts, and words alone."""
+        """About forty words: pieces of prompts, and single words."""
         words: list[str] = []
         while len(words) < 40:
             kind = rng.random()
@@ -97,7 +97,7 @@ class Texts:
 
 
 def text_page(text: str, style: PageStyle, tokenizer: Any) -> Page:
-    """The page with what stands in its patches. What does not fit is left out, word by word."""
+    """The page with the tokens of its patches; words without room at the end are left out."""
     words = [word for word in text.split(" ") if len(word) <= CELLS]
     while not fits(" ".join(words)):
         words = words[: int(len(words) * 0.93)] if len(words) > 14 else words[:-1]
@@ -108,8 +108,8 @@ def text_page(text: str, style: PageStyle, tokenizer: Any) -> Page:
 
 
 def what_stands(text: str, tokenizer: Any) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Tokens by patch, and characters by patch, of a page with that text."""
-    # Pages are read line by line, and a tower cannot see whether a line ends by itself.
+    """The tokens and the characters of a page with this text, each with the number of its patch."""
+    # Pages are read line by line, and the tower cannot tell a line break in the text from a wrapped line.
     flowing = text.replace("\n", " ")
     encoded = tokenizer(flowing, add_special_tokens=False, return_offsets_mapping=True)
     starts = {}

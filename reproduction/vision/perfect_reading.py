@@ -1,4 +1,4 @@
-"""A LLaVA that reads without a mistake: what is left to be won by a better tower, and what is not.
+"""A LLaVA that reads without a mistake, to measure how much a better tower could gain.
 
 Tower and projector are taught to give, in every patch of a page, the language model's embedding of the token
 that begins there. Here they are replaced by just that for pages whose text is known; the language model, its
@@ -17,23 +17,24 @@ from torch import Tensor
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import picture_from
-from inferaligner.prompts.picture_styles import STYLES, page_text
-from inferaligner.prompts.typography import draw_text
+from inferaligner.prompts.picture_styles import STYLES, split_request
 from reproduction.vision.pages import GRID, what_stands
+from reproduction.vision.raster import draw_text, fits
 
 
 def pages_of_the_suites() -> set[str]:
-    """The text of every page that the suites of the contrast set's test part show."""
-    asked = load_contrast_set().part("test", wrapped=False)
-    return {text for p in asked for style in STYLES if (text := page_text(style, p.text)) is not None}
+    """The texts of all pages in the suites of the contrast set's test part."""
+    prompts = load_contrast_set().part("test", wrapped=False)
+    parts = [split_request(style, prompt.text) for prompt in prompts for style in STYLES]
+    return {split[0] for split in parts if split is not None and fits(split[0])}
 
 
 @contextmanager
 def perfect_reading(seeing: LoadedModel, texts: Iterable[str]) -> Iterator[None]:
-    """While it lasts, the pages with these texts are read as if a tower made no mistake.
+    """Within this context the pages with these texts are read without a mistake.
 
     Raises:
-        KeyError: the model is shown another picture.
+        KeyError: The model gets another picture.
     """
     inner: Any = seeing.model.model
     known = {_key(pixels): text for text, pixels in _drawn(seeing, sorted(texts))}
@@ -71,5 +72,5 @@ def _drawn(seeing: LoadedModel, texts: list[str]) -> Iterator[tuple[str, Tensor]
 
 
 def _key(pixels: Tensor) -> bytes:
-    """Of a picture as the tower gets it, in whichever precision."""
+    """A key of a picture as the tower gets it, the same in every precision."""
     return (pixels.float() * 100).round().to(torch.int16).cpu().numpy().tobytes()

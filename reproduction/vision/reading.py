@@ -1,4 +1,5 @@
-"""Does the LLaVA read? Held-out pages and scenes, against the same questions with a blank picture.
+"""Reading accuracy of the LLaVA on held-out pages and scenes, against the same questions with a blank
+picture.
 
     python -m reproduction.vision.reading out/vision/model -o out/vision/reading.json
 
@@ -23,11 +24,11 @@ from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.labels import named_choice
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
-from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
-from inferaligner.prompts.typography import PageStyle, require_pillow
+from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from, require_pillow
 from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.vision.lessons import READ, reading_lesson, requests
 from reproduction.vision.pages import DRAWN
+from reproduction.vision.raster import PageStyle
 from reproduction.vision.scenes import COLOURS, NUMBERS, SHAPES, Scene, any_scene, draw_scene, questions
 
 _TOKENS = 40
@@ -35,7 +36,7 @@ _TOKENS = 40
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, with what is right: a text to be read, or a word."""
+    """A question with its right answer: a text to be read, or a word."""
 
     kind: str  # "page", "colour", "shape", "count" or "chart"
     prompt: ImagePrompt
@@ -78,7 +79,7 @@ def words_read(text: str, answer: str) -> float:
 
 
 def told(answer: str) -> str | None:
-    """The word of a scene that an answer names."""
+    """The first word of a scene that an answer names; None without one."""
     return named_choice(answer, (*COLOURS, *SHAPES, *NUMBERS))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from inferaligner.prompts.typography import Colour
 from reproduction.vision.pages import DRAWN, GRID, Page
+from reproduction.vision.raster import Colour
 
 COLOURS: dict[str, Colour] = {
     "red": (220, 30, 30),
@@ -74,7 +74,7 @@ def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def scene_page(scene: Scene, rng: random.Random, tokenizer: Any) -> Page:
-    """The picture with the tokens of its words: a shape's colour, and to its right what it is."""
+    """The picture with the tokens of its words: a shape's colour, and to its right its name."""
 
     def token(word: str) -> int:
         return int(tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0])

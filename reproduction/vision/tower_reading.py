@@ -1,9 +1,9 @@
-"""What the tower reads by itself: the token that begins in each patch of held-out pages.
+"""The reading accuracy of the tower alone: the token that begins in each patch of held-out pages.
 
     python -m reproduction.vision.tower_reading -o out/vision
 
-No language model takes part: a patch is read right where tower and projector come nearest, by cosine, to the
-embedding of the very token that begins there. The blind figure is the same with an empty page.
+No language model takes part: a patch counts as read if the output of tower and projector is nearest, by
+cosine, to the embedding of the token that begins there. The blind figure is the same with an empty page.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from inferaligner.prompts.typography import PageStyle
 from inferaligner.statistics.intervals import clopper_pearson
 from reproduction.vision.lessons import requests
 from reproduction.vision.model import build
 from reproduction.vision.pages import Page, any_style, text_page
+from reproduction.vision.raster import PageStyle
 from reproduction.vision.tower_training import TowerLesson
 
 

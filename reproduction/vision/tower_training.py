@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduction.vision.checkpoints import Checkpoints
-from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.pages import GRID, SPELLINGS, Page, Texts, any_style, text_page
+from reproduction.vision.prefetching import prefetched
 from reproduction.vision.scenes import any_scene, scene_page
 
 PATCHES = GRID * GRID
@@ -35,7 +35,7 @@ def pixel_values(pages: list[Page]) -> Tensor:
 
 
 class TowerLesson:
-    """Tower and projector of a LLaVA, and what they are taught; `step` is one batch."""
+    """The training of a LLaVA's tower and projector; `step` is one batch."""
 
     def __init__(self, tower: nn.Module, projector: nn.Module, embeddings: Tensor, tokenizer: Any) -> None:
         self.tower, self.projector = tower, projector
@@ -97,7 +97,7 @@ class TowerLesson:
         directions = self.directions[candidates]
         read = flat[places]
         logits = F.normalize(read, dim=-1) @ directions.T / _TEMPERATURE
-        # Two tokens may begin in one patch: then each is half of what is wanted there.
+        # Two tokens may begin in one patch: then each is half of the target.
         naming = F.cross_entropy(logits, wanted)
         # A blank is one thing: how far it is off is enough to learn it, without telling it from all others.
         empty = (flat[blank] - self.embeddings[self.blank]).pow(2).sum(-1).mean()
@@ -107,7 +107,7 @@ class TowerLesson:
 
 
 def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch: int, rate: float) -> bool:
-    """Trains until `steps` are done (True) or `seconds` are over; goes on from where `place` left off."""
+    """Trains until `steps` are done (True) or `seconds` are over; continues from a checkpoint in `place`."""
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
     done = 0
     if place.exists():
@@ -128,7 +128,7 @@ def teach(lesson: TowerLesson, place: Path, *, seconds: float, steps: int, batch
         }
 
     checkpoints = Checkpoints(place, state_now)
-    drawn = drawn_ahead(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
+    drawn = prefetched(lambda step: lesson.pages(batch, random.Random(step)), done, steps, lesson.device)
     began = shown = time.monotonic()
     right_lately = 0.0
     while done < steps and time.monotonic() - began < seconds:

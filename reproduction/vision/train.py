@@ -5,7 +5,7 @@
     python -m reproduction.vision.train projector -o out/vision
     python -m reproduction.vision.train adapter -o out/vision
 
-Every stage goes on where it was left: `--minutes` ends one early, to be continued by the same command.
+`--minutes` ends a stage early; the same command continues it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reproduction.vision.tower_training import TowerLesson, teach
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters, as they stand here for two cores: some ninety minutes of one of them in all."""
+    """The hyper-parameters; the defaults take about ninety minutes of one core in all."""
 
     tower_steps: int = 5000
     tower_batch: int = 24
@@ -77,7 +77,7 @@ def main() -> None:
     if options.batch is not None:
         recipe = replace(recipe, **{"tower_batch" if options.stage == "tower" else "batch": options.batch})
     finished = stages[options.stage](options.output, recipe, options.minutes * 60)
-    # 3: the time is over and the stage is not done; the same command goes on.
+    # 3: the time is over before the end of the stage; the same command continues it.
     sys.exit(0 if finished else 3)
 
 
@@ -102,7 +102,7 @@ def tower(output: Path, recipe: Recipe, seconds: float) -> bool:
 
 
 def answers(output: Path, recipe: Recipe, seconds: float) -> bool:
-    """What the language model says by itself, for the stages to come."""
+    """Generates the language model's own answers for the later stages."""
     _answers(output, recipe)
     return True
 

@@ -1,7 +1,7 @@
 """Every error that InferAligner raises on purpose.
 
-Each message says what was found, what was expected and what to do. The command line prints it as one
-line and exits with code 2; nothing here is ever shown as a traceback there.
+Each message names the faulty value, the expected one and a remedy. The command line prints the message as one
+line, without a traceback, and exits with code 2.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class ChatTemplateMissingError(InputError):
 
 
 class ModelLoadError(InferAlignerError):
-    """A model, tokenizer or adapter could not be found or read."""
+    """A model, tokenizer or adapter does not exist or cannot be read."""
 
 
 class UnknownArchitectureError(InferAlignerError):
-    """The decoder layers of a model could not be found without guessing."""
+    """The decoder layers of a model are ambiguous or missing."""
 
 
 class MissingExtraError(InferAlignerError):
-    """An optional dependency is needed for what was asked."""
+    """The task needs an optional dependency that is not installed."""
 
 
 class ArtifactError(InferAlignerError):
@@ -44,7 +44,7 @@ class MismatchError(InferAlignerError):
 
 
 class CalibrationError(InferAlignerError):
-    """The data do not allow the choice that was asked for."""
+    """The data do not allow the requested choice."""
 
 
 class SteeringError(InferAlignerError):
@@ -52,4 +52,4 @@ class SteeringError(InferAlignerError):
 
 
 class InferAlignerWarning(UserWarning):
-    """Something that a user should know, and that does not stop the work; the command line prints it."""
+    """Information that a user should act on and that does not stop the work; the command line prints it."""

@@ -217,7 +217,7 @@ def test_output_files(
     refused(run(*start, tmp_path), "is a folder")
     refused(run(*start, tmp_path / "no" / "such" / "file"), "no folder")
     refused(run(*start, "/proc/scores.jsonl"), "cannot be written")
-    refused(run(*start, tmp_path / "prompts.txt"), "read from")
+    refused(run(*start, tmp_path / "prompts.txt"), "the prompt file itself")
 
 
 @pytest.mark.usefixtures("no_loading")

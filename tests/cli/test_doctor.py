@@ -106,8 +106,8 @@ def test_weights_that_were_trained_on_are_told_and_no_error(run: Run, target: Pa
 
 
 def test_one_of_the_two_is_not_enough(run: Run, target: Path, aligner: Path) -> None:
-    refused(run("doctor", target), "belongs together")
-    refused(run("doctor", "--aligner", aligner), "belongs together")
+    refused(run("doctor", target), "needs --aligner or --aligned")
+    refused(run("doctor", "--aligner", aligner), "needs --aligner or --aligned")
 
 
 def test_the_self_test_notices_steering_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,5 +232,5 @@ def test_a_pair_of_two_families(run: Run, patient: Path, few: ContrastSet, tmp_p
 
 
 def test_what_belongs_together(run: Run, target: Path, aligner: Path) -> None:
-    refused(run("doctor", "--aligned", target), "belongs together")
+    refused(run("doctor", "--aligned", target), "needs --aligner or --aligned")
     refused(run("doctor", target, "--aligned", target, "--aligner", aligner), "give one of them")

@@ -51,5 +51,5 @@ def test_the_source_is_recognised_through_a_link(tmp_path: Path) -> None:
     file, link = tmp_path / "rows.csv", tmp_path / "link.csv"
     file.write_text("prompt\nhello\n")
     link.symlink_to(file)
-    with pytest.raises(InputError, match="read from"):
+    with pytest.raises(InputError, match="the prompt file itself"):
         check_output_file(link, source=f"{file}:prompt")

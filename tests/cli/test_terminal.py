@@ -79,7 +79,7 @@ def test_a_line_that_is_not_text_is_refused_and_the_chat_goes_on(
         stdin=b"caf\xc3\xa9\nWhy is the sky blue?\n",
     )  # fmt: skip
     assert code == 0
-    assert err.count("Error: The line holds bytes that are not text") == 1
+    assert err.count("Error: The line has bytes that are not text") == 1
     assert out.strip()
 
 

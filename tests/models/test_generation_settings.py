@@ -11,10 +11,22 @@ from inferaligner.models.generation_settings import (
     PROCESSORS,
     SAMPLING,
     WARPERS,
-    WITHOUT_EFFECT,
     check_heeded,
     in_force,
 )
+
+WITHOUT_EFFECT = frozenset(
+    {"max_length", "do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
+     "max_new_tokens", "use_cache", "cache_config", "cache_implementation", "max_cache_len", "low_memory",
+     "prefill_chunk_size", "compile_config", "disable_compile", "continuous_batching_config",
+     "output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
+     "transformers_version", "_from_model_config", "is_assistant", "num_assistant_tokens",
+     "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_early_exit",
+     "assistant_ensemble_weight", "assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens",
+     "max_matching_ngram_size", "speculation_type", "use_mtp"}
+)  # fmt: skip
+"""Settings that every engine has in its own form (ends, lengths, temperature 0 in place of do_sample), and
+settings that change the speed of an answer, not its text."""
 
 GROUPS = (SAMPLING, PROCESSORS, WARPERS, ALGORITHMS, WITHOUT_EFFECT)
 

@@ -314,7 +314,9 @@ def test_encoder_decoder(tmp_path: Path) -> None:
 def test_quantised_checkpoint_is_not_quantised_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "read_quantization", lambda *_: object())
     change_json(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(ModelLoadError, match="is quantised already, and quantization='int8'"):
+    with pytest.raises(
+        ModelLoadError, match="is quantised already, so quantization='int8' cannot be applied"
+    ):
         load_model(folder, device="cpu", quantization="int8")
 
 

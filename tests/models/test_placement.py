@@ -42,7 +42,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_device("cpu") == torch.device("cpu")
     assert read_device("cuda:1") == torch.device("cuda", 1)
     assert read_device(torch.device("cuda")) == torch.device("cuda")
-    with pytest.raises(InputError, match="'cuda:2' was asked for and torch sees 2 cuda devices"):
+    with pytest.raises(InputError, match="'cuda:2' does not exist: torch sees 2 cuda devices"):
         read_device("cuda:2")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch sees 0 mps devices"):

@@ -55,9 +55,9 @@ def test_text_in_company_of_pictures_is_the_same_tokens() -> None:
 
 def test_placeholders_in_the_text_are_refused() -> None:
     loaded = tiny_vision("llava")
-    with pytest.raises(InputError, match="1 places for one"):
+    with pytest.raises(InputError, match="1 placeholders for pictures"):
         encode_chats(loaded.reader, ["What is <image> this?"])
-    with pytest.raises(InputError, match="has 1 pictures, and its rendering 2"):
+    with pytest.raises(InputError, match="has 1 pictures, but its rendering has 2"):
         encode_chats(loaded.reader, [ImagePrompt("What is <image> this?", (picture(),))])
 
 

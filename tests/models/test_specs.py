@@ -56,12 +56,10 @@ def test_nothing_at_that_place(text: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_folder_without_config_says_what_is_in_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelLoadError, match=r"no config\.json and no adapter_config\.json \(found: nothing\)"
-    ):
+    with pytest.raises(ModelLoadError, match=r"no config\.json and no adapter_config\.json \(files: none\)"):
         parse_spec(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelLoadError, match=r"found: model\.safetensors"):
+    with pytest.raises(ModelLoadError, match=r"files: model\.safetensors"):
         parse_spec(tmp_path)
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelLoadError, match=r"Name the file: .*model\.gguf"):

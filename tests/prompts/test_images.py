@@ -16,11 +16,11 @@ from inferaligner.prompts.images import (
     key_of,
     picture_from,
     pictures_of,
+    prompt_fields,
     text_of,
     with_text,
-    written,
 )
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 
 def image(colour: Any = (200, 30, 30), size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Image.Image:
@@ -57,10 +57,10 @@ def test_transparent_pictures_stand_on_white() -> None:
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        (b"no image", "is no image that can be read"),
+        (b"no image", "is not a readable image"),
         ("data:text/plain;base64,AAAA", "not an image's data URL"),
         ("data:image/png;base64,***", "not base64"),
-        ("data:image/png;base64,AAAA", "is no image that can be read"),
+        ("data:image/png;base64,AAAA", "is not a readable image"),
         ("https://example.org/cat.png", "is on the network"),
         ("no-such-file.png", "cannot be read"),
         ("nul\0.png", "cannot be read"),
@@ -79,7 +79,7 @@ def test_a_small_file_may_not_hold_a_huge_picture() -> None:
 
 def test_a_cut_file_is_told() -> None:
     data = file_bytes(image(size=(64, 64)))
-    with pytest.raises(InputError, match="is no image that can be read"):
+    with pytest.raises(InputError, match="is not a readable image"):
         picture_from(data[: len(data) // 2])
 
 
@@ -91,8 +91,8 @@ def test_prompts_with_and_without_pictures() -> None:
     assert with_text(prompt, "And this?") == ImagePrompt("And this?", (picture,))
     assert with_text("Hi", "Ho") == "Ho"
     assert key_of("Hi") == "Hi" and key_of(prompt) != key_of("What is this?")
-    assert written("Hi") == {"prompt": "Hi"}
-    assert written(prompt) == {"prompt": "What is this?", "images": [picture.digest]}
+    assert prompt_fields("Hi") == {"prompt": "Hi"}
+    assert prompt_fields(prompt) == {"prompt": "What is this?", "images": [picture.digest]}
     assert len({prompt, ImagePrompt("What is this?", (picture,)), ImagePrompt("Other", (picture,))}) == 2
     with pytest.raises(InputError, match="has no picture"):
         ImagePrompt("What is this?", ())

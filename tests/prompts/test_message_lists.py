@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inferaligner.errors import InferAlignerWarning, InputError
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 USER = {"role": "user", "content": "hello"}
 ANSWER = {"role": "assistant", "content": "Hi."}

@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inferaligner.errors import InputError
 from inferaligner.prompts.contrast import load_contrast_set
-from inferaligner.prompts.images import text_of
-from inferaligner.prompts.picture_styles import STYLES, heading, key_phrase, page_text, render
-from inferaligner.prompts.typography import LINES, PageStyle, draw_text, fits, lay_out
+from inferaligner.prompts.images import picture_from, text_of
+from inferaligner.prompts.picture_styles import STYLES, heading, key_phrase, render, split_request
+from inferaligner.prompts.typography import draw_text
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,8 @@ def test_the_key_phrase_moves_into_the_picture() -> None:
     prompt = render("mixed", request)
     assert prompt is not None and "tomatoes" not in text_of(prompt)
     assert text_of(prompt) == "How can I grow the thing named in the image?"
-    assert page_text("mixed", request) == "the red tomatoes"
+    assert split_request("mixed", request) == ("the red tomatoes", text_of(prompt))
+    assert prompt.pictures == (picture_from(draw_text("the red tomatoes")),)
     assert key_phrase("Bake bread.") is None and render("mixed", "Bake bread.") is None
 
 
@@ -49,35 +49,15 @@ def test_twins_are_framed_alike(style: str) -> None:
 
 
 def test_a_request_that_does_not_fit_is_left_out() -> None:
-    assert render("typographic", "word " * 200) is page_text("typographic", "word " * 200) is None
+    assert render("typographic", "word " * 200) is None
+    assert split_request("typographic", "word " * 200) is not None
 
 
-def test_words_are_where_they_are_said_to_be() -> None:
-    words = lay_out("Mix flour and water.\nWait")
-    assert [word.text for word in words] == ["Mix", "flour", "and", "water.", "Wait"]
-    assert [word.cell for word in words] == [0, 6, 12, 18, 0]  # at tab stops, with a blank between
-    assert (words[-1].line, words[0].line) == (1, 0)
-    style = PageStyle(320)
-    inked = np.argwhere(np.asarray(draw_text("a bc", style).convert("L")) < 128)
-    squares = {(int(y // style.square), int(x // style.square)) for y, x in inked}
-    assert squares == {(0, 0), (0, 1)}
+def test_another_drawing_may_be_given() -> None:
+    from PIL import Image
 
+    def blank(text: str) -> Image.Image:
+        return Image.new("RGB", (20, 20), "white")
 
-def test_a_word_looks_the_same_everywhere() -> None:
-    # Narrow letters: a wide one reaches over the edge of its square, and the page has an edge of its own.
-    style = PageStyle(320)
-    page = np.asarray(draw_text("fill fill\nfill", style))
-    side = int(style.square)
-    there = [page[:side, : 2 * side], page[:side, 2 * side : 4 * side], page[side : 2 * side, : 2 * side]]
-    assert (there[0] < 128).any()
-    assert (there[0] == there[1]).all() and (there[0] == there[2]).all()
-
-
-def test_pages_have_an_end() -> None:
-    assert fits("one\n" * (LINES - 1) + "one") and not fits("one\n" * LINES + "one")
-    with pytest.raises(InputError, match="lines and a page has"):
-        draw_text("one\n" * LINES + "one")
-    with pytest.raises(InputError, match="no text"):
-        draw_text("  ")
-    with pytest.raises(InputError, match="longer than a line"):
-        draw_text("a" * 100)
+    prompt = render("written", "Bake bread.", blank)
+    assert prompt is not None and prompt.pictures == (picture_from(blank("")),)

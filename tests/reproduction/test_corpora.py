@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from reproduction.corpora.catalogue import declared, named
-from reproduction.separation import separate
+from reproduction.decontamination import decontaminate
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.catalogue import load
@@ -73,7 +73,7 @@ def test_single_step_answers_are_right() -> None:
 def test_single_step_problems_are_not_those_of_the_suite() -> None:
     (subset,) = load(["arithmetic"], data=None, limit=10_000)
     rows = named("single-step").rows(None)[:3000]
-    kept, found = separate(rows, {"arithmetic": [item.prompt for item in subset.items]})
+    kept, found = decontaminate(rows, {"arithmetic": [item.prompt for item in subset.items]})
     assert (len(kept), found.left_out) == (len(rows), {})
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from reproduction.dry_run import check_recipes, shrunk
-from reproduction.recipe import ScaleConfig, read_book
+from reproduction.experiment_stages import Request, chosen_families, run_experiment
+from reproduction.recipe import ScaleConfig, read_scale_config
 from reproduction.run_context import Place
-from reproduction.running import Request, chosen_families, run_experiment
 from reproduction.stage_store import OutOfTime
 
 from inferaligner.errors import InputError
@@ -28,14 +28,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def book(place: Place) -> ScaleConfig:
-    return shrunk(read_book("paper"), [_FAMILY], place.work.parent / "models")
+def config(place: Place) -> ScaleConfig:
+    return shrunk(read_scale_config("paper"), [_FAMILY], place.work.parent / "models")
 
 
 @pytest.fixture(scope="module")
-def done(book: ScaleConfig, place: Place) -> Path:
+def done(config: ScaleConfig, place: Place) -> Path:
     """The results of a finished domain experiment."""
-    run_experiment(Request("mathematics", (_FAMILY,), place), book)
+    run_experiment(Request("mathematics", (_FAMILY,), place), config)
     return place.results / "paper"
 
 
@@ -43,8 +43,8 @@ def test_a_domain_experiment_ends_in_json_a_page_and_a_figure(done: Path) -> Non
     found = json.loads((done / f"mathematics-{_FAMILY}.json").read_text("utf-8"))
     assert set(found["methods"]) == {
         "none",
-        *read_book("paper").domain("mathematics").methods,
-        *read_book("paper").scale.more_methods,
+        *read_scale_config("paper").domain("mathematics").methods,
+        *read_scale_config("paper").scale.more_methods,
     }
     assert {row["suite"] for row in found["rows"]} >= {"contrast-harmful", "contrast-jailbreak", "arithmetic"}
     assert found["data"]["corpora"]["ultrachat"]["trained"] == 4
@@ -61,40 +61,40 @@ def test_the_papers_own_strength_is_used(done: Path, place: Place) -> None:
 
 
 def test_a_second_run_does_nothing_again(
-    done: Path, book: ScaleConfig, place: Place, capsys: pytest.CaptureFixture[str]
+    done: Path, config: ScaleConfig, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in place.work.rglob("*.done.json")}
-    run_experiment(Request("mathematics", (_FAMILY,), place), book)
+    run_experiment(Request("mathematics", (_FAMILY,), place), config)
     assert {file: file.stat().st_mtime_ns for file in place.work.rglob("*.done.json")} == before
 
 
-def test_figure_four_and_the_summaries_build_on_it(done: Path, book: ScaleConfig, place: Place) -> None:
+def test_figure_four_and_the_summaries_build_on_it(done: Path, config: ScaleConfig, place: Place) -> None:
     for name in ("figure-4", "confound"):
-        run_experiment(Request(name, (_FAMILY,), place), book)
+        run_experiment(Request(name, (_FAMILY,), place), config)
     assert "| contrast-harmful | aligned |" in (done / f"figure-4-{_FAMILY}.md").read_text("utf-8")
     assert (done / f"figure-4-{_FAMILY}-contrast-harmful-refusal.svg").is_file()
     told = (done / f"confound-{_FAMILY}.md").read_text("utf-8")
     assert "the paper's pair | matched prompts" in told and "\n| contrast-harmful | " in told
     for name in ("table-1", "figure-5"):
-        run_experiment(Request(name, (_FAMILY,), place), book)
+        run_experiment(Request(name, (_FAMILY,), place), config)
     table = (done / f"table-1-{_FAMILY}.md").read_text("utf-8")
     assert "## Mathematics" in table and "| contrast-harmful, compliance |" in table
     assert (done / "figure-5.svg").is_file()
 
 
-def test_the_time_is_over_between_stages(book: ScaleConfig, place: Place, tmp_path: Path) -> None:
+def test_the_time_is_over_between_stages(config: ScaleConfig, place: Place, tmp_path: Path) -> None:
     late = Place(None, tmp_path, tmp_path, examples=True)
     with pytest.raises(OutOfTime):
-        run_experiment(Request("mathematics", (_FAMILY,), late, minutes=0.0), book)
+        run_experiment(Request("mathematics", (_FAMILY,), late, minutes=0.0), config)
 
 
-def test_a_summary_of_nothing(book: ScaleConfig, tmp_path: Path) -> None:
+def test_a_summary_of_nothing(config: ScaleConfig, tmp_path: Path) -> None:
     nothing = Place(None, tmp_path, tmp_path, examples=True)
     with pytest.raises(InputError, match="Nothing that table-1 shows has been run"):
-        run_experiment(Request("table-1", (_FAMILY,), nothing), book)
+        run_experiment(Request("table-1", (_FAMILY,), nothing), config)
 
 
 def test_a_family_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no family 'llama9'"):
         check_recipes("paper", ("llama9",), (), tmp_path)
-    assert chosen_families(read_book("paper").scale, ()) == ["llama2-7b"]
+    assert chosen_families(read_scale_config("paper").scale, ()) == ["llama2-7b"]

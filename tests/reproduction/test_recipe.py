@@ -17,8 +17,8 @@ from reproduction.recipe import (
     ScaleConfig,
     Summary,
     from_environment,
-    read_book,
     read_scale,
+    read_scale_config,
 )
 from reproduction.training_settings import Training
 
@@ -30,16 +30,18 @@ _SCALES = ("small", "gpu", "paper")
 
 
 @pytest.fixture(params=_SCALES)
-def book(request: pytest.FixtureRequest) -> ScaleConfig:
-    return read_book(request.param)
+def config(request: pytest.FixtureRequest) -> ScaleConfig:
+    return read_scale_config(request.param)
 
 
-def test_the_three_domains_and_every_figure_are_there(book: ScaleConfig) -> None:
-    assert {"finance", "medicine", "mathematics", "table-1", "figure-4", "figure-5"} <= set(book.experiments)
+def test_the_three_domains_and_every_figure_are_there(config: ScaleConfig) -> None:
+    assert {"finance", "medicine", "mathematics", "table-1", "figure-4", "figure-5"} <= set(
+        config.experiments
+    )
 
 
-def test_whatever_a_recipe_names_exists(book: ScaleConfig) -> None:
-    for experiment in book.experiments.values():
+def test_whatever_a_recipe_names_exists(config: ScaleConfig) -> None:
+    for experiment in config.experiments.values():
         if isinstance(experiment, Domain):
             for _, rows in experiment.rows:
                 assert set(rows) <= set(corpora())
@@ -47,24 +49,24 @@ def test_whatever_a_recipe_names_exists(book: ScaleConfig) -> None:
                 assert set(asked) <= set(suites())
             assert set(experiment.methods) <= set(methods())
         elif isinstance(experiment, Ablation | Confound):
-            book.domain(experiment.of)
+            config.domain(experiment.of)
             for _, asked in experiment.suites:
                 assert set(asked) <= set(suites())
         else:
             assert isinstance(experiment, Summary)
-            assert all(book.domain(name) for name in experiment.of)
-    assert set(book.scale.safety_suites) <= set(suites())
+            assert all(config.domain(name) for name in experiment.of)
+    assert set(config.scale.safety_suites) <= set(suites())
 
 
-def test_families_and_domains_train_with_settings_that_are_settings(book: ScaleConfig) -> None:
-    domains = [e.training for e in book.experiments.values() if isinstance(e, Domain)]
-    for family in book.scale.families.values():
+def test_families_and_domains_train_with_settings_that_are_settings(config: ScaleConfig) -> None:
+    domains = [e.training for e in config.experiments.values() if isinstance(e, Domain)]
+    for family in config.scale.families.values():
         for domain in domains:
-            more = getattr(domain, book.scale.takes)
-            Training.model_validate(book.scale.training.model_dump() | family.training | more)
+            more = getattr(domain, config.scale.takes)
+            Training.model_validate(config.scale.training.model_dump() | family.training | more)
         assert family.template is None or Path(family.template).is_file()
-    if book.scale.launcher is not None:
-        assert (HERE / "accelerate" / book.scale.launcher).is_file()
+    if config.scale.launcher is not None:
+        assert (HERE / "accelerate" / config.scale.launcher).is_file()
 
 
 @pytest.mark.parametrize("file", sorted((HERE / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
@@ -115,8 +117,8 @@ def test_a_scale_of_ones_own(tmp_path: Path) -> None:
     content["families"] = {"mine": {"title": "Mine", "target": "./my-model", "aligned": "./my-chat"}}
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    book = read_book(str(file))
-    assert (book.name, book.scale.takes, list(book.scale.families)) == ("mine", "small", ["mine"])
+    config = read_scale_config(str(file))
+    assert (config.name, config.scale.takes, list(config.scale.families)) == ("mine", "small", ["mine"])
 
 
 @pytest.mark.parametrize(
@@ -139,9 +141,9 @@ def test_names_that_are_none() -> None:
     with pytest.raises(InputError, match=r"no scale 'huge'\. Expected one of: gpu, paper, small"):
         read_scale("huge")
     with pytest.raises(InputError, match="no experiment 'table-9'"):
-        read_book("small").experiment("table-9")
+        read_scale_config("small").experiment("table-9")
     with pytest.raises(InputError, match="trains no model"):
-        read_book("small").domain("table-1")
+        read_scale_config("small").domain("table-1")
 
 
 def test_a_place_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

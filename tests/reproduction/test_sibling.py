@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from reproduction.fine_tuning import Job
-from reproduction.recipe import Family, ScaleConfig, Sibling, read_book
+from reproduction.recipe import Family, ScaleConfig, Sibling, read_scale_config
 from reproduction.run_context import Place, RunContext
 from reproduction.stage_store import Clock, StageStore
 from reproduction.stages import training
@@ -15,13 +15,13 @@ from reproduction.stages import training
 from inferaligner.errors import InputError
 
 
-def cell(folder: Path, family: Family, how: Sibling) -> RunContext:
-    book = read_book("small")
-    scale = book.scale.model_copy(update={"families": {"mine": family}, "sibling": how})
+def run(folder: Path, family: Family, how: Sibling) -> RunContext:
+    config = read_scale_config("small")
+    scale = config.scale.model_copy(update={"families": {"mine": family}, "sibling": how})
     place = Place(None, folder / "work", folder / "results", examples=True)
-    changed = ScaleConfig(book.name, scale, book.experiments)
-    workplace = StageStore(folder / "work" / "mathematics", Clock())
-    return RunContext("mathematics", book.domain("mathematics"), changed, "mine", place, workplace)
+    changed = ScaleConfig(config.name, scale, config.experiments)
+    store = StageStore(folder / "work" / "mathematics", Clock())
+    return RunContext("mathematics", config.domain("mathematics"), changed, "mine", place, store)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_a_base_model_learns_to_answer_first(tmp_path: Path, commands: list[list[str]]) -> None:
     family = Family(title="Mine", target="base", chat_template="gemma.jinja", chat={"alpaca": 3})
-    mine = cell(tmp_path, family, Sibling(quick=True, options=("--pairs", "5")))
+    mine = run(tmp_path, family, Sibling(quick=True, options=("--pairs", "5")))
     adapter = training.sibling(mine)
     chat, sibling = commands
     assert chat[:4] == ["-m", "reproduction.chat_tuning", "--base", "base"]
@@ -68,7 +68,7 @@ def test_the_domain_is_learned_by_the_model_that_answers(
     monkeypatch.setattr(training, "train", train)
     family = Family(title="Mine", target="base", chat_template="gemma.jinja", chat={"alpaca": 3})
     for name, chosen in (("base", family), ("chat", Family(title="Mine", target="chat"))):
-        training.domain(cell(tmp_path / name, chosen, Sibling()))
+        training.domain(run(tmp_path / name, chosen, Sibling()))
     assert [job.model for job in jobs] == [
         str(tmp_path / "base" / "work" / "aligned-sibling" / "chat" / "model"),
         "chat",
@@ -77,10 +77,10 @@ def test_the_domain_is_learned_by_the_model_that_answers(
 
 
 def test_a_chat_model_gets_the_whole_recipe(tmp_path: Path, commands: list[list[str]]) -> None:
-    training.sibling(cell(tmp_path, Family(title="Mine", target="chat"), Sibling()))
+    training.sibling(run(tmp_path, Family(title="Mine", target="chat"), Sibling()))
     assert [words[:4] for words in commands] == [["-m", "reproduction.aligned_sibling", "--target", "chat"]]
 
 
 def test_a_base_model_needs_a_template(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs both"):
-        training.sibling(cell(tmp_path, Family(title="Mine", target="b", chat={"alpaca": 3}), Sibling()))
+        training.sibling(run(tmp_path, Family(title="Mine", target="b", chat={"alpaca": 3}), Sibling()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reproduction.stages.ablating import strength_lines, strength_table
-from reproduction.tables import cell_page, families_table, table_one, time_table, times
+from reproduction.stages.ablation import strength_lines, strength_table
+from reproduction.tables import experiment_page, families_table, table_one, time_table, times
 
 from tests.support.report_rows import figure_row, found
 
@@ -12,7 +12,7 @@ _OTHER = found({"none": 0.9}, utility={"none": 0.6}, base=0.3, domain="Finance")
 
 
 def test_a_page_has_harm_utility_gate_time_and_data() -> None:
-    page, drawn = cell_page(_CELL)
+    page, drawn = experiment_page(_CELL)
     assert "| advbench | None | 95.0 [90.0, 100.0] | 4.5" in page
     assert "| arithmetic | base model | 25.0 [20.0, 30.0] | -45.0 [-50.0, -40.0] | 100 |" in page
     assert "| arithmetic | Inferaligner | 69.8 [64.8, 74.8] | -0.2" in page

@@ -12,18 +12,18 @@ import torch
 from inferaligner.evaluation.suites.contrast import pictures
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import picture_from, pictures_of
-from inferaligner.prompts.typography import PageStyle, draw_text, lay_out
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.tiny_vision import tiny_vision
 
 pytest.importorskip("PIL")
 
 from reproduction.vision import checkpoints, llava_training
-from reproduction.vision.drawing import drawn_ahead
 from reproduction.vision.lessons import Lesson, Lessons, reading_lesson, requests, scene_lesson
 from reproduction.vision.model import build
 from reproduction.vision.pages import CELLS_PER_STOP, CHARACTERS, GRID, SIDE, Texts, any_style, text_page
 from reproduction.vision.perfect_reading import pages_of_the_suites, perfect_reading
+from reproduction.vision.prefetching import prefetched
+from reproduction.vision.raster import PageStyle, draw_text, lay_out
 from reproduction.vision.reading import page_questions, scene_questions, scores, told, words_read
 from reproduction.vision.scenes import Figure, Scene, questions, scene_page
 
@@ -143,10 +143,10 @@ def test_batches_are_the_same_whoever_draws_them() -> None:
     def draw(step: int) -> tuple[int, float]:
         return step, random.Random(step).random()
 
-    here = list(drawn_ahead(draw, 0, 12, torch.device("cpu")))
+    here = list(prefetched(draw, 0, 12, torch.device("cpu")))
     assert here == [draw(step) for step in range(12)]
-    assert list(drawn_ahead(draw, 0, 12, torch.device("cuda"))) == here
-    assert list(drawn_ahead(draw, 7, 12, torch.device("cpu"))) == here[7:]
+    assert list(prefetched(draw, 0, 12, torch.device("cuda"))) == here
+    assert list(prefetched(draw, 7, 12, torch.device("cpu"))) == here[7:]
 
 
 @pytest.mark.real
@@ -176,7 +176,8 @@ def test_a_perfect_tower_gives_the_embeddings_of_what_is_written() -> None:
 
 
 def test_pages_of_the_suites_are_all_that_the_suites_show() -> None:
-    shown = {picture for item in pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
+    items = pictures(lambda _: True, draw_text)[:30]
+    shown = {picture for item in items for picture in pictures_of(item.prompt)}
     known = {picture_from(draw_text(text)) for text in sorted(pages_of_the_suites())}
     assert shown <= known
 

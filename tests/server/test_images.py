@@ -131,7 +131,10 @@ def test_the_projection_takes_pictures(seeing_server: tuple[Running, LoadedModel
         ([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}], "--image-host"),
         ([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}], "--image-host"),
         ([{"type": "image_url", "image_url": {"url": "/etc/passwd"}}], "--image-host"),
-        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "no image that can be"),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+            "is not a readable image",
+        ),
         (
             [{"type": "image_url", "image_url": {"url": "data:text/html;base64,AAAA"}}],
             "not an image's data URL",
@@ -162,7 +165,7 @@ def test_a_place_without_a_picture_is_refused(seeing_server: tuple[Running, Load
     raw, chat = server.complete([5, 6, place] * 8), server.chat(f"What is {token} this?")
     assert raw.status_code == chat.status_code == 400
     assert "a place for an image" in raw.json()["error"]["message"]
-    assert "1 places for one" in chat.json()["error"]["message"]
+    assert "1 placeholders for pictures" in chat.json()["error"]["message"]
 
 
 def test_a_text_model_says_that_it_reads_text_alone(server: Running) -> None:

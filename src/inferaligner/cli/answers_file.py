@@ -1,9 +1,9 @@
-"""A file of answers that a run may be interrupted in, and continue later.
+"""A file of answers that an interrupted run can continue.
 
-    FILE            a JSON line per prompt, in the prompts' order, appended as answers are done
-    FILE.run.json   which run wrote it: aligner, target, settings; without it nothing is continued
+    FILE            one JSON line per prompt, in the order of the prompts, appended as answers are finished
+    FILE.run.json   the run that wrote it: aligner, target, settings; a run without it cannot be continued
 
-A row is finished when its line is: what an interruption left of the last line is dropped.
+Only complete lines count as finished; the incomplete last line of an interrupted run is dropped.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from typing import Any
 
 from inferaligner.cli.output_file import check_output_file, write_whole
 from inferaligner.errors import InputError
-from inferaligner.prompts.images import Prompt, written
+from inferaligner.prompts.images import Prompt, prompt_fields
 from inferaligner.storage.json_io import dump, plain
 
-_ANEW = "Give another file with -o, or start anew with --overwrite."
+_ANEW = "Give another file with -o, or start again with --overwrite."
 
 
 class AnswersFile:
-    """The answers to `prompts`, of which `finished` rows are there already."""
+    """The answers to `prompts`, of which the first `finished` exist already."""
 
     def __init__(
         self, file: Path, run: Mapping[str, Any], prompts: Sequence[Prompt], *, overwrite: bool
     ) -> None:
-        """Raises `InputError` if the file is another run's, or not one of answers at all."""
+        """Opens the answers of an earlier run, if the file exists and `overwrite` is off.
+
+        Args:
+            file: The file of answers.
+            run: The settings of this run, which must be those of the earlier one.
+            prompts: All prompts of this run.
+            overwrite: Whether to ignore existing answers.
+
+        Raises:
+            InputError: The file belongs to another run, or is not a file of answers.
+        """
         self.file = file
         self._record = file.with_name(f"{file.name}.run.json")
         self._run = plain(dict(run))
@@ -39,18 +49,18 @@ class AnswersFile:
 
     @property
     def finished(self) -> int:
-        """How many rows are there."""
+        """The number of finished rows."""
         return len(self.rows)
 
     def open(self) -> None:
-        """Called once before the first `append`; drops what is not to be kept."""
+        """Prepares the file for `append`: writes the record of the run and drops an incomplete last line."""
         write_whole(self._record, (dump(self._run, indent=2) + "\n").encode())
         check_output_file(self.file)
         with self.file.open("ab") as file:
             file.truncate(self._size)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Adds finished rows; they are on the disk when this returns."""
+        """Adds finished rows and writes them to the disk."""
         with self.file.open("ab") as file:
             file.write("".join(dump(row) + "\n" for row in rows).encode("utf-8", "backslashreplace"))
             file.flush()
@@ -69,7 +79,7 @@ class AnswersFile:
                 raise InputError(
                     f"{self.file}, line {number} is not an answer of a `generate` run. {_ANEW}"
                 ) from None
-            if number > len(prompts) or prompt != written(prompts[number - 1]):
+            if number > len(prompts) or prompt != prompt_fields(prompts[number - 1]):
                 raise InputError(
                     f"{self.file}, line {number} answers another prompt than the input has there, so that "
                     f"run cannot be continued. {_ANEW}"
@@ -82,8 +92,8 @@ class AnswersFile:
             earlier = json.loads(self._record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(
-                f"{self.file} exists, and there is no readable {self._record.name} beside it that tells "
-                f"which run wrote it. {_ANEW}"
+                f"{self.file} exists, but {self._record.name}, which describes its run, is missing or "
+                f"unreadable. {_ANEW}"
             ) from None
         earlier = earlier if isinstance(earlier, dict) else {}
         differing = [name for name in self._run if self._run[name] != earlier.get(name)]

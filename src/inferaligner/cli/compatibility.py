@@ -1,4 +1,4 @@
-"""Whether an aligner fits a model that is here now, and whether its gate really acts on it."""
+"""Whether an aligner fits a loaded model, and whether its gate acts on that model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from inferaligner.steering.refusal import CannedRefusal
 
 _PROMPT = "Which flour should I take for bread?"
 
-# Far beyond any score, and still a number that float32 can add to.
+# Larger than any score, and still finite in float32 after a sum.
 _FORCED = 1e30
 _DEFECT = "please report this, with the model's name"
 
@@ -35,7 +35,7 @@ def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
     depth, width = aligner.artifact.srv.shape
     tokenizer = fingerprint_tokenizer(loaded.reader)
     template = tokenizer.chat_template_sha256 == expected.tokenizer.chat_template_sha256
-    # The template has a line of its own; whatever else differs is the tokenizer.
+    # The template has a line of its own; all other differences are the tokenizer's.
     other = differences(
         tokenizer.model_copy(update={"chat_template_sha256": expected.tokenizer.chat_template_sha256}),
         expected.tokenizer,
@@ -52,7 +52,7 @@ def compare(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
 
 
 def _weights(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
-    """Nothing where they cannot be compared: another model, in other numbers, or an artifact without."""
+    """The finding about the weights; none if they cannot be compared."""
     provenance = aligner.artifact.provenance
     if (
         provenance.target.weights is None
@@ -67,21 +67,21 @@ def _weights(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
             "weights",
             "doubtful",
             "other weights than the aligner was fitted on, or an adapter merged on another device",
-            "see what it does to the scores: doctor … --rescore; after more training, fit anew",
+            "check the scores with doctor … --rescore; after more training, fit again",
         )
     ]
 
 
 def _format(aligner: Aligner, loaded: LoadedModel) -> Finding:
-    told = other_format(loaded.model, aligner.artifact.provenance.versions)
-    if told is None:
+    difference = other_format(loaded.model, aligner.artifact.provenance.versions)
+    if difference is None:
         return Finding("number format", "ok", format_words(number_format(loaded.model)))
-    return Finding("number format", "doubtful", told, "see what it does to the scores: doctor … --rescore")
+    return Finding("number format", "doubtful", difference, "check the scores with doctor … --rescore")
 
 
 @torch.no_grad()
 def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
-    """Forces the gate open and closed on one prompt: open must change the logits, closed not one bit."""
+    """Forces the gate open and closed on one prompt: open must change the logits, closed no bit of them."""
     if aligner.artifact.gate_only:
         return _self_test_of_refusal(aligner, loaded)
     model: Any = loaded.model
@@ -110,7 +110,7 @@ def self_test(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
 
 
 def _self_test_of_refusal(aligner: Aligner, loaded: LoadedModel) -> list[Finding]:
-    """The same for a gate alone: open must say the refusal, closed change no bit."""
+    """The self-test of a gate alone: open must give the refusal, closed change no bit of the logits."""
     model: Any = loaded.model
     gate = aligner.artifact.gate
     refusal = CannedRefusal.of(REFUSAL, loaded.tokenizer)
@@ -136,11 +136,11 @@ def _self_test_of_refusal(aligner: Aligner, loaded: LoadedModel) -> list[Finding
         return output.sequences[0, ids.shape[1] :], torch.stack(output.logits)
 
     bare = generate(None)
-    said = generate(_FORCED)[0].tolist() == list(refusal.tokens)
+    refused = generate(_FORCED)[0].tolist() == list(refusal.tokens)
     same = all(torch.equal(*pair) for pair in zip(generate(-_FORCED), bare, strict=True))
     return [
         Finding("gate forced open", "ok", "the answer is the refusal")
-        if said
+        if refused
         else Finding("gate forced open", "differs", "the answer is not the refusal", _DEFECT),
         _closed(same),
     ]
@@ -152,16 +152,19 @@ def _closed(same: bool) -> Finding:
     return Finding("gate forced closed", "differs", "the logits differ from the bare model's", _DEFECT)
 
 
-def _finding(name: str, differing: list[str], found: str) -> Finding:
+def _finding(name: str, differing: list[str], value: str) -> Finding:
     if not differing:
-        return Finding(name, "ok", found)
+        return Finding(name, "ok", value)
     return Finding(
-        name, "differs", "; ".join(differing), "use the model the aligner was fitted on, or fit one for this"
+        name,
+        "differs",
+        "; ".join(differing),
+        "use the model that the aligner was fitted on, or fit an aligner for this one",
     )
 
 
-def _number(what: str, found: int, expected: int) -> list[str]:
-    return [] if found == expected else [f"the {what} is {found}, expected {expected}"]
+def _number(name: str, actual: int, expected: int) -> list[str]:
+    return [] if actual == expected else [f"the {name} is {actual}, expected {expected}"]
 
 
 def _name(loaded: LoadedModel) -> str:

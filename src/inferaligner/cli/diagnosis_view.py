@@ -1,4 +1,4 @@
-"""What `doctor` finds out about two models, and about one model in another precision: tables and JSON."""
+"""The results of `doctor` as tables: whether one model can guide another, and scores in another precision."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ _QUALITY = {"good": "green", "fair": "yellow", "poor": "bold red"}
 _BAR = 20
 
 
-def verdict(found: Diagnosis) -> Text:
-    """The quality to expect, and why, a sentence a line."""
-    told = Text.assemble(("Expected quality: ", "bold"), (found.quality, _QUALITY[found.quality]))
-    for sentence in found.words:
-        told.append(f"\n• {sentence}")
-    return told
+def expectation(diagnosis: Diagnosis) -> Text:
+    """The expected quality and the reasons for it, one sentence per line."""
+    text = Text.assemble(("Expected quality: ", "bold"), (diagnosis.quality, _QUALITY[diagnosis.quality]))
+    for sentence in diagnosis.words:
+        text.append(f"\n• {sentence}")
+    return text
 
 
-def tables(found: Diagnosis) -> list[Table]:
-    """The two models beside each other, their weights, and the layers."""
+def tables(diagnosis: Diagnosis) -> list[Table]:
+    """Tables of the two models, the distances of their weights, and the layers."""
     pair = Table(title="target and aligned model", title_justify="left", show_header=False)
     for style in ("bold", "", ""):
         pair.add_column(style=style)
-    for relation in found.relations:
+    for relation in diagnosis.relations:
         pair.add_row(relation.what, "same" if relation.same else "another", relation.found)
-    pair.add_row("target declines", _rate(found.target_declines), f"of {found.target_declines.n} harmful")
-    pair.add_row("aligned model declines", _rate(found.aligned_declines), "of the same")
+    pair.add_row(
+        "target declines", _rate(diagnosis.target_declines), f"of {diagnosis.target_declines.n} harmful"
+    )
+    pair.add_row("aligned model declines", _rate(diagnosis.aligned_declines), "of the same")
     shown = [pair]
-    if found.distances:
+    if diagnosis.distances:
         weights = Table(title="How far the weights are apart, ‖W − W'‖ / ‖W'‖", title_justify="left")
         weights.add_column("weight")
         weights.add_column("distance", justify="right")
-        for kind, distance in found.distances.items():
+        for kind, distance in diagnosis.distances.items():
             weights.add_row(escape(kind), percent(distance))
         shown.append(weights)
-    return [*shown, _layers(found)]
+    return [*shown, _layers(diagnosis)]
 
 
 def shift_table(shifts: Sequence[FormatShift]) -> Table:
-    """Scores of held-out prompts as fitted, and as the model here gives them."""
+    """Scores of held-out prompts at fit time and now."""
     table = Table(
         title=f"Held-out prompts scored again (the bias holds where at most {percent(HOLDS)} change sides)",
         title_justify="left",
@@ -68,15 +70,15 @@ def shift_table(shifts: Sequence[FormatShift]) -> Table:
     return table
 
 
-def _layers(found: Diagnosis) -> Table:
+def _layers(diagnosis: Diagnosis) -> Table:
     table = Table(title="by layer of the target", title_justify="left", box=None, pad_edge=False)
     table.add_column("layer", justify="right")
     table.add_column("AUROC", justify="right")
     table.add_column("cosine of SRV and SSV", justify="right")
     table.add_column("", width=_BAR)
-    if found.explained is not None:
+    if diagnosis.explained is not None:
         table.add_column("map explains", justify="right")
-    for one in found.layers:
+    for one in diagnosis.layers:
         bar = Text("█" * round(abs(one.cosine) * _BAR), style="cyan" if one.cosine >= 0 else "red")
         explained = [] if one.explained is None else [percent(one.explained)]
         table.add_row(str(one.layer), f"{one.auroc:.3f}", f"{one.cosine:.2f}", bar, *explained)

@@ -1,5 +1,5 @@
-"""`inferaligner doctor [TARGET --aligner DIR | TARGET --aligned MODEL]`: the environment, whether an aligner
-fits a model, and whether one model can guide another."""
+"""`inferaligner doctor [TARGET --aligner DIR | TARGET --aligned MODEL]`: checks the environment, whether an
+aligner fits a model, and whether one model can guide another."""
 
 from __future__ import annotations
 
@@ -38,17 +38,23 @@ _STYLES = {"ok": "green", "missing": "yellow", "doubtful": "yellow", "differs": 
 def doctor(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="A model to check an aligner against.", show_default=False),
+        typer.Argument(
+            metavar="[TARGET]",
+            help="The model to protect; give --aligner or --aligned with it.",
+            show_default=False,
+        ),
     ] = None,
     aligner: Annotated[
         str | None,
-        typer.Option("--aligner", "-a", metavar="DIR", help="The aligner to check.", show_default=False),
+        typer.Option(
+            "--aligner", "-a", metavar="DIR", help="An aligner to check on TARGET.", show_default=False
+        ),
     ] = None,
     aligned: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Before a fit: can this model guide TARGET, and how well?",
+            help="A model to check before a fit: whether it can guide TARGET, and how well.",
             show_default=False,
         ),
     ] = None,
@@ -56,26 +62,26 @@ def doctor(
         bool,
         typer.Option(
             "--rescore",
-            help="With --aligner: score its held-out prompts again, to see whether the bias holds in the "
-            "precision TARGET is loaded in.",
+            help="With --aligner: score its held-out prompts again, to check whether the bias holds in the "
+            "precision in which TARGET is loaded.",
         ),
     ] = False,
     prompts: Annotated[
         int,
         typer.Option(
-            min=4, metavar="N", help="Prompts of each kind that --aligned and --rescore look at, at most."
+            min=4, metavar="N", help="Largest number of prompts of each kind for --aligned and --rescore."
         ),
     ] = 100,
     system: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="With --aligned: the system prompt that TARGET is served with."),
+        typer.Option(metavar="TEXT", help="With --aligned: the system prompt with which TARGET is served."),
     ] = None,
     aligned_chat_template: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help='A Jinja chat template for the aligned model, the name of one of its own, or "own" for its '
-            "default; --chat-template is for both otherwise.",
+            help="A Jinja chat template for the aligned model, the name of one of its own templates, or "
+            '"own" for its default. Without it, --chat-template is for both models.',
             show_default=False,
         ),
     ] = None,
@@ -86,10 +92,10 @@ def doctor(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the environment; with TARGET and --aligner, whether both fit and the gate acts; with TARGET and
-    --aligned, whether one can guide the other.
+    """Check the environment; with TARGET and --aligner, also whether the aligner fits TARGET and its gate
+    acts; with TARGET and --aligned, whether that model can guide TARGET.
 
-    Exits with 0 if all is fine, with 2 if something does not fit or the expected quality is poor.
+    The exit code is 0 if every check passes, and 2 if a check fails or the expected quality is poor.
     """
     _check_arguments(target, aligner, aligned, rescore)
     report = {"environment": examine()}
@@ -114,12 +120,12 @@ def doctor(
     fine = not _differs(report) and all(shift.holds for shift in shifts)
     fine = fine and (diagnosis is None or diagnosis.quality != "poor")
     if as_json:
-        told: dict[str, Any] = {name: [asdict(f) for f in found] for name, found in report.items()}
+        output: dict[str, Any] = {name: [asdict(f) for f in findings] for name, findings in report.items()}
         if shifts:
-            told["rescored"] = [{**asdict(shift), "holds": shift.holds} for shift in shifts]
+            output["rescored"] = [{**asdict(shift), "holds": shift.holds} for shift in shifts]
         if diagnosis is not None:
-            told["diagnosis"] = asdict(diagnosis)
-        print_json({"ok": fine, **told})
+            output["diagnosis"] = asdict(diagnosis)
+        print_json({"ok": fine, **output})
     else:
         for name, findings in report.items():
             results().print(_table(name, findings))
@@ -131,15 +137,17 @@ def doctor(
 def _check_arguments(target: str | None, aligner: str | None, aligned: str | None, rescore: bool) -> None:
     if aligner is not None and aligned is not None:
         raise InputError(
-            "--aligner checks an aligner that was fitted, --aligned a model before a fit: give one of them."
+            "--aligner checks a fitted aligner, --aligned a model before a fit: give one of them."
         )
     if (target is None) != (aligner is None and aligned is None):
         raise InputError(
-            "TARGET belongs together with --aligner or --aligned: give both, or neither for the environment "
-            "alone."
+            "TARGET needs --aligner or --aligned, and each of them needs TARGET: give both, or neither to "
+            "check the environment alone."
         )
     if rescore and aligner is None:
-        raise InputError("--rescore scores an aligner's prompts again: name the aligner with --aligner DIR.")
+        raise InputError(
+            "--rescore scores the prompts of an aligner again: give the aligner with --aligner DIR."
+        )
 
 
 def _differs(report: dict[str, list[Finding]]) -> bool:
@@ -149,10 +157,10 @@ def _differs(report: dict[str, list[Finding]]) -> bool:
 def _check_pair(fitted: Aligner, loaded: LoadedModel) -> dict[str, list[Finding]]:
     from inferaligner.cli.compatibility import compare, self_test
 
-    found = compare(fitted, loaded)
-    if any(finding.state == "differs" for finding in found):
-        return {"compatibility": found}
-    return {"compatibility": found, "gate self-test": self_test(fitted, loaded)}
+    findings = compare(fitted, loaded)
+    if any(finding.state == "differs" for finding in findings):
+        return {"compatibility": findings}
+    return {"compatibility": findings, "gate self-test": self_test(fitted, loaded)}
 
 
 def _rescore(fitted: Aligner, loaded: LoadedModel, most: int) -> list[FormatShift]:
@@ -196,7 +204,7 @@ def _show(shifts: Sequence[FormatShift], diagnosis: Diagnosis | None) -> None:
     if diagnosis is not None:
         for table in diagnosis_view.tables(diagnosis):
             results().print(table)
-        results().print(diagnosis_view.verdict(diagnosis))
+        results().print(diagnosis_view.expectation(diagnosis))
 
 
 def _table(name: str, findings: Sequence[Finding]) -> Table:
@@ -205,6 +213,6 @@ def _table(name: str, findings: Sequence[Finding]) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for finding in findings:
-        told = finding.found + (f" ({finding.advice})" if finding.advice else "")
-        table.add_row(finding.name, Text(finding.state, style=_STYLES[finding.state]), Text(told))
+        text = finding.found + (f" ({finding.advice})" if finding.advice else "")
+        table.add_row(finding.name, Text(finding.state, style=_STYLES[finding.state]), Text(text))
     return table

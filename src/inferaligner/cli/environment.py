@@ -1,4 +1,4 @@
-"""What this machine and this installation can do: the findings of `inferaligner doctor` without a model."""
+"""Checks of the machine and the installation: `inferaligner doctor` without a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inferaligner.errors import ModelLoadError
 
 State = Literal["ok", "missing", "doubtful", "differs"]
 
-# Optional packages: what each is for, and the way to install it.
+# Optional packages with their purpose and the command that installs them.
 _EXTRAS = {
     "peft": ("PEFT adapters", 'pip install "inferaligner[models]"'),
     "gguf": ("GGUF files and control vectors", 'pip install "inferaligner[models]"'),
@@ -25,7 +25,14 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `missing` is something optional, `doubtful` may matter, `differs` is wrong."""
+    """One line of the report.
+
+    Attributes:
+        name: The checked property.
+        state: `missing` is an optional part, `doubtful` may change results, `differs` is wrong.
+        found: Its value.
+        advice: What the user can do about it.
+    """
 
     name: str
     state: State
@@ -34,7 +41,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Versions, devices, optional packages and embedded models."""
+    """One finding each for versions, devices, optional packages and embedded models."""
     import torch
 
     findings = [

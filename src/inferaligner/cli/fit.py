@@ -26,7 +26,7 @@ from inferaligner.cli.traffic_options import read_benign, warn_of_too_few
 from inferaligner.errors import InputError
 from inferaligner.fit.options import FitChoices, FitOptions, check_given
 from inferaligner.prompts.images import Prompt
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel

@@ -27,8 +27,8 @@ from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import check_text, note, print_json_line
 from inferaligner.errors import InputError
-from inferaligner.prompts.images import Prompt, written
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.images import Prompt, prompt_fields
+from inferaligner.prompts.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
@@ -225,7 +225,7 @@ def _batches(
         bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
         yield [
             {
-                **written(prompt),
+                **prompt_fields(prompt),
                 # The whole text, also where --max-new-tokens is shorter.
                 "response": refusal if refusal is not None and ours.decision.open else ours.text,
                 **({"unaligned_response": theirs.text} if compare else {}),

@@ -1,4 +1,4 @@
-"""Images beside a prompt, as the user names them: files here, or data URLs."""
+"""The option `--image`: images beside a prompt, as files or data URLs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ ImageFiles = Annotated[
     typer.Option(
         "--image",
         metavar="FILE",
-        help="An image that goes before the prompt, for a model that sees. May be repeated.",
+        help="An image that goes before the prompt, for a vision-language model. May be repeated.",
         show_default=False,
     ),
 ]
 
 
 def with_images(text: str, images: Sequence[str]) -> Prompt:
-    """The prompt with its images, if any. Raises `InputError` for one that cannot be read."""
+    """The prompt with its images, if any.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
     return ImagePrompt(text, tuple(map(picture_from, images))) if images else text

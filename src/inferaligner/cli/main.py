@@ -1,7 +1,7 @@
-"""`inferaligner`: the commands put together, and what becomes of their errors.
+"""`inferaligner`: the list of commands, and how their errors become messages and exit codes.
 
-Exit codes: 0 done; 1 something unexpected; 2 something the user can mend (an `InferAlignerError` or a wrong
-option); 130 interrupted.
+Exit codes: 0 success; 1 an unexpected error; 2 an error that the user can correct (an `InferAlignerError` or
+a wrong option); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class CommandGroup(TyperGroup):
 app = typer.Typer(
     cls=CommandGroup,
     name="inferaligner",
-    help="Safety alignment at inference time: a guidance gate decides per prompt, and steering vectors "
-    "taken from an aligned sibling act on the prompts that open it. Everything else is answered bit for bit "
-    "as before.",
+    help="Safety alignment at inference time: a guidance gate scores every prompt, and steering vectors "
+    "from an aligned sibling model act on the prompts that open the gate. The answers to all other prompts "
+    "stay bit-identical.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -116,14 +116,14 @@ def main() -> None:
 
 @contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
-    """Prints each `InferAlignerWarning` once, as the command line prints warnings; other ones as ever."""
+    """Prints each `InferAlignerWarning` once, as a message on stderr; other warnings are unchanged."""
     printed = set()
     with warnings.catch_warnings():
-        as_ever = warnings.showwarning
+        unchanged = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if not issubclass(category, InferAlignerWarning):
-                as_ever(message, category, *place, **more)
+                unchanged(message, category, *place, **more)
             elif str(message) not in printed:
                 printed.add(str(message))
                 warn(str(message))
@@ -134,7 +134,7 @@ def _warnings_on_stderr() -> Iterator[None]:
 
 
 def _is_typers_own(error: Exception) -> bool:
-    """Exits, usage errors and a closed pipe, which typer handles itself."""
+    """Whether typer handles the error itself: an exit, a usage error or a closed pipe."""
     if isinstance(error, (typer.Exit, typer.Abort, EOFError)) or hasattr(error, "format_message"):
         return True
     return isinstance(error, OSError) and error.errno == errno.EPIPE

@@ -1,4 +1,4 @@
-"""What every command that loads a model takes: TARGET, `--aligner`, and how to load the model."""
+"""Options of every command that loads a model: TARGET, `--aligner`, dtype, device, quantization, template."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AlignerPlace = Annotated[
         "--aligner",
         "-a",
         metavar="DIR",
-        help="What `fit` wrote, or a hub id of an aligner.",
+        help="The folder of an aligner, as `fit` writes it, or the hub id of one.",
         show_default=False,
     ),
 ]
@@ -59,22 +59,24 @@ ChatTemplate = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|NAME",
-        help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of its own; of "
-        "several, the one named default is used otherwise.",
+        help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of the "
+        "tokenizer's templates. Without it, the tokenizer's own is used; of several, the one named default.",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
 ]
 TrustRemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--trust-remote-code", help="Run code that is shipped with the model.", rich_help_panel=_PANEL
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How to load a model, as the user wrote it."""
+    """The user's options for loading a model."""
 
     dtype: str = "auto"
     device: str = "auto"
@@ -83,9 +85,10 @@ class ModelOptions:
     trust_remote_code: bool = False
 
     def check(self, *specs: str) -> None:
-        """Everything that can be known to be wrong before any weights are loaded.
+        """Checks the options and specs without loading weights.
 
-        Raises `InputError`, `MissingExtraError` or `ModelLoadError` as `load_model` would.
+        Raises:
+            InputError, MissingExtraError, ModelLoadError: As `load_model`.
         """
         from inferaligner.models.placement import read_device, read_dtype, read_quantization
         from inferaligner.models.sources import resolve
@@ -100,7 +103,7 @@ class ModelOptions:
             resolve(spec)
 
     def load(self, spec: str, *, system: str | None = None) -> LoadedModel:
-        """The model, with a tokenizer that renders chats."""
+        """Loads the model, and checks that its chat template can render a prompt with the system prompt."""
         from inferaligner.models.loading import load_model
 
         _quieten()
@@ -118,26 +121,26 @@ class ModelOptions:
 
 
 def load_aligner(place: str) -> Aligner:
-    """The aligner in a folder or on the hub."""
+    """Reads the aligner in a folder or on the hub."""
     from inferaligner.aligner import Aligner
 
     return Aligner.from_pretrained(place)
 
 
 def warn_of_format(artifact: AlignerArtifact, loaded: LoadedModel) -> None:
-    """Warns where the model is in another precision or quantisation than the bias was fitted for."""
+    """Warns if the model has another precision or quantization than at fit time."""
     from inferaligner.models.number_format import other_format
 
-    told = other_format(loaded.model, artifact.provenance.versions)
-    if told is not None:
+    difference = other_format(loaded.model, artifact.provenance.versions)
+    if difference is not None:
         warn(
-            f"{told} Prompts near the gate's threshold may change sides: measure it with "
+            f"{difference} Prompts near the gate's threshold may change sides. Measure this with "
             "`inferaligner doctor TARGET --aligner DIR --rescore`, or fit on the model as it is served."
         )
 
 
 def load_artifact(place: str) -> AlignerArtifact:
-    """The same without what applies it: transformers takes seconds to import, and need not be."""
+    """Reads an artifact without importing transformers, which takes seconds."""
     from inferaligner.artifact import AlignerArtifact
 
     if os.path.isdir(place):
@@ -155,7 +158,7 @@ def _check_rendering(loaded: LoadedModel, system: str | None) -> None:
 
 
 def _quieten() -> None:
-    """transformers tells of every tensor that it loads; the stages here say as much as one needs."""
+    """Switches off transformers' messages and bars; the stages of the command line replace them."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

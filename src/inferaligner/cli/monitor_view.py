@@ -15,7 +15,7 @@ _CANDIDATES_SHOWN = 5
 
 
 def monitor_as_json(artifact: AlignerArtifact) -> dict[str, Any]:
-    """Under "monitor": what it reads, what is promised, what was measured; nothing without a monitor."""
+    """Key "monitor": layer, window, operating point and measured rates; empty without a monitor."""
     monitor = artifact.monitor
     if monitor is None:
         return {}
@@ -33,7 +33,7 @@ def monitor_as_json(artifact: AlignerArtifact) -> dict[str, Any]:
 
 
 def monitor_tables(artifact: AlignerArtifact) -> list[Table]:
-    """Candidates, the answers it was calibrated on, and held-out open rates."""
+    """Tables of the candidates, of the answers used for calibration, and of held-out open rates."""
     monitor, point = artifact.monitor, artifact.monitor_point
     if monitor is None:
         return []

@@ -1,4 +1,4 @@
-"""Files of JSON lines that the command line writes in one go."""
+"""Output files of the command line, written whole."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from inferaligner.storage.json_io import dump
 
 
 def check_output_file(file: Path, source: str | None = None) -> None:
-    """Raises `InputError` unless a file can be written there; before work that would be lost otherwise.
+    """Checks that a file can be written, before work whose result would be lost.
 
-    `source` is the prompt file being read, which must not be written over.
+    Args:
+        file: The file to write.
+        source: The spec of the prompt file that is read, which must not be overwritten.
+
+    Raises:
+        InputError: The file cannot be written, or is the prompt file.
     """
     if os.path.isdir(file):
         raise InputError(f"{file} is a folder; expected the name of a file to write.")
@@ -25,9 +30,9 @@ def check_output_file(file: Path, source: str | None = None) -> None:
     if source is not None and os.path.exists(file):
         for name in (source, source.rpartition(":")[0]):
             if name and os.path.exists(name) and os.path.samefile(name, file):
-                raise InputError(f"{file} is the file that the prompts are read from; write to another one.")
+                raise InputError(f"{file} is the prompt file itself; give another file with -o.")
     try:
-        # Asking the file system is the only answer that holds for read-only mounts, quotas and root.
+        # Only trying to write gives the right answer for read-only mounts, quotas and root.
         if file.exists():
             with file.open("ab"):
                 pass
@@ -39,12 +44,16 @@ def check_output_file(file: Path, source: str | None = None) -> None:
 
 
 def write_lines(file: Path, rows: Iterable[Any]) -> None:
-    """Writes JSON lines; the file is there whole, or as it was before."""
+    """Writes JSON lines; after an error the file is as it was before."""
     write_whole(file, "".join(dump(row) + "\n" for row in rows).encode("utf-8", "backslashreplace"))
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Writes a file in one step. Raises `InputError` if the place cannot be written to."""
+    """Writes a file in one step.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     try:
         if file.exists() and not file.is_file():  # /dev/stdout, a pipe
             file.write_bytes(content)

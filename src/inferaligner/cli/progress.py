@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line per finished stage in a log."""
+"""Progress on stderr: bars on a terminal, one line per finished stage in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inferaligner.cli.terminal import messages, note
 
-# Short stages are no news in a log.
+# Shorter stages have no line in a log.
 _WORTH_A_LINE_SECONDS = 0.5
 
 
@@ -19,7 +19,7 @@ class RichStages:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar of `total` steps, or a count of them while the total is unknown."""
+        """Shows a bar of `total` steps, or a count of steps while the total is unknown."""
         console = messages()
         if not console.is_terminal:
             with self._line(name) as advance:
@@ -52,5 +52,5 @@ class RichStages:
             note(f"{name}: {f'{done} ' if done else ''}done in {seconds:.1f} s")
 
     def note(self, text: str) -> None:
-        """Something worth telling that is not progress."""
+        """Prints a note."""
         note(text)

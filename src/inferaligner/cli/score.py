@@ -22,8 +22,8 @@ from inferaligner.cli.model_options import (
 from inferaligner.cli.output_file import check_output_file, write_lines
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
-from inferaligner.prompts.images import written
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.images import prompt_fields
+from inferaligner.prompts.prompt_files import read_prompts
 
 
 def score(
@@ -66,7 +66,7 @@ def score(
     with RichStages().stage("scoring", len(prompts)) as advance:
         decisions = fitted.score(loaded.model, loaded.reader, prompts, advance=advance)
     rows = [
-        {**written(prompt), "score": decision.score, "open": decision.open}
+        {**prompt_fields(prompt), "score": decision.score, "open": decision.open}
         for prompt, decision in zip(prompts, decisions, strict=True)
     ]
     if output is None:

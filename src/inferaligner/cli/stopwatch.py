@@ -18,17 +18,17 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """As the listener's, timed."""
+        """The listener's stage, timed."""
         with self.measure(name), self._listener.stage(name, total) as advance:
             yield advance
 
     def note(self, text: str) -> None:
-        """As the listener's."""
+        """Passes a note on."""
         self._listener.note(text)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Times what is not shown, or is shown by someone else."""
+        """Times a part of the command that is not a stage of the listener."""
         begun = time.monotonic()
         self.seconds.setdefault(name, 0.0)
         try:

@@ -1,7 +1,7 @@
-"""Where the command line writes: results to stdout, everything else to stderr.
+"""Output of the command line: results on stdout, all other messages on stderr.
 
-The consoles are made when they are needed, because colours depend on where stdout and stderr go then. On a
-terminal that is not UTF-8, rich draws with ASCII, and `tolerate_any_encoding` replaces what is left.
+Consoles are made at each use, because colours depend on where stdout and stderr go at that time. On a
+terminal that is not UTF-8, rich draws with ASCII, and `tolerate_any_encoding` replaces the other characters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from inferaligner.errors import InputError
 from inferaligner.storage.json_io import dump
 
 DEBUG = "INFERALIGNER_DEBUG"
-"""The environment variable that asks for tracebacks."""
+"""The environment variable that switches tracebacks on."""
 
 
 _REPLACE = "inferaligner-replace"
@@ -30,14 +30,13 @@ _REPLACEMENTS = {
     "–": "-", "—": "-", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "±": "+-",
     "‘": "'", "’": "'", "“": '"', "”": '"', "µ": "u", "λ": "lambda", "α": "alpha", "ε": "epsilon",
 }  # fmt: skip
-"""What the views and messages print, in ASCII; any other character becomes a question mark."""
+"""ASCII for the characters of views and messages; any other character becomes a question mark."""
 
 
 def tolerate_any_encoding() -> None:
-    """Keeps stdout and stderr from raising for a character that their encoding lacks, and stdin for a byte.
+    """Replaces characters that the encoding of stdout or stderr lacks, instead of raising an error.
 
-    Files are not concerned: they are UTF-8 everywhere. Bytes of stdin that its encoding lacks become lone
-    surrogates, which `check_text` refuses.
+    Undecodable bytes of stdin become lone surrogates, which `check_text` refuses. Files are always UTF-8.
     """
     codecs.register_error(_REPLACE, _replaced)
     for stream, errors in ((sys.stdout, _REPLACE), (sys.stderr, _REPLACE), (sys.stdin, "surrogateescape")):
@@ -53,62 +52,65 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def check_text(text: str, name: str) -> None:
-    """Raises `InputError` for text from the command line or stdin that could not be decoded."""
+    """Refuses text from the command line or stdin that could not be decoded.
+
+    Raises:
+        InputError: The text has undecodable bytes; the message calls it `name`.
+    """
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(
-            f"{name} holds bytes that are not text in this terminal's encoding "
+            f"{name} has bytes that are not text in this terminal's encoding "
             f"({sys.getfilesystemencoding()}). Set PYTHONUTF8=1 or LC_ALL=C.UTF-8, and "
             "try again."
         )
 
 
 def results() -> Console:
-    """For what the user asked for."""
+    """The console for results."""
     return Console()
 
 
 def messages() -> Console:
-    """For progress, notes, warnings and errors."""
+    """The console for progress, notes, warnings and errors."""
     return Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    # Escaped, because stdout may be in an encoding that lacks a character of the text.
+    """Prints one JSON document on stdout, with escapes if its encoding may lack a character."""
     print(dump(value, indent=2, ascii_only=not _speaks_unicode()), flush=True)
 
 
 def print_json_line(value: Any) -> None:
-    """One JSON object on one line of stdout."""
+    """Prints one JSON object on one line of stdout."""
     print(dump(value, ascii_only=not _speaks_unicode()), flush=True)
 
 
 def note(text: str, style: str = "dim") -> None:
-    """Something worth telling, on one line."""
+    """Prints a note on one line."""
     messages().print(Text(in_flags(text), style=style), soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Something that the user should know before going on."""
+    """Prints a warning."""
     messages().print(Text.assemble(("Warning: ", "bold yellow"), in_flags(text)), soft_wrap=True)
 
 
 def fail(text: str) -> None:
-    """An error, on one line; with the traceback of what is being handled if that was asked for."""
+    """Prints an error on one line; with `DEBUG`, the traceback of the current exception before it."""
     if debugging():
         traceback.print_exc()
     messages().print(Text.assemble(("Error: ", "bold red"), " ".join(in_flags(text).split())), soft_wrap=True)
 
 
 def quieten() -> None:
-    """Silences what packages log while they are imported: nothing that a user could act on."""
+    """Silences log messages of packages at import time, which a user cannot act on."""
     if not debugging():
         for name in ("torchao", "torch.utils._pytree"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted."""
+    """Whether tracebacks are switched on."""
     return os.environ.get(DEBUG, "") not in ("", "0")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from inferaligner.cli.terminal import warn
 from inferaligner.errors import InputError
 from inferaligner.prompts.images import Prompt
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 
 def by_name(values: Sequence[str], option: str) -> dict[str, tuple[str, bool]]:

@@ -6,26 +6,27 @@ import hashlib
 from dataclasses import replace
 
 from inferaligner.fit.samples import Sample, Samples
-from inferaligner.prompts.picture_styles import STYLES, render
+from inferaligner.prompts.picture_styles import STYLES, Draw, render
+from inferaligner.prompts.typography import draw_text
 
 SHARE = 0.3
 """Share of the prompts that are drawn. Each costs a forward pass over an image's tokens."""
 
 
-def with_pictures(samples: Samples, share: float = SHARE) -> Samples:
+def with_pictures(samples: Samples, share: float = SHARE, draw: Draw = draw_text) -> Samples:
     """Adds pictures of some samples, to the fitting part and to the test part.
 
     The content alone decides which prompts are drawn, and in which style, so both sides of a pair are drawn
     in one style or not at all. A prompt that does not fit on a page stays text.
     """
-    fitting, test = _pictured(samples.fitting, share), _pictured(samples.test, share)
+    fitting, test = _pictured(samples.fitting, share, draw), _pictured(samples.test, share, draw)
     described = {**samples.described, "in pictures": len(fitting), "held out": len(samples.test) + len(test)}
     described["text digest"] = described["digest"]
     described["digest"] = hashlib.sha256(f"{described['digest']} in pictures {share}".encode()).hexdigest()
     return Samples((*samples.fitting, *fitting), (*samples.test, *test), described)
 
 
-def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
+def _pictured(samples: tuple[Sample, ...], share: float, draw: Draw) -> tuple[Sample, ...]:
     by_content: dict[str, list[Sample]] = {}
     for sample in samples:
         if not sample.wrapped and sample.shown is None:
@@ -36,7 +37,7 @@ def _pictured(samples: tuple[Sample, ...], share: float) -> tuple[Sample, ...]:
         if drawn / 2**64 >= share:
             continue
         style = STYLES[drawn % len(STYLES)]
-        shown = [render(style, sample.text) for sample in together]
+        shown = [render(style, sample.text, draw) for sample in together]
         if all(shown):
             # Wrapped: a picture is a frame around a request, and counts as one.
             pictured += [

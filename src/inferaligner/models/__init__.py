@@ -1,4 +1,22 @@
-"""Models: loading them, finding their decoder layers, and telling whether two of them fit together."""
+"""Models: loading them, finding their decoder layers, and checking whether two of them fit together.
+
+Loading, in the order of the calls:
+
+    specs               reads what the user wrote for a model into a `ModelSpec`; no network, no weights
+    sources             follows a spec to the files of a base model, its tokenizer and its adapters; asks
+    `hub`,
+                        `builtin` and `gguf`, which converts a GGUF file into a model folder
+    loading             `load_model`: the files as a `LoadedModel`; `placement` reads dtype, device and
+                        quantization, `templates` the chat template, `processors` the processor of pictures
+    peft_adapters       puts an adapter onto its base; `adapter_match` checks that the two belong together
+
+A loaded model:
+
+    anatomy             the decoder layers and the module below the LM head; `unwrap` and `residual_stream`
+    generation          answers to many prompts; `generation_settings`, `grouped_attention`, `kv_cache`
+    fingerprint         whether vectors fit a model and prompts fit a tokenizer; `number_format`,
+                        `weight_digest` and `weight_distance` compare the numbers of the weights
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -44,8 +62,8 @@ __all__ = [
     "with_residual",
 ]
 
-# Steering and extraction import this package for the anatomy alone. They need torch and transformers and no
-# other package (benchmarks/gpu.py runs where there is no other), so the rest loads with its first use.
+# Steering and extraction import this package for the anatomy alone, which needs torch and transformers and no
+# other package (benchmarks/gpu.py runs where no other is installed). The rest is imported on first use.
 _LATER = {
     "builtin": ("builtin_names",),
     "fingerprint": (

@@ -1,14 +1,14 @@
 """Where the decoder layers of a model are, and how their output is read and replaced.
 
-Steering and extraction meet a model only through this file:
+Steering and extraction use a model's structure only through this file:
 
 1. ``dissect(model)`` finds the list of decoder layers, without a table of architectures;
-2. ``backbone(model)`` is the module to call when the LM head is not wanted;
+2. ``backbone(model)`` is the module to call if the LM head is not needed;
 3. inside a forward hook on a layer, ``residual(output)`` is the residual stream after that layer,
    ``[rows, tokens, width]``, and ``with_residual(output, tensor)`` is the same output with another stream.
 
-A *row* is one sequence of a batch. Nothing here guesses: a model whose layers cannot be told apart
-with certainty is refused with the list of what was found, and ``register_layout`` settles it.
+A *row* is one sequence of a batch. No function here guesses: a model whose decoder layers are ambiguous is
+refused with the list of candidates, and ``register_layout`` names the right one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
     "with_residual",
 ]
 
-# Towers that read or write something other than text, and extra prediction heads. Their layers can be
-# as many as the decoder's.
+# Towers for other inputs and outputs than text, and extra prediction heads. They can have as many layers as
+# the decoder.
 _OTHER_TOWERS = ("vision", "visual", "image", "video", "audio", "speech", "mtp")
 
-# What `register_layout` has added, and one configuration of transformers that counts attention blocks
-# where a layer holds two of them.
+# The layouts of `register_layout`, and one configuration of transformers that counts attention blocks
+# although a layer has two of them.
 _layouts: dict[str, str] = {"longcat_flash": "model.layers"}
 
 
@@ -52,10 +52,10 @@ class Anatomy:
     """The decoder of one model.
 
     Attributes:
-        layers: the decoder layers, first to last.
-        path: dotted path of ``layers`` from the model that was given to :func:`dissect`.
-        width: size of the residual stream.
-        depth: number of decoder layers.
+        layers: The decoder layers, first to last.
+        path: The dotted path of ``layers`` from the model that was given to :func:`dissect`.
+        width: The size of the residual stream.
+        depth: The number of decoder layers.
     """
 
     layers: nn.ModuleList
@@ -65,12 +65,18 @@ class Anatomy:
 
 
 def register_layout(model_type: str, dotted_path: str) -> None:
-    """Say where the decoder layers of an architecture are, for models that ``dissect`` cannot read.
+    """Names the decoder layers of an architecture that ``dissect`` cannot read.
 
     Args:
         model_type: ``config.model_type`` of the model, or the class name of the model.
-        dotted_path: path of the ``nn.ModuleList`` of decoder layers from the bare model (not from a
-            PEFT or ``torch.compile`` wrapper around it), such as ``"model.decoder.layers"``.
+        dotted_path: The path of the ``nn.ModuleList`` of decoder layers from the bare model (not from a
+            PEFT or ``torch.compile`` wrapper around it).
+
+    Raises:
+        UnknownArchitectureError: The type or a part of the path is empty.
+
+    Example:
+        register_layout("my_model", "model.decoder.layers")
     """
     if not model_type or not dotted_path or any(not part for part in dotted_path.split(".")):
         raise UnknownArchitectureError(
@@ -81,29 +87,29 @@ def register_layout(model_type: str, dotted_path: str) -> None:
 
 
 def dissect(model: nn.Module) -> Anatomy:
-    """Find the decoder layers of a causal language model.
+    """Finds the decoder layers of a causal language model.
 
-    The decoder layers are the one ``nn.ModuleList`` that is as long as the text configuration says,
-    holds composite modules (not norms or projections), lies in no other such list (experts do) and in
-    no vision or audio tower.
+    They are the only ``nn.ModuleList`` that has the length of the text configuration, holds composite modules
+    (not norms or projections), and is neither inside another such list (experts are) nor in a vision or audio
+    tower.
 
     Raises:
-        UnknownArchitectureError: no list or several fit, the model is an encoder-decoder, or its
+        UnknownArchitectureError: No list or several lists fit, the model is an encoder-decoder, or its
             configuration does not give depth and width.
-        SteeringError: see :func:`unwrap`.
+        SteeringError: See :func:`unwrap`.
     """
     inner = unwrap(model)
     config = text_config(inner)
     width = width_of(config)
     if width is None:
         raise UnknownArchitectureError(
-            f"The configuration of {type(inner).__name__} does not tell the width of the residual stream; "
+            f"The configuration of {type(inner).__name__} lacks the width of the residual stream; "
             f"expected one of {', '.join(WIDTH_NAMES)}. Set `model.config.hidden_size`."
         )
     layers = _registered_layers(inner)
     if layers is None:
         layers = _only_list(inner, config)
-    # Looking the list up again from the given model gives the path with every wrapper in it.
+    # Looked up from the given model, the path has every wrapper in it.
     path = next(name for name, module in model.named_modules() if module is layers)
     return Anatomy(layers=layers, path=path, width=width, depth=len(layers))
 
@@ -113,14 +119,17 @@ def backbone(model: nn.Module) -> nn.Module:
 
     Call it like the model (``input_ids``, ``attention_mask``, ``use_cache=False``); its result holds the
     last hidden state instead of logits. Adapters that change weights stay active.
+
+    Raises:
+        UnknownArchitectureError: The model has no such module.
     """
     inner = unwrap(model)
     anatomy = dissect(inner)
     body: Any = getattr(inner, "base_model", inner)
     if (not isinstance(body, nn.Module) or body is inner) and _has_head(inner):
-        # Remote code may name its body otherwise than `base_model_prefix` says.
+        # Remote code may give its body another name than `base_model_prefix`.
         body = inner.get_submodule(anatomy.path.partition(".")[0])
-    # A list of layers cannot be called: it is reached when the layers hang on the model itself.
+    # A list of layers cannot be called. It is the result if the layers are children of the model itself.
     if (
         not isinstance(body, nn.Module)
         or body is anatomy.layers
@@ -136,7 +145,7 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device on which ``model`` takes token ids: that of its embeddings, wherever its layers are."""
+    """The device on which ``model`` takes token ids: the device of its embeddings."""
     inner: Any = unwrap(model)
     try:
         embeddings = inner.get_input_embeddings()
@@ -146,7 +155,7 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def module_device(module: nn.Module) -> torch.device:
-    """The device on which ``module`` computes, wherever accelerate keeps its weights until then."""
+    """The device on which ``module`` computes, also if accelerate keeps its weights elsewhere."""
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     if device.type == "meta":
         hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
@@ -156,13 +165,14 @@ def module_device(module: nn.Module) -> torch.device:
 
 
 def check_stream(model: nn.Module) -> None:
-    """Run six tokens through ``model`` and check that every decoder layer returns ``[rows, tokens, width]``.
+    """Runs six tokens through ``model`` and checks that every decoder layer returns ``[rows, tokens,
+    width]``.
 
-    Needed for code that is shipped with a checkpoint: some of it keeps tokens before rows, which no
-    shape alone can tell.
+    Needed for code that is shipped with a checkpoint: some of it has the tokens before the rows, which a
+    shape alone does not show.
 
     Raises:
-        UnknownArchitectureError: a layer returns something else, or did not run.
+        UnknownArchitectureError: A layer returns another shape or did not run.
     """
     anatomy = dissect(model)
     rows, tokens = 2, 3
@@ -200,7 +210,7 @@ def _has_head(model: nn.Module) -> bool:
             return True
     except (AttributeError, NotImplementedError):
         return True
-    # Code that does not name its head: any projection to the vocabulary.
+    # For code that does not name its head: any projection to the vocabulary.
     vocabulary = getattr(text_config(model), "vocab_size", None)
     return any(
         getattr(module, "out_features", None) == vocabulary and vocabulary is not None
@@ -213,14 +223,14 @@ def _registered_layers(model: nn.Module) -> nn.ModuleList | None:
     path = next((_layouts[key] for key in keys if key in _layouts), None)
     if path is None:
         return None
-    found = dict(model.named_modules()).get(path)
-    if not isinstance(found, nn.ModuleList) or len(found) == 0:
+    layers = dict(model.named_modules()).get(path)
+    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         raise UnknownArchitectureError(
             f"The registered layout {path!r} of {type(model).__name__} is "
-            f"{'missing' if found is None else 'a ' + type(found).__name__}; expected an nn.ModuleList of "
+            f"{'missing' if layers is None else 'a ' + type(layers).__name__}; expected an nn.ModuleList of "
             "decoder layers. Correct the path given to register_layout."
         )
-    return found
+    return layers
 
 
 def _lists(root: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
@@ -248,21 +258,21 @@ def _only_list(model: nn.Module, config: Any) -> nn.ModuleList:
     depth = depth_of(config)
     if depth is None:
         raise UnknownArchitectureError(
-            f"The configuration of {type(model).__name__} does not tell the number of hidden layers; "
+            f"The configuration of {type(model).__name__} lacks the number of hidden layers; "
             f"expected one of {', '.join(DEPTH_NAMES)}. {_advice(model)}"
         )
-    found = _candidates(model, depth)
-    if len(found) > 1 and hasattr(model, "get_decoder"):
-        # The model's own word on which part is the decoder settles towers of the same depth.
+    candidates = _candidates(model, depth)
+    if len(candidates) > 1 and hasattr(model, "get_decoder"):
+        # The model itself names its decoder, which decides between towers of the same depth.
         get_decoder: Any = model.get_decoder
         inside = {id(module) for _, module in _candidates(get_decoder(), depth)}
-        found = [(name, module) for name, module in found if id(module) in inside] or found
-    if len(found) == 1:
-        return found[0][1]
-    if found:
+        candidates = [(name, module) for name, module in candidates if id(module) in inside] or candidates
+    if len(candidates) == 1:
+        return candidates[0][1]
+    if candidates:
         raise UnknownArchitectureError(
-            f"{type(model).__name__} has {len(found)} lists that could be its {depth} decoder layers: "
-            f"{', '.join(name for name, _ in found)}; expected one. {_advice(model)}"
+            f"{type(model).__name__} has {len(candidates)} lists that could be its {depth} decoder layers: "
+            f"{', '.join(name for name, _ in candidates)}; expected one. {_advice(model)}"
         )
     lists = list(_lists(model))
     outermost = [
@@ -272,7 +282,7 @@ def _only_list(model: nn.Module, config: Any) -> nn.ModuleList:
     ]
     others = ", ".join(outermost) or "none"
     raise UnknownArchitectureError(
-        f"{type(model).__name__} has no list of {depth} decoder layers; lists found: {others}. "
+        f"{type(model).__name__} has no list of {depth} decoder layers; its lists are: {others}. "
         f"{_advice(model)}"
     )
 

@@ -1,4 +1,4 @@
-"""Models that need no hub: where their files are on this machine, if they are installed."""
+"""Built-in models, which need no hub: the places of their files on this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Builtin:
     """A built-in model.
 
     Attributes:
-        spec: where it is: a path or a hub id, as ``parse_spec`` reads them.
-        ways: how to get it, for the message when ``spec`` cannot be loaded.
+        spec: Its place: a path or a hub id, as ``parse_spec`` reads them.
+        ways: How to get it, for the error message if ``spec`` cannot be loaded.
     """
 
     spec: str
@@ -33,10 +33,10 @@ def builtin_names() -> list[str]:
 
 
 def locate_builtin(name: str) -> Builtin:
-    """Where the built-in model ``name`` is.
+    """Locates a built-in model.
 
     Raises:
-        ModelLoadError: there is no built-in model of that name, or its files are not installed.
+        ModelLoadError: There is no built-in model of that name, or its files are not installed.
     """
     if name not in _BUILTINS:
         raise ModelLoadError(
@@ -62,13 +62,13 @@ def _smollm2_aligned() -> Builtin:
         raise ModelLoadError(
             "builtin:smollm2-135m-aligned has no adapter in this installation; expected "
             f"{folder.name}/adapter_config.json among the package's data. Reinstall inferaligner, or train "
-            "the adapter with the project's recipe."
+            "the adapter with `python -m reproduction.aligned_sibling`."
         )
     return Builtin(spec=str(folder), ways="reinstall inferaligner, which ships this adapter")
 
 
 def _gguf_in_wheel(distribution: str) -> Path | None:
-    """The GGUF file of an installed distribution, found without importing it: its imports are not needed."""
+    """The GGUF file of an installed distribution, located without importing the distribution."""
     try:
         files = metadata.files(distribution)
     except metadata.PackageNotFoundError:

@@ -1,8 +1,9 @@
-"""What a model and a tokenizer must have in common with those an aligner was fitted on.
+"""The properties that a model and a tokenizer must share with the ones that an aligner was fitted on.
 
 A model's fingerprint comes from its configuration, so it is the same in every number format, quantised, on
-any device and under a PEFT adapter: it tells whether vectors *fit*, not whether the weights are equal. A
-tokenizer's comes from its vocabulary and its chat template, which decide what the last token of a prompt is.
+any device and under a PEFT adapter: equal fingerprints mean that vectors *fit*, not that weights are equal. A
+tokenizer's fingerprint comes from its vocabulary and its chat template, which decide the last token of a
+prompt.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from inferaligner.errors import InputError
 from inferaligner.models.unwrap import depth_of, text_config, unwrap, width_of
 from inferaligner.prompts.encoding import template_of, tokenizer_of
 
-# Everything in a configuration that decides the shape of a decoder's weights. Names that a configuration
-# lacks count as absent; the order and the names are part of the fingerprint's definition.
+# The settings that decide the shapes of a decoder's weights. A name that a configuration lacks counts as
+# absent; the order and the names are part of the fingerprint's definition.
 _SHAPE_FIELDS = (
     "vocab_size",
     "num_attention_heads",
@@ -58,7 +59,7 @@ _LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode")
 # Parts of a serialised tokenizer that change while it is in use, without changing its tokens.
 _VOLATILE = ("version", "padding", "truncation")
 
-# Not the pad token: it is masked out everywhere, and loaders fill it in as they like.
+# Not the pad token: it is masked out everywhere, and every loader sets its own.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -67,16 +68,16 @@ class _Fingerprint(BaseModel):
 
 
 class ModelFingerprint(_Fingerprint):
-    """What must be equal of two models for vectors of one to fit the other.
+    """The properties that two models must share for vectors of one to fit the other.
 
     Attributes:
-        architecture: class name of the model.
+        architecture: Class name of the model.
         model_type: ``model_type`` of its text configuration.
-        width: size of the residual stream.
-        depth: number of decoder layers.
-        vocab_size: rows of the embedding.
-        heads: attention heads per layer; 0 where the configuration does not tell.
-        shapes_sha256: digest of all settings that decide the decoder's weight shapes.
+        width: Size of the residual stream.
+        depth: Number of decoder layers.
+        vocab_size: Rows of the embedding.
+        heads: Attention heads per layer; 0 if the configuration lacks the number.
+        shapes_sha256: Digest of all settings that decide the decoder's weight shapes.
     """
 
     architecture: str
@@ -89,12 +90,12 @@ class ModelFingerprint(_Fingerprint):
 
 
 class TokenizerFingerprint(_Fingerprint):
-    """What must be equal of two tokenizers for a prompt to be the same tokens.
+    """The properties that two tokenizers must share for a prompt to become the same tokens.
 
     Attributes:
-        vocabulary_sha256: digest of vocabulary, merges, normaliser and pre-tokeniser.
-        chat_template_sha256: digest of the chat template; None without one.
-        special_tokens: id of each special token that is set, by name (``bos_token`` ...).
+        vocabulary_sha256: Digest of vocabulary, merges, normaliser and pre-tokeniser.
+        chat_template_sha256: Digest of the chat template; None without one.
+        special_tokens: Id of each special token that is set, by name (``bos_token`` ...).
     """
 
     vocabulary_sha256: str
@@ -103,21 +104,21 @@ class TokenizerFingerprint(_Fingerprint):
 
 
 def fingerprint_model(model: nn.Module) -> ModelFingerprint:
-    """The fingerprint of a model, wrapped or not.
+    """The fingerprint of a model, with or without wrappers.
 
     Raises:
-        UnknownArchitectureError: its configuration does not give depth and width.
+        UnknownArchitectureError: Its configuration does not give depth and width.
     """
     inner = unwrap(model)
     return fingerprint_config(text_config(inner), type(inner).__name__)
 
 
 def fingerprint_config(config: Any, architecture: str) -> ModelFingerprint:
-    """The fingerprint of the model that a text configuration describes, `architecture` its class name."""
+    """The fingerprint of the model with this text configuration and the class name `architecture`."""
     depth, width = depth_of(config) or 0, width_of(config) or 0
     shapes: dict[str, Any] = {"depth": depth, "width": width}
     for name in _SHAPE_FIELDS:
-        # A longer context is other weights only where positions are learned.
+        # The context length changes the weights only if positions are learned.
         if name == "max_position_embeddings" and config.model_type not in _LEARNED_POSITIONS:
             continue
         value = getattr(config, name, None)
@@ -135,12 +136,12 @@ def fingerprint_config(config: Any, architecture: str) -> ModelFingerprint:
 
 
 def fingerprint_tokenizer(reader: Any) -> TokenizerFingerprint:
-    """The fingerprint of a tokenizer, or of the one in a processor, with the chat template in use now."""
+    """The fingerprint of a tokenizer, or of a processor's tokenizer, with its current chat template."""
     tokenizer, template = tokenizer_of(reader), template_of(reader)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and hasattr(backend, "to_str"):
         vocabulary = _vocabulary_digest(backend.to_str())
-    else:  # tokenizers written in Python: their vocabulary is all that can be compared
+    else:  # a tokenizer written in Python: only its vocabulary can be compared
         vocabulary = _digest({"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()})
     special = {name: getattr(tokenizer, f"{name}_id", None) for name in _SPECIAL_TOKENS}
     return TokenizerFingerprint(
@@ -161,43 +162,46 @@ _WORDS = {
 
 
 def differences(
-    found: ModelFingerprint | TokenizerFingerprint, expected: ModelFingerprint | TokenizerFingerprint
+    current: ModelFingerprint | TokenizerFingerprint, expected: ModelFingerprint | TokenizerFingerprint
 ) -> list[str]:
-    """What differs between two fingerprints of the same kind, one plain sentence each; empty if nothing does.
+    """The differences between two fingerprints of the same kind, one clause each; empty if they are equal.
 
     Args:
-        found: of what is here now.
-        expected: of what an aligner was fitted on.
+        current: The fingerprint of the present model or tokenizer.
+        expected: The fingerprint of the one that an aligner was fitted on.
+
+    Raises:
+        InputError: The fingerprints are of different kinds.
     """
-    if isinstance(found, ModelFingerprint) and isinstance(expected, ModelFingerprint):
-        return _model_differences(found, expected)
-    if isinstance(found, TokenizerFingerprint) and isinstance(expected, TokenizerFingerprint):
-        return _tokenizer_differences(found, expected)
+    if isinstance(current, ModelFingerprint) and isinstance(expected, ModelFingerprint):
+        return _model_differences(current, expected)
+    if isinstance(current, TokenizerFingerprint) and isinstance(expected, TokenizerFingerprint):
+        return _tokenizer_differences(current, expected)
     raise InputError(
-        f"A {type(found).__name__} cannot be compared with a {type(expected).__name__}; expected two of one "
-        "kind."
+        f"A {type(current).__name__} cannot be compared with a {type(expected).__name__}; expected two of "
+        "one kind."
     )
 
 
-def _model_differences(found: ModelFingerprint, expected: ModelFingerprint) -> list[str]:
+def _model_differences(current: ModelFingerprint, expected: ModelFingerprint) -> list[str]:
     lines = [
-        f"the {words} is {getattr(found, name)}, expected {getattr(expected, name)}"
+        f"the {words} is {getattr(current, name)}, expected {getattr(expected, name)}"
         for name, words in _WORDS.items()
-        if getattr(found, name) != getattr(expected, name)
+        if getattr(current, name) != getattr(expected, name)
     ]
-    if not lines and found.shapes_sha256 != expected.shapes_sha256:
+    if not lines and current.shapes_sha256 != expected.shapes_sha256:
         lines.append(
             "the shapes of the decoder's weights differ (MLP size, key-value heads, experts or layer types)"
         )
     return lines
 
 
-def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFingerprint) -> list[str]:
+def _tokenizer_differences(current: TokenizerFingerprint, expected: TokenizerFingerprint) -> list[str]:
     lines = []
-    if found.vocabulary_sha256 != expected.vocabulary_sha256:
+    if current.vocabulary_sha256 != expected.vocabulary_sha256:
         lines.append("the tokenizer splits text differently (its vocabulary, merges or normaliser differ)")
-    if found.chat_template_sha256 != expected.chat_template_sha256:
-        if found.chat_template_sha256 is None:
+    if current.chat_template_sha256 != expected.chat_template_sha256:
+        if current.chat_template_sha256 is None:
             lines.append("the tokenizer has no chat template, and one was used")
         elif expected.chat_template_sha256 is None:
             lines.append("the tokenizer has a chat template, and none was used")
@@ -205,8 +209,8 @@ def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFinge
             lines.append(
                 "the chat template is another one (--chat-template FILE or NAME chooses the one of the fit)"
             )
-    for name in sorted(found.special_tokens.keys() | expected.special_tokens.keys()):
-        here, there = found.special_tokens.get(name), expected.special_tokens.get(name)
+    for name in sorted(current.special_tokens.keys() | expected.special_tokens.keys()):
+        here, there = current.special_tokens.get(name), expected.special_tokens.get(name)
         if here != there:
             words = name.replace("_", " ")
             lines.append(
@@ -218,7 +222,7 @@ def _tokenizer_differences(found: TokenizerFingerprint, expected: TokenizerFinge
 
 @functools.lru_cache(maxsize=4)
 def _vocabulary_digest(written: str) -> str:
-    """Of what a fast tokenizer writes of itself: half a second of JSON, asked for whenever one is checked."""
+    """Digest of a fast tokenizer's JSON; cached, because reading it takes half a second."""
     vocabulary = json.loads(written)
     for name in _VOLATILE:
         vocabulary.pop(name, None)

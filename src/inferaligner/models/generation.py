@@ -1,7 +1,7 @@
-"""Answers to many prompts: batched, sorted by length, in the caller's order, yielded as they are done.
+"""Answers to many prompts, in batches of prompts of similar length.
 
-This is a loop around the model's own `generate`; whatever hooks are on the model act as they would for
-any other caller.
+This is a loop around the model's own `generate`, so hooks on the model (a guard's, for example) act as in any
+other call.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from inferaligner.prompts.images import Prompt
 
 DecisionsOf = Callable[[], list[Decision]]
 
-# Padded prompt tokens per batch; decoding is bound by memory traffic, so wide batches pay off.
+# Padded prompt tokens per batch. Decoding is bound by memory traffic, so wide batches are faster.
 TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer; `row` is the prompt's index in the caller's list.
+    """One generated answer.
 
-    `ended` says whether the model ended the answer itself; otherwise the length limit cut it off.
+    Attributes:
+        row: The prompt's index in the caller's list.
+        text: The answer without special tokens.
+        tokens: Its token ids, up to and including the end token.
+        decision: The gate's decision about the prompt, if the caller passed `decisions`.
+        ended: Whether the model ended the answer itself; otherwise the length limit cut it off.
     """
 
     row: int
@@ -41,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """What one `generate` call returned: new tokens `[answers, new]`, and the prompts' indices in order."""
+    """The result of one `generate` call: new tokens `[answers, new]`, and the prompts' indices in order."""
 
     rows: tuple[int, ...]
     tokens: Tensor
@@ -58,13 +63,26 @@ def generate_answers(
     decisions: DecisionsOf | None = None,
     **options: object,
 ) -> Iterator[Answer]:
-    """Yields one answer per prompt, batch by batch (so not in order; sort by `row` where that matters).
+    """Yields one answer per prompt, batch by batch: not in the order of the prompts; `row` gives it.
 
-    `reader` is the tokenizer, or the processor of a vision-language model where prompts have pictures.
+    Args:
+        model: The model, with or without a guard on it.
+        reader: The tokenizer, or the processor of a vision-language model if prompts have pictures.
+        prompts: The prompts.
+        max_new_tokens: The largest number of tokens of an answer.
+        batch_size: The largest number of prompts per `generate` call.
+        system: A system prompt that goes before each prompt.
+        decisions: Returns the gate's decisions of the last `generate` call, as a guard's `decisions` does.
+        options: Passed to `generate`. Without them decoding is greedy; `num_return_sequences` yields that
+            many answers per prompt.
 
-    Greedy unless `options` (passed to `generate`) say otherwise; `num_return_sequences` yields as many per
-    prompt. With `decisions` (a guard's), each answer carries the gate's decision. Raises
-    `PromptTooLongError` before any work is done.
+    Raises:
+        PromptTooLongError: A prompt does not fit into the model's context; raised before any answer.
+
+    Example:
+        with aligner.apply(model) as guard:
+            for answer in generate_answers(model, tokenizer, prompts, decisions=lambda: guard.decisions):
+                print(answer.row, answer.decision, answer.text)
     """
     ends, tokenizer = end_tokens(model, options), tokenizer_of(reader)
     for batch in generate_batches(
@@ -77,15 +95,15 @@ def generate_answers(
         **options,
     ):
         rows = batch.rows
-        verdicts = decisions() if decisions is not None else [None] * len(rows)
-        # Beams repeat a prompt's decision; several return sequences make several answers of it.
-        beams, answers = len(verdicts) // len(rows), len(batch.tokens) // len(rows)
+        decided = decisions() if decisions is not None else [None] * len(rows)
+        # Beams repeat a prompt's decision; with several return sequences a prompt has several answers.
+        beams, answers = len(decided) // len(rows), len(batch.tokens) // len(rows)
         for number, sequence in enumerate(batch.tokens):
             place = number // answers
             tokens = _until_end(sequence.tolist(), ends)
             text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
             ended = bool(tokens) and tokens[-1] in ends
-            yield Answer(rows[place], text, tuple(tokens), verdicts[place * beams], ended)
+            yield Answer(rows[place], text, tuple(tokens), decided[place * beams], ended)
 
 
 def generate_batches(
@@ -98,9 +116,9 @@ def generate_batches(
     system: str | None = None,
     **options: object,
 ) -> Iterator[AnswerBatch]:
-    """The same without the text: one batch per `generate` call, shortest prompts first."""
+    """Yields the tokens of `generate_answers`, one batch per `generate` call, shortest prompts first."""
     limit, tokenizer = context_length(model.config), tokenizer_of(reader)
-    # Room for at least one answer token; a shorter answer than asked for is the model's own limit.
+    # A prompt leaves room for at least one answer token; the model's context may make answers shorter.
     encoded = encode_chats(reader, prompts, system=system, max_length=None if limit is None else limit - 1)
     lengths = [len(ids) for ids in encoded]
     order = sorted(range(len(encoded)), key=lengths.__getitem__)
@@ -121,8 +139,8 @@ def generate_batches(
 def _together(rows: list[int], lengths: Sequence[int], max_new_tokens: int, limit: int | None) -> list[int]:
     """The first of `rows` (sorted by length) that can share a batch.
 
-    All rows of a batch get as many new tokens as its longest prompt leaves of the context. So a prompt with
-    less room than `max_new_tokens` shares a batch only with prompts of its own length.
+    All rows of a batch get the number of new tokens that its longest prompt leaves in the context. So a
+    prompt that leaves less than `max_new_tokens` shares a batch only with prompts of its own length.
     """
     shortest = lengths[rows[0]]
     longest = lengths[rows[-1]]
@@ -135,7 +153,7 @@ def _together(rows: list[int], lengths: Sequence[int], max_new_tokens: int, limi
 
 
 def _padded(tokenizer: Any, batch: Sequence[list[int]]) -> Any:
-    """The inputs of `generate` for one batch, padded on the left; pictures go where their rows are."""
+    """The inputs of `generate` for one batch, padded on the left, with its pictures."""
     if any(map(has_pictures, batch)):
         return seen_inputs(batch, "left")
     return tokenizer.pad(
@@ -144,12 +162,12 @@ def _padded(tokenizer: Any, batch: Sequence[list[int]]) -> Any:
 
 
 def end_tokens(model: PreTrainedModel, options: Mapping[str, object] | None = None) -> list[int]:
-    """The tokens that end an answer: as given to `generate`, else the model's own."""
+    """The tokens that end an answer: those given to `generate`, or else the model's own."""
     end = (options or {}).get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
     return list(end) if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """Up to the first end-of-text token, which stays; what follows only pads the row to its batch."""
+    """The tokens up to and including the first end token; the tokens after it are padding."""
     stop = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]

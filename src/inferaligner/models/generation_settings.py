@@ -1,7 +1,7 @@
-"""Which settings of a model's `generation_config.json` choose its answers, and which an engine has to heed.
+"""Which settings of a model's `generation_config.json` change its answers, by their kind.
 
-`generate` acts on all of them. A server that heeds only some would answer otherwise than the model that was
-evaluated, so what it does not heed it must refuse by name.
+`generate` applies all of them. A server that applies only some would give other answers than the model that
+was evaluated, so it must refuse the settings that it does not apply, by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from inferaligner.errors import InputError
 
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p"})
-"""How a token is drawn. Servers take them as defaults; requests may say otherwise."""
+"""How a token is drawn. Servers use them as defaults; a request may override them."""
 
 PROCESSORS = frozenset(
     {"repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
@@ -21,35 +21,22 @@ PROCESSORS = frozenset(
      "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
      "sequence_bias"}
 )  # fmt: skip
-"""What changes the scores of the next token before one is chosen."""
+"""Changes of the next token's scores before a token is drawn."""
 
 WARPERS = frozenset(
     {"top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "watermarking_config", "renormalize_logits"}
 )
-"""What changes them after the temperature."""
+"""Changes of the scores after the temperature."""
 
 ALGORITHMS = frozenset(
     {"num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping", "constraints",
      "force_words_ids", "penalty_alpha", "dola_layers", "guidance_scale", "token_healing", "stop_strings",
      "max_time", "num_return_sequences"}
 )  # fmt: skip
-"""Other ways to generate than one token after another, and other ends than a token or a length. No server
-here has them."""
+"""Other ways to generate than one token after another, and other ends than a token or a length. No server of
+this package has them."""
 
-WITHOUT_EFFECT = frozenset(
-    {"max_length", "do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
-     "max_new_tokens", "use_cache", "cache_config", "cache_implementation", "max_cache_len", "low_memory",
-     "prefill_chunk_size", "compile_config", "disable_compile", "continuous_batching_config",
-     "output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
-     "transformers_version", "_from_model_config", "is_assistant", "num_assistant_tokens",
-     "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_early_exit",
-     "assistant_ensemble_weight", "assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens",
-     "max_matching_ngram_size", "speculation_type", "use_mtp"}
-)  # fmt: skip
-"""What every engine has in its own way (ends, lengths, temperature 0 in place of do_sample), and what changes
-how fast an answer comes, not what it says."""
-
-# With these values, beside None, a setting changes nothing.
+# Values with which a setting changes nothing, besides None.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,), "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": ([],), "min_length": (0,), "min_new_tokens": (0,),
@@ -61,12 +48,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stop_strings": ([], ""), "num_return_sequences": (1,),
 }  # fmt: skip
 
-# They say something about beams alone.
+# Settings with an effect only if there are several beams.
 _OF_BEAMS = frozenset({"length_penalty", "early_stopping", "diversity_penalty", "num_beam_groups"})
 
 
 def in_force(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Those of `names` that change answers, with their values, in the order of their names."""
+    """The settings among `names` that change answers, with their values, sorted by name."""
     beams = settings.get("num_beams") not in (None, 1)
     return {
         name: settings[name]
@@ -78,13 +65,23 @@ def in_force(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, A
 
 
 def check_heeded(settings: Mapping[str, Any], heeded: Collection[str], engine: str, instead: str) -> None:
-    """Raises `InputError` that names each setting of a generation configuration that an engine does not heed
-    although it changes answers. `heeded` are those that it does, `instead` says what an operator can do."""
+    """Refuses a generation configuration with a setting that changes answers and that an engine does not
+    apply.
+
+    Args:
+        settings: The generation configuration.
+        heeded: The names of the settings that the engine applies.
+        engine: The engine's name, for the message.
+        instead: What an operator can do, for the message.
+
+    Raises:
+        InputError: There are such settings; the message names them.
+    """
     missing = in_force(settings, (SAMPLING | PROCESSORS | WARPERS | ALGORITHMS) - frozenset(heeded))
     if missing:
-        told = ", ".join(f"{name} = {value!r:.60}" for name, value in missing.items())
+        listed = ", ".join(f"{name} = {value!r:.60}" for name, value in missing.items())
         raise InputError(
-            f"The model's generation_config.json sets {told}, which transformers' generate acts on "
+            f"The model's generation_config.json sets {listed}, which transformers' generate applies "
             f"and {engine} does not: answers would differ from those that the aligner was evaluated with. "
             f"{instead}"
         )

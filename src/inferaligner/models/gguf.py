@@ -1,9 +1,9 @@
 """GGUF files, converted once into a model folder that transformers reads fast.
 
-Reading a GGUF takes 20 s for a small model and minutes for a large one, every time. So the first use writes
-the model as bfloat16 safetensors, with its tokenizer, into a cache folder named after the SHA-256 of the file
-and the version of this converter; later uses load that folder. Conversion happens in a temporary folder that
-is renamed when it is complete: a folder under its final name is whole, whoever interrupted what.
+Reading a GGUF file takes 20 s for a small model and minutes for a large one, every time. So the first use
+writes the model as bfloat16 safetensors, with its tokenizer, into a cache folder named after the SHA-256 of
+the file and the version of this converter; later uses load that folder. The conversion writes into a
+temporary folder that is renamed at the end, so that a folder under its final name is always complete.
 
 The cache is ``$INFERALIGNER_CACHE``, else ``inferaligner`` in the user's cache folder. It may be deleted.
 """
@@ -30,14 +30,14 @@ from inferaligner.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 
-# Raise this when a conversion would come out differently: old folders are then left unused.
+# Increase this when the result of a conversion changes: older folders are then not used any more.
 CONVERTER_VERSION = 1
 
 _SPLIT_NAME = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def cache_root() -> Path:
-    """The folder for everything that InferAligner may recompute."""
+    """The folder of files that InferAligner can recompute."""
     if chosen := os.environ.get("INFERALIGNER_CACHE"):
         return expanded(chosen)
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
@@ -51,9 +51,9 @@ def converted(file: Path) -> Path:
     """The model folder for a GGUF file: from the cache, or converted now.
 
     Raises:
-        ModelLoadError: the file is not GGUF, is cut off, is one part of several, has an architecture that
+        ModelLoadError: The file is not GGUF, is cut off, is one part of several, has an architecture that
             transformers cannot read, or the cache cannot be written.
-        MissingExtraError: a conversion is needed and ``gguf`` or ``accelerate`` is not installed.
+        MissingExtraError: A conversion is needed and ``gguf`` or ``accelerate`` is not installed.
     """
     _check_name_and_magic(file)
     folder = cache_root() / "gguf" / f"{_sha256(file)}-v{CONVERTER_VERSION}"
@@ -66,7 +66,7 @@ def converted(file: Path) -> Path:
             '`pip install "inferaligner[models]"`.'
         )
     metadata = _read_metadata(file)
-    # A warning, so that it is seen where nobody has configured logging: the pause needs an explanation.
+    # A warning, so that it is visible without configured logging: it explains the pause.
     logger.warning("Converting %s into %s. This happens once.", file.name, folder.parent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def converted(file: Path) -> Path:
         try:
             temporary.rename(folder)
         except OSError:
-            # Another process was faster, which is as good, or a broken folder is in the way.
+            # Either another process has finished first, whose result is as good, or the folder is broken.
             if not (folder / "conversion.json").is_file():
                 shutil.rmtree(folder)
                 temporary.rename(folder)
@@ -97,19 +97,19 @@ def converted(file: Path) -> Path:
 
 
 def prepare_tokenizer(tokenizer: Any, metadata: dict[str, Any]) -> None:
-    """Make a tokenizer that transformers built from GGUF metadata behave as the model's own.
+    """Makes a tokenizer that transformers built from GGUF metadata behave like the model's own.
 
     Args:
-        tokenizer: changed in place.
-        metadata: the scalar entries of the GGUF file, by key.
+        tokenizer: Changed in place.
+        metadata: The scalar entries of the GGUF file, by key.
     """
-    # Some releases of transformers (5.17 is one) give a role to another token than the file says.
+    # Some releases of transformers, such as 5.17, give a role to another token than the file does.
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         place = metadata.get(f"tokenizer.ggml.{key}_token_id")
         token = None if place is None else tokenizer.convert_ids_to_tokens(int(place))
         if token is not None and getattr(tokenizer, f"{role}_token") != token:
             setattr(tokenizer, f"{role}_token", token)
-    # transformers drops this entry. Sentencepiece vocabularies begin with <bos> unless they say otherwise.
+    # transformers drops this entry. A sentencepiece vocabulary adds <bos> unless the entry is false.
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
     if adds_bos and tokenizer.bos_token is not None:
         tokenizer.add_bos_token = True
@@ -143,7 +143,7 @@ def _sha256(file: Path) -> str:
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:
-    """The scalar metadata of a GGUF file; reading it also proves that every tensor is there."""
+    """The scalar metadata of a GGUF file; reading it also checks that every tensor is complete."""
     import gguf
 
     try:
@@ -153,7 +153,7 @@ def _read_metadata(file: Path) -> dict[str, Any]:
             for key, field in reader.fields.items()
             if field.types and field.types[0] != gguf.GGUFValueType.ARRAY
         }
-    except Exception as error:  # the reader runs into whatever a cut-off file happens to break
+    except Exception as error:  # a cut-off file makes the reader raise errors of many types
         raise ModelLoadError(
             f"{file} is cut off or damaged: {error}. Its size is {file.stat().st_size:,} bytes; download it "
             "again."
@@ -163,8 +163,8 @@ def _read_metadata(file: Path) -> dict[str, Any]:
 def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
     import transformers
 
-    # Plain tensors, not blocks that need a kernel: the copy in the cache is an ordinary model. Before 5.17,
-    # which brought this setting, transformers made nothing else.
+    # Plain tensors, not blocks that need a kernel: the copy in the cache is an ordinary model. transformers
+    # before 5.17 has no such setting and always makes plain tensors.
     plain: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):
         plain["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -183,7 +183,7 @@ def _convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
             "or hub id."
         ) from error
     prepare_tokenizer(tokenizer, metadata)
-    # The weights are ordinary tensors by now; these marks alone make save_pretrained refuse them.
+    # The weights are ordinary tensors now; save_pretrained would refuse them because of these attributes.
     for mark in ("hf_quantizer", "quantization_method"):
         if hasattr(model, mark):
             delattr(model, mark)

@@ -1,11 +1,11 @@
 """Attention of a decoding step on a CPU, for models whose query heads share keys and values.
 
-Where a batch has padding, transformers' `sdpa` attention below version 5.23 copies every key and value once
-for each query head that reads it, before it attends: for one new token a row, the copies cost several times
-the attention. Without them the same kernel reads the cache as it is. float32 gives the same bits; in half
-precision, where the kernel copies by itself, the heads of a group go in as if they were tokens, which may
-differ in the last digit, as other batch sizes do. From 5.23 on transformers does the latter by itself, and
-nothing is changed.
+If a batch has padding, transformers' `sdpa` attention below version 5.23 first copies every key and value for
+each query head that reads it. For one new token per row, the copies cost several times the attention. This
+module calls the same kernel on the cache without copies. In float32 the result has the same bits. In half
+precision, where the kernel itself copies, the heads of a group are passed as if they were tokens; the result
+may differ in the last digit, as it does for other batch sizes. transformers 5.23 and later do so themselves,
+and this module changes nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ COPIES = Version(transformers.__version__).release < (5, 23)
 
 @contextmanager
 def grouped_attention(model: PreTrainedModel) -> Iterator[bool]:
-    """Within it the model attends as above; True if it does: on a CPU, where transformers' `sdpa` copies."""
+    """Within this context the model's attention makes no copies; yields False if it is left unchanged (not on
+    a CPU, not `sdpa`, or a version of transformers that makes no copies)."""
     config = model.config
     parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
-    # What is set is set on every part, and taken back on every part.
+    # The setting is changed, and restored, in every part of the configuration.
     before = {part._attn_implementation for part in (config, *parts) if part is not None}
     able = model.device.type == "cpu" and before == {"sdpa"} and type(model)._can_set_attn_implementation()
     if not (COPIES and able):
@@ -58,8 +59,8 @@ def _attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """`query[rows, heads, tokens, width]`, keys and values `[rows, groups, columns, width]`, as transformers
-    calls it; `[rows, tokens, heads, width]` out."""
+    """An attention function of transformers: `query[rows, heads, tokens, width]`, keys and values
+    `[rows, groups, columns, width]`; returns `[rows, tokens, heads, width]`."""
     (rows, heads, tokens, width), groups = query.shape, key.shape[1]
     if (
         tokens != 1
@@ -69,10 +70,10 @@ def _attend(
         or dropout
         or any(more.get(name) is not None for name in ("position_bias", "cache"))
     ):
-        found: tuple[Tensor, None] = sdpa_attention_forward(
+        result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
-        return found
+        return result
     if query.dtype == torch.float32:
         out = scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True

@@ -1,7 +1,8 @@
-"""What the model hub says about a repository, before anything large is downloaded.
+"""Model repositories on the hub: their file lists, and downloads of some of their files.
 
-One quick question decides everything (does it exist, may we read it, which files are in it), so that a
-misspelled name fails at once and with its own message. Without a network, the local cache answers.
+One quick request checks that a repository exists and can be read, and lists its files, before anything large
+is
+downloaded: a misspelled name fails at once, with its own message. Without a network, the local cache is used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from huggingface_hub import errors
 
 from inferaligner.errors import ModelLoadError
 
-# The hub answers in well under a second; a hanging proxy must not look like a hanging program.
+# The hub answers in well under a second; a hanging proxy must not make the program hang.
 _TIMEOUT_SECONDS = 10.0
 
 
@@ -23,9 +24,9 @@ class HubRepository:
     """A model repository that can be read.
 
     Attributes:
-        source: its hub id, or the folder of its cached snapshot when the hub could not be reached.
-        revision: branch, tag or commit; None for the default branch and for a cached snapshot.
-        files: names of the files in it.
+        source: Its hub id, or the folder of its cached snapshot if the hub could not be reached.
+        revision: Branch, tag or commit; None for the default branch and for a cached snapshot.
+        files: The names of its files.
     """
 
     source: str
@@ -34,11 +35,11 @@ class HubRepository:
 
 
 def look_up(repository: str, revision: str | None = None) -> HubRepository:
-    """Ask the hub, or else the local cache, for a model repository.
+    """Looks a model repository up on the hub, or else in the local cache.
 
     Raises:
-        ModelLoadError: it does not exist, is private or gated, or the hub cannot be reached and it is not
-            in the local cache.
+        ModelLoadError: It does not exist, is private or gated, or the hub cannot be reached and the local
+            cache does not have it.
     """
     name = f"{repository}@{revision}" if revision else repository
     try:
@@ -54,14 +55,21 @@ def look_up(repository: str, revision: str | None = None) -> HubRepository:
             f"There is no folder {name!r} here and no such model on the hub. Check the spelling; for a "
             "private model, log in with `hf auth login`."
         ) from error
-    except Exception as error:  # offline mode, and whatever the HTTP library of the day raises
+    except Exception as error:  # offline mode, and any error of the HTTP library in use
         return _cached(repository, revision, name, error)
     files = frozenset(sibling.rfilename for sibling in info.siblings or ())
     return HubRepository(repository, revision, files)
 
 
 def download(repository: HubRepository, *patterns: str) -> Path:
-    """The folder with those files of ``repository`` that match ``patterns``, downloaded if need be."""
+    """Downloads the files of ``repository`` that match ``patterns``, unless they are cached.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        ModelLoadError: The download failed, or the repository is gated.
+    """
     folder = Path(repository.source)
     if folder.is_dir():
         return folder
@@ -89,9 +97,9 @@ def _gated(name: str) -> ModelLoadError:
 
 def _cached(repository: str, revision: str | None, name: str, error: Exception) -> HubRepository:
     for file in ("config.json", "adapter_config.json"):
-        found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(found, str):
-            folder = Path(found).parent
+        cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str):
+            folder = Path(cached).parent
             files = frozenset(
                 path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
             )

@@ -3,7 +3,7 @@
 transformers documents the cache's class (`transformers.Cache`), that a cache is updated in place, and
 `get_seq_length()`. The name of the argument differs between versions and models: `past_key_values` or
 `cache_params` up to 5.23, `cache` from 5.24 on, `state` in RWKV. So a cache is recognised by its class; the
-names serve to pass one, and to find what older model code uses in place of a `Cache`.
+names are used to pass a cache, and to recognise the tuples of older model code.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def cache_in(values: Any) -> Any:
     if isinstance(values, tuple):
         return next((item for item in values if _is_cache(item)), None)
     named = values if isinstance(values, Mapping) else getattr(values, "__dict__", {})
-    found = next((item for item in named.values() if _is_cache(item)), None)
-    if found is not None:
-        return found
-    # Tuples and lists of tensors, which models without a class for it use, have nothing but their name.
+    cache = next((item for item in named.values() if _is_cache(item)), None)
+    if cache is not None:
+        return cache
+    # Tuples and lists of tensors, which models without a cache class use, are recognised by their names.
     return next((named[name] for name in _NAMES if name in named and named[name] is not None), None)
 
 
 def cache_argument(model: Any) -> str:
     """The name under which a model's forward takes its KV cache."""
     taken = inspect.signature(model.forward).parameters
-    # A forward of `**kwargs` alone names nothing; then the name is that of transformers' own models.
+    # A forward with `**kwargs` alone has no names; transformers' own models give the name then.
     usual = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     return next(name for names in (taken, usual, _NAMES) for name in _NAMES if name in names)
 

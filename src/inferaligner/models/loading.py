@@ -18,8 +18,8 @@ from inferaligner.models.processors import load_processor
 from inferaligner.models.sources import Checkpoint, has_tokenizer, resolve
 from inferaligner.models.templates import read_choice, read_template, stop_at_turn_ends, use_template
 
-# transformers takes longer to import than everything else together, and whoever only needs the anatomy
-# of a model comes past here too: it is imported where it is used.
+# transformers takes longer to import than all other modules together, and callers that only need the anatomy
+# of a model import this module too: it is imported where it is used.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -29,10 +29,11 @@ class LoadedModel:
     """A model that is ready to use.
 
     Attributes:
-        model: in eval mode, on its device.
-        tokenizer: pads on the left, and has a pad token.
-        spec: the spec that it was loaded from, as it was written.
-        processor: of a vision-language model, around the same tokenizer; None for one that reads text alone.
+        model: The model in eval mode, on its device.
+        tokenizer: Pads on the left, and has a pad token.
+        spec: The spec that it was loaded from, as the user wrote it.
+        processor: The processor of a vision-language model, around the same tokenizer; None for a model that
+            reads text alone.
     """
 
     model: Any
@@ -42,7 +43,7 @@ class LoadedModel:
 
     @property
     def reader(self) -> Any:
-        """What turns prompts into tokens: the processor where there is one, else the tokenizer."""
+        """The processor if there is one, else the tokenizer: turns prompts into tokens."""
         return self.tokenizer if self.processor is None else self.processor
 
 
@@ -55,26 +56,29 @@ def load_model(
     chat_template: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load the model that a spec names.
+    """Loads the model that a spec names, with its tokenizer.
 
     Args:
-        spec: hub id, folder, ``.gguf`` file, PEFT adapter folder or ``builtin:NAME``. An adapter is merged
+        spec: Hub id, folder, ``.gguf`` file, PEFT adapter folder or ``builtin:NAME``. An adapter is merged
             into its base, except on quantised weights.
         dtype: ``"auto"`` keeps the checkpoint's; or ``"float32"``, ``"bfloat16"``, ``"float16"``.
         device: ``"auto"`` (cuda, then mps, then cpu), a device, or ``"balanced"`` / ``"auto-map"`` to spread
             the layers over all devices.
         quantization: None, ``"int8"`` or ``"int4"``, with bitsandbytes or torchao.
-        chat_template: a jinja file, a template, or the name of one of the tokenizer's templates. By default
+        chat_template: A jinja file, a template, or the name of one of the tokenizer's templates. By default
             the tokenizer's own, and of several the one named default.
-        trust_remote_code: run code that is shipped with the checkpoint.
+        trust_remote_code: Whether to run code that is shipped with the checkpoint.
 
     Raises:
-        ModelLoadError: nothing usable at that place.
-        UnknownArchitectureError: not a decoder-only language model.
-        InputError: an option that cannot be used.
-        MissingExtraError: an optional package is needed.
+        ModelLoadError: The spec names no usable model.
+        UnknownArchitectureError: The model is not a decoder-only language model.
+        InputError: An option cannot be used.
+        MissingExtraError: An optional package is needed.
+
+    Example:
+        loaded = load_model("builtin:smollm2-135m", dtype="bfloat16")
     """
-    # Cheap checks first: a misspelled option must not cost the loading of a large model.
+    # Cheap checks first, so that a misspelled option fails before a large model is loaded.
     chosen_dtype = read_dtype(dtype)
     chosen_device = read_device(device)
     quantizer = read_quantization(quantization, chosen_device)
@@ -85,7 +89,7 @@ def load_model(
     config = _load_config(checkpoint, trust_remote_code)
     if quantizer is not None and getattr(config, "quantization_config", None) is not None:
         raise ModelLoadError(
-            f"{checkpoint.weights} is quantised already, and quantization={quantization!r} was asked for. "
+            f"{checkpoint.weights} is quantised already, so quantization={quantization!r} cannot be applied. "
             "Load it without that option, or give the model in full precision."
         )
     processor = None
@@ -114,9 +118,9 @@ def _check_vocabulary(model: Any, tokenizer: Any, checkpoint: Checkpoint) -> Non
     if len(tokenizer) > rows:
         raise ModelLoadError(
             f"The tokenizer of {checkpoint.tokenizer} has {len(tokenizer)} tokens, the embeddings of "
-            f"{checkpoint.weights} have {rows} rows, and the adapter brings none of its own: it was trained "
-            "on rows that were not saved. Save it again with save_embedding_layers=True, or take the added "
-            "tokens out of its tokenizer."
+            f"{checkpoint.weights} have {rows} rows, and the adapter has no embeddings: it was trained "
+            "on rows that were not saved. Save it again with save_embedding_layers=True, or remove the added "
+            "tokens from its tokenizer."
         )
 
 
@@ -142,7 +146,7 @@ def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrain
 
     place = checkpoint.tokenizer
     if Path(place).is_dir() and not has_tokenizer(Path(place)):
-        # Without this, transformers would make up an empty tokenizer from the configuration.
+        # Without this check, transformers would make an empty tokenizer from the configuration.
         raise ModelLoadError(
             f"{place} holds a model and no tokenizer; expected tokenizer.json or the like beside the "
             "weights. Save the model's tokenizer into that folder."
@@ -219,7 +223,7 @@ def _sees_images(config: Any) -> bool:
 
 
 def _model_class(config: Any) -> Any:
-    """The auto class for a language model, or for one of several modalities that has no text-only class."""
+    """The auto class of a language model, or of a vision-language model that has no text-only class."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -241,7 +245,7 @@ def _unreadable(what: str, place: str, error: Exception) -> InferAlignerError:
         )
     if "trust_remote_code" in text:
         return ModelLoadError(
-            f"{place} runs code of its own, which is shipped with the model. If you trust it, load it with "
+            f"{place} runs code that is shipped with the model. If you trust it, load it with "
             "trust_remote_code (--trust-remote-code)."
         )
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:

@@ -1,8 +1,8 @@
 """PEFT adapter folders: reading their configuration, and putting them onto a base model.
 
-An adapter is loaded only if the loaded model computes what PEFT's own model computes. Most adapters are
-merged into the weights. Those that cannot be merged exactly stay beside the weights, in PEFT's layers. Kinds
-that need more than layers (virtual tokens, a task id, a second model) are refused.
+An adapter is loaded only if the loaded model computes the same as PEFT's own model. Most adapters are merged
+into the weights. Adapters that cannot be merged exactly stay beside the weights, in PEFT's layers. Kinds that
+need more than layers (virtual tokens, a task id, a second model) are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
-from inferaligner.models.adapter_fit import fit_embeddings, misfit, probe_logits, same_logits, shares_weights
+from inferaligner.models.adapter_match import (
+    fit_embeddings,
+    misfit,
+    probe_logits,
+    same_logits,
+    shares_weights,
+)
 from inferaligner.models.specs import BUILTIN_PREFIX
 from inferaligner.models.unwrap import unwrap
 
@@ -23,7 +29,7 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 _VIRTUAL_TOKENS = "adds virtual tokens to every prompt, which move the positions that a gate reads"
 
-# Kinds that act elsewhere than in layers of their own, and what each of them does.
+# Kinds that do not act in layers alone, and the reason why each is refused.
 _REFUSED = {
     "PROMPT_TUNING": _VIRTUAL_TOKENS,
     "P_TUNING": _VIRTUAL_TOKENS,
@@ -37,7 +43,7 @@ _REFUSED = {
     "SHADOW": "runs a second model beside the base model",
 }
 
-# Ways of starting a LoRA that change the base's weights by chance or from data: PEFT cannot repeat them.
+# Initializations of LoRA that change the base's weights at random or from data: PEFT cannot repeat them.
 _UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")
 
 # Kinds that PEFT merges exactly. Every other kind stays beside the weights, as PEFT runs it.
@@ -51,11 +57,11 @@ _MERGED = frozenset(
 
 @dataclass(frozen=True)
 class AdapterSource:
-    """What an adapter folder says about itself.
+    """An adapter folder and its base model.
 
     Attributes:
-        folder: where it is.
-        base: spec of the model it was trained on, as ``parse_spec`` reads it.
+        folder: The adapter's folder.
+        base: The spec of the model that it was trained on, as ``parse_spec`` reads it.
     """
 
     folder: Path
@@ -63,11 +69,11 @@ class AdapterSource:
 
 
 def read_adapter(folder: Path) -> AdapterSource:
-    """Read ``adapter_config.json`` and check that the weights are there.
+    """Reads ``adapter_config.json`` and checks that the weights exist.
 
     Raises:
-        ModelLoadError: the configuration is broken or names no base, the weights are missing, or the adapter
-            is of a kind that cannot be used here.
+        ModelLoadError: The configuration is broken or names no base, the weights are missing, or the adapter
+            is of a kind that cannot be used.
     """
     path = folder / "adapter_config.json"
     try:
@@ -117,7 +123,7 @@ def read_adapter(folder: Path) -> AdapterSource:
         )
     base = base.strip()
     if not Path(base).is_absolute() and (folder / base).is_dir():
-        base = str(folder / base)  # a base that travels beside its adapter
+        base = str(folder / base)  # a base that is stored in its adapter's folder
     revision = config.get("revision")
     on_hub = not base.startswith(BUILTIN_PREFIX) and "@" not in base and not Path(base).exists()
     if isinstance(revision, str) and revision and on_hub:
@@ -126,7 +132,11 @@ def read_adapter(folder: Path) -> AdapterSource:
 
 
 def require_peft(folder: Path) -> None:
-    """Raise MissingExtraError if PEFT is not installed; called before a base model is loaded in vain."""
+    """Checks that PEFT is installed, before its base model is loaded.
+
+    Raises:
+        MissingExtraError: PEFT is not installed.
+    """
     if find_spec("peft") is None:
         raise MissingExtraError(
             f"{folder} is a PEFT adapter, which needs peft. Install it with `pip install "
@@ -135,18 +145,20 @@ def require_peft(folder: Path) -> None:
 
 
 def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
-    """Put the adapter in ``folder`` onto ``model``.
+    """Puts the adapter in ``folder`` onto ``model``.
 
     Args:
-        model: the base model; its weights are changed when merging, and its embeddings get as many rows as
-            those that come with the adapter.
-        folder: an adapter folder that ``read_adapter`` has accepted.
-        merge: add the adapter to the weights and return the plain model, where that is exact. Otherwise, and
-            with False, as on quantised weights, it stays beside them, and the result is a PeftModel.
+        model: The base model. Merging changes its weights, and its embeddings are resized to the embeddings
+            that are stored with the adapter.
+        folder: An adapter folder that ``read_adapter`` has accepted.
+        merge: Whether to merge the adapter into the weights where that is exact.
+
+    Returns:
+        The plain model if the adapter was merged, else a PeftModel with the adapter beside the weights.
 
     Raises:
-        ModelLoadError: the adapter does not fit the model, wholly (PEFT would load the part that fits), or
-            does not act in the model's layers alone.
+        ModelLoadError: A part of the adapter does not fit the model (PEFT alone would load the part that
+            fits), or it does not act in the model's layers alone.
         MissingExtraError: PEFT is not installed.
     """
     require_peft(folder)
@@ -167,7 +179,7 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
         if problem is not None:
             raise ValueError(problem)
         with warnings.catch_warnings():
-            # PEFT warns of missing weights and of tied ones; both are looked at here.
+            # PEFT warns of missing and of tied weights; both are checked here.
             warnings.simplefilter("ignore")
             adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False)
             problem = misfit(adapted, stored, adapted.load_adapter(str(folder), "default"))
@@ -181,15 +193,15 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     except Exception as error:
         raise ModelLoadError(
             f"The adapter in {folder} does not fit its base model: {_reason(error)} Check that "
-            "base_model_name_or_path names the very model it was trained on."
+            "base_model_name_or_path names the model that it was trained on."
         ) from error
     adapted.eval()
     beside = _beside(adapted, settings, folder)
     if merge and settings.peft_type.value in _MERGED and not _inexact(adapted, settings):
         adapted = _merged(adapted, beside, folder)
     if merge:
-        # As any loaded model. PEFT has frozen the base, and of frozen weights torch makes a copy per row
-        # where the input of a matrix product is a slice, as the LM head's is: gigabytes, seconds.
+        # As in any loaded model. PEFT has frozen the base; torch copies frozen weights for every row if the
+        # input of a matrix product is a slice, as the LM head's input is, which costs gigabytes and seconds.
         for parameter in adapted.parameters():
             if parameter.is_floating_point():
                 parameter.requires_grad_(True)
@@ -197,7 +209,7 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
 
 
 def _inexact(adapted: Any, settings: Any) -> bool:
-    """Whether merging would change more than the adapter does, or lose a part of it."""
+    """Whether merging would change other modules than the adapter does, or lose a part of the adapter."""
     return (
         # The base's layers seldom have a bias to merge one of LoRA's into.
         bool(getattr(settings, "lora_bias", False))
@@ -207,8 +219,10 @@ def _inexact(adapted: Any, settings: Any) -> bool:
 
 
 def _beside(adapted: Any, settings: Any, folder: Path) -> Any:
-    """Logits of PEFT's model `[1, tokens, vocabulary]`, which must not depend on its wrapper: hooks and gates
-    run the model inside. None on a device without data."""
+    """Logits `[1, tokens, vocabulary]` of the model with the adapter beside its weights; None without data.
+
+    They must not depend on PEFT's wrapper, because hooks and gates run the model inside it.
+    """
     try:
         with_wrapper = probe_logits(adapted, adapted)
         alone = probe_logits(unwrap(adapted), adapted)
@@ -249,7 +263,7 @@ def _refused(folder: Path, what: str) -> ModelLoadError:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error that says why: torch lists tensors of other shapes below a heading."""
+    """The line of an error with the reason: torch lists tensors of other shapes below a heading."""
     if isinstance(error, KeyError):
         return f"it lacks the weights {error.args[0]}."
     lines = (str(error) or type(error).__name__).strip().splitlines()

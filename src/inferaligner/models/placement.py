@@ -1,4 +1,4 @@
-"""In which number format, where, and how compressed a model is loaded."""
+"""Number format, device and quantization of a model that is to be loaded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from inferaligner.errors import InputError, MissingExtraError
 
-# Spellings of "spread over all devices" that accelerate takes. "auto" alone means one device here, so
-# accelerate's own "auto" has a name of its own.
+# Names of accelerate's device maps, which spread a model over all devices. "auto" means one device here, so
+# accelerate's "auto" is called "auto-map".
 _DEVICE_MAPS = {
     "auto-map": "auto",
     "balanced": "balanced",
@@ -26,10 +26,13 @@ _QUANTIZATIONS = ("int8", "int4")
 
 
 def read_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    """``"auto"`` (keep the checkpoint's) or a torch dtype.
+    """Reads a number format.
+
+    Returns:
+        ``"auto"`` (keep the checkpoint's) or a torch dtype.
 
     Raises:
-        InputError: it is neither.
+        InputError: The format is unknown.
     """
     if dtype == "auto" or dtype in _DTYPES.values():
         return dtype
@@ -39,15 +42,18 @@ def read_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def read_device(device: str | torch.device) -> torch.device | str:
-    """One device, or the name of a device map for accelerate.
+    """Reads a device or a device map.
 
     Args:
         device: ``"auto"`` for the best single device (cuda, then mps, then cpu), a device such as
             ``"cuda:1"``, or ``"balanced"``, ``"auto-map"``, ``"sequential"`` to spread layers over devices.
 
+    Returns:
+        One device, or the name of a device map for accelerate.
+
     Raises:
-        InputError: no such device on this machine.
-        MissingExtraError: a device map without accelerate.
+        InputError: This machine has no such device.
+        MissingExtraError: A device map needs accelerate.
     """
     if isinstance(device, str) and device in _DEVICE_MAPS:
         if find_spec("accelerate") is None:
@@ -72,20 +78,20 @@ def read_device(device: str | torch.device) -> torch.device | str:
     }.get(chosen.type)
     if count is not None and (chosen.index or 0) >= count:
         raise InputError(
-            f"Device {str(device)!r} was asked for and torch sees {count} {chosen.type} devices on this "
+            f"Device {str(device)!r} does not exist: torch sees {count} {chosen.type} devices on this "
             "machine. Give another device, or auto."
         )
     return chosen
 
 
 def read_quantization(quantization: str | None, device: torch.device | str) -> Any:
-    """A transformers quantisation config, or None.
+    """The transformers configuration of a quantization; None for None.
 
-    bitsandbytes is preferred where it is installed, except on mps, which it does not support.
+    bitsandbytes is preferred if it is installed, except on mps, which it does not support.
 
     Raises:
-        InputError: an unknown quantisation.
-        MissingExtraError: no library that can do it is installed.
+        InputError: The quantization is unknown.
+        MissingExtraError: Neither bitsandbytes nor torchao is usable.
     """
     if quantization is None:
         return None

@@ -1,7 +1,8 @@
-"""The processor of a vision-language model: its tokenizer, and what makes tensors of pictures.
+"""The processor of a vision-language model: its tokenizer, and the image processor, which makes tensors of
+pictures.
 
-Image processors that need no more than Pillow are enough. Some processors hold one for videos too, which
-needs torchvision; where that is missing they are made without it, and read images all the same.
+Image processors that only need Pillow are enough. Some processors also have one for videos, which needs
+torchvision; without torchvision they are made without it and read images all the same.
 """
 
 from __future__ import annotations
@@ -17,12 +18,19 @@ _FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any) -> Any:
-    """The processor of the checkpoint around `tokenizer`, or None: for a checkpoint without one, and without
-    Pillow. It comes with the chat templates of its own.
+    """Loads the processor of a checkpoint.
+
+    Args:
+        checkpoint: The files of the model.
+        config: The model's configuration.
+        tokenizer: The tokenizer that the processor shall hold.
+
+    Returns:
+        The processor with its own chat templates; None if the checkpoint has none or Pillow is missing.
 
     Raises:
-        ModelLoadError: its settings cannot be read.
-        MissingExtraError: it needs a package that is not installed.
+        ModelLoadError: Its settings cannot be read.
+        MissingExtraError: It needs a package that is not installed.
     """
     from transformers import AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -37,7 +45,7 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any) -> Any:
             reads: Any = AutoProcessor
             processor = reads.from_pretrained(checkpoint.weights, revision=checkpoint.revision)
         except (ImportError, ValueError, AttributeError) as error:
-            # transformers 5.16 runs into an AttributeError where the part for videos is missing.
+            # transformers 5.16 raises an AttributeError if the video processor is missing.
             if "torchvision" not in str(error).lower() and find_spec("torchvision") is not None:
                 raise
             without = without_videos(PROCESSOR_MAPPING[type(config)])
@@ -45,7 +53,7 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"The processor of {checkpoint.weights} needs a package that is not installed: "
-            f"{str(error).strip().splitlines()[0][:200]} Install it with pip, or what images need with: "
+            f"{str(error).strip().splitlines()[0][:200]} Install it with pip. For images: "
             "pip install 'inferaligner[vision]'"
         ) from error
     except Exception as error:
@@ -55,13 +63,13 @@ def load_processor(checkpoint: Checkpoint, config: Any, tokenizer: Any) -> Any:
         ) from error
     if getattr(processor, "image_processor", None) is None:
         return None
-    # One tokenizer for both, so that a prompt is the same tokens through either.
+    # One tokenizer for both, so that both give a prompt the same tokens.
     processor.tokenizer = tokenizer
     return processor
 
 
 def without_videos(processor_class: Any) -> Any:
-    """The same processor without its part for videos."""
+    """The processor class without its video processor."""
 
     class ImagesOnly(processor_class):  # type: ignore[misc]
         """Reads text and images."""
@@ -77,7 +85,7 @@ def without_videos(processor_class: Any) -> Any:
         ) -> Any:
             from transformers import AutoTokenizer
 
-            # From its module: transformers 5.16 puts a class in its place that asks for torchvision.
+            # From its module: transformers 5.16 exports a class in its place that needs torchvision.
             from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
             parts: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}

@@ -1,7 +1,7 @@
-"""The residual stream in what a decoder layer returns: a tensor, or a tuple that begins with one.
+"""The residual stream in the output of a decoder layer: a tensor, or the first item of a tuple.
 
-``residual`` and ``with_residual`` are called in forward hooks, once per layer and token, so they do no more
-than they must.
+``residual`` and ``with_residual`` are called in forward hooks, once per layer and token, so they are kept
+short.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from inferaligner.errors import SteeringError
 
 
 def residual(output: Any) -> torch.Tensor:
-    """The residual stream in what a decoder layer returned.
+    """The residual stream in the output of a decoder layer.
 
     Args:
-        output: a tensor, or a tuple or list whose first item is one.
+        output: A tensor, or a tuple or list whose first item is one.
 
     Returns:
         The stream itself, not a copy: ``[rows, tokens, width]``.
 
     Raises:
-        SteeringError: any other shape or type.
+        SteeringError: The output has another shape or type.
     """
     stream = output[0] if isinstance(output, (tuple, list)) and output else output
     if isinstance(stream, torch.Tensor) and stream.dim() == 3 and stream.is_floating_point():
         return stream
-    found = (
+    returned = (
         f"a tensor of shape {list(stream.shape)} and type {stream.dtype}"
         if isinstance(stream, torch.Tensor)
         else f"a {type(stream).__name__}"
     )
     raise SteeringError(
-        f"A decoder layer returned {found} where its residual stream was expected: a floating-point tensor "
+        f"A decoder layer returned {returned}; expected its residual stream: a floating-point tensor "
         "[rows, tokens, width], alone or as the first item of a tuple or list. "
         "This architecture cannot be steered."
     )
@@ -44,11 +44,11 @@ def with_residual(output: Any, tensor: torch.Tensor) -> Any:
     """``output`` of a decoder layer with its residual stream replaced by ``tensor``.
 
     Args:
-        output: what the layer returned; it is not changed.
-        tensor: the new stream, with the shape, dtype and device of the old one.
+        output: The output of the layer; it is not changed.
+        tensor: The new stream, with the shape, dtype and device of the old one.
 
     Returns:
-        The same kind of thing as ``output``.
+        An object of the type of ``output``.
 
     Raises:
         SteeringError: ``output`` holds no residual stream, or ``tensor`` differs from it in shape, dtype

@@ -1,5 +1,5 @@
-"""Following a spec down to files: built-ins, GGUF files and adapters end at a base model and its
-tokenizer."""
+"""From a model spec to its files: built-in models, GGUF files and adapters all lead to a base model, its
+tokenizer and the adapters on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inferaligner.models.hub import download, look_up
 from inferaligner.models.peft_adapters import read_adapter, require_peft
 from inferaligner.models.specs import Kind, ModelSpec, parse_spec
 
-# An adapter of an adapter is common, ten of them are a circle.
+# An adapter whose base is an adapter is common; more than ten in a row are a circle.
 _MAX_STEPS = 10
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
@@ -22,14 +22,14 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.jso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where everything of one model is.
+    """The places of the files of one model.
 
     Attributes:
-        weights: folder or hub id of the base model.
-        revision: revision on the hub, for ``weights`` that are a hub id.
-        tokenizer: folder or hub id of the tokenizer.
-        adapters: PEFT adapter folders, in the order in which they go onto the base.
-        template: file of a chat template that goes before the tokenizer's own.
+        weights: Folder or hub id of the base model.
+        revision: Revision on the hub, if ``weights`` is a hub id.
+        tokenizer: Folder or hub id of the tokenizer.
+        adapters: PEFT adapter folders, in the order in which they are applied to the base.
+        template: File of a chat template that takes precedence over the tokenizer's own.
     """
 
     weights: str
@@ -40,11 +40,11 @@ class Checkpoint:
 
 
 def resolve(spec: str | os.PathLike[str]) -> Checkpoint:
-    """Where the files of a spec are. Converts a GGUF file that is not in the cache yet.
+    """Locates the files of a model spec, and converts a GGUF file that is not in the cache yet.
 
     Raises:
-        ModelLoadError: there is nothing at that place, or what is there cannot be used.
-        MissingExtraError: an optional package is needed to read it.
+        ModelLoadError: The spec names no model, or the model cannot be used.
+        MissingExtraError: An optional package is needed to read it.
     """
     return _resolve(spec, steps=0)
 
@@ -86,7 +86,7 @@ def _adapter(folder: Path, steps: int) -> Checkpoint:
             f"The adapter in {folder} needs its base model {adapter.base!r}: {error} Put the base there, or "
             "set base_model_name_or_path in adapter_config.json."
         ) from error
-    # A fine-tune may have added tokens or a chat template, so its own tokenizer goes first.
+    # Training may have added tokens or a chat template, so the adapter's own tokenizer takes precedence.
     adapters = (*base.adapters, folder)
     if has_tokenizer(folder):
         return replace(base, tokenizer=str(folder), adapters=adapters, template=None)
@@ -101,7 +101,7 @@ def _hub(spec: ModelSpec, steps: int) -> Checkpoint:
             raise ModelLoadError(f"{spec.location} on the hub has no file {spec.file}. Check its file list.")
         return _resolve(download(repository, spec.file) / spec.file, steps + 1)
     if "adapter_config.json" in repository.files:
-        # Adapters are small: take the whole folder, with the tokenizer that may be in it.
+        # Adapters are small: the whole folder is downloaded, because it may have a tokenizer.
         return _adapter(download(repository, "*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"), steps)
     if "config.json" in repository.files:
         return Checkpoint(repository.source, repository.revision, repository.source)
@@ -113,5 +113,5 @@ def _hub(spec: ModelSpec, steps: int) -> Checkpoint:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether any file of a tokenizer is in ``folder``."""
+    """Whether ``folder`` has any file of a tokenizer."""
     return any(True for pattern in _TOKENIZER_FILES for _ in folder.glob(pattern))

@@ -1,4 +1,4 @@
-"""What a user writes for TARGET or MODEL, read into one of the kinds of place that a model can be at.
+"""Model specs: the text that a user writes for TARGET or MODEL.
 
     org/name, org/name@revision     a model on the hub
     org/name/FILE.gguf              a GGUF file on the hub
@@ -31,7 +31,7 @@ _HUB_FILE = re.compile(
 
 
 class Kind(Enum):
-    """The kinds of place that a model can be at."""
+    """The kinds of model specs."""
 
     BUILTIN = "builtin"
     GGUF = "gguf"
@@ -43,14 +43,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A spec that has been read.
+    """A parsed spec.
 
     Attributes:
-        text: the spec as it was written.
-        kind: what kind of place it names.
-        location: the path, the hub id, or the name of the built-in model.
-        revision: branch, tag or commit on the hub, if one was written.
-        file: the GGUF file inside a hub repository.
+        text: The spec as the user wrote it.
+        kind: Its kind.
+        location: The path, the hub id, or the name of the built-in model.
+        revision: Branch, tag or commit on the hub, if the spec has one.
+        file: The GGUF file inside a hub repository.
     """
 
     text: str
@@ -61,11 +61,11 @@ class ModelSpec:
 
 
 def parse_spec(spec: str | os.PathLike[str]) -> ModelSpec:
-    """Read a TARGET or MODEL spec. What lies on this machine goes before what may be on the hub.
+    """Parses a model spec. A file or folder on this machine takes precedence over the hub.
 
     Raises:
-        ModelLoadError: there is nothing at that place and it cannot be a hub id either, or a folder holds
-            neither a model nor an adapter.
+        ModelLoadError: The spec is neither a path on this machine nor a hub id, or a folder holds neither a
+            model nor an adapter.
     """
     text = os.fspath(spec).strip()
     if text.startswith(BUILTIN_PREFIX):
@@ -81,10 +81,10 @@ def parse_spec(spec: str | os.PathLike[str]) -> ModelSpec:
             )
         return ModelSpec(text, Kind.GGUF, str(path))
     if not text.startswith((".", "/", "~")) and "\\" not in text:
-        if found := _HUB_FILE.fullmatch(text):
-            return ModelSpec(text, Kind.HUB_GGUF, found["repository"], found["revision"], found["file"])
-        if not text.endswith(".gguf") and (found := _HUB.fullmatch(text)):
-            return ModelSpec(text, Kind.HUB, found["repository"], found["revision"])
+        if match := _HUB_FILE.fullmatch(text):
+            return ModelSpec(text, Kind.HUB_GGUF, match["repository"], match["revision"], match["file"])
+        if not text.endswith(".gguf") and (match := _HUB.fullmatch(text)):
+            return ModelSpec(text, Kind.HUB, match["repository"], match["revision"])
     raise ModelLoadError(
         f"There is no model at {text!r}. Expected a folder, a .gguf file, a PEFT adapter folder, a hub id "
         "such as org/name, or builtin:NAME. Check the spelling and the folder you are in."
@@ -92,8 +92,7 @@ def parse_spec(spec: str | os.PathLike[str]) -> ModelSpec:
 
 
 def _kind_of_folder(folder: Path) -> Kind:
-    # An adapter folder may carry its base's config.json too; transformers reads such a folder as an
-    # adapter, and so does this.
+    # An adapter folder may have its base's config.json too; transformers reads such a folder as an adapter.
     if (folder / "adapter_config.json").is_file():
         return Kind.ADAPTER
     if (folder / "config.json").is_file():
@@ -113,6 +112,6 @@ def _kind_of_folder(folder: Path) -> Kind:
         )
     listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise ModelLoadError(
-        f"The folder {folder} has no config.json and no adapter_config.json (found: {listing or 'nothing'}); "
+        f"The folder {folder} has no config.json and no adapter_config.json (files: {listing or 'none'}); "
         "expected a model folder or a PEFT adapter folder. Give the folder that save_pretrained wrote."
     )

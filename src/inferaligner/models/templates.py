@@ -1,4 +1,4 @@
-"""Chat templates as a setting: read from a file or from text, then brought to terms with the tokenizer.
+"""Chat templates as a setting: reading one from a file or a text, and setting it on a tokenizer.
 
 A template decides how a prompt begins (with exactly one <bos>) and where an answer ends.
 """
@@ -19,7 +19,7 @@ from inferaligner.prompts.chat import TEMPLATE_ERRORS
 from inferaligner.prompts.encoding import default_template, tokenizer_of
 from inferaligner.storage.paths import expanded
 
-# Names of templates are names of files without their ending; those with a dot or a slash are paths here.
+# Templates are named like files without their ending; an option with a dot or a slash is a path.
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 
 # Tokens with which chat templates end a turn.
@@ -28,25 +28,25 @@ _TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end|>", "<turn|>")
 
 @dataclass(frozen=True)
 class TemplateChoice:
-    """A chat template that a user asked for.
+    """A user's choice of a chat template.
 
     Attributes:
-        given: the option's value.
-        text: the template, if the option's value is one or names a readable file; None for a name alone.
+        given: The option's value.
+        text: The template, if the value is a template or names a readable file; None for a name alone.
     """
 
     given: str
     text: str | None
 
     def pick(self, templates: Mapping[str, str], owner: str) -> str:
-        """The template by the given name among a tokenizer's, else the given text.
+        """The tokenizer's template of the given name, else the given text.
 
         Args:
-            templates: the tokenizer's own, by name.
-            owner: whose they are, for messages.
+            templates: The tokenizer's own templates, by name.
+            owner: The tokenizer in words, for messages.
 
         Raises:
-            InputError: a name that the tokenizer does not have.
+            InputError: The tokenizer has no template of that name.
         """
         if self.given in templates:
             return templates[self.given]
@@ -61,14 +61,14 @@ class TemplateChoice:
 
 
 def read_choice(given: str | os.PathLike[str]) -> TemplateChoice:
-    """What a user gave for a chat template, as far as it can be read without the tokenizer.
+    """Reads a user's choice of a chat template, as far as that is possible without the tokenizer.
 
     Args:
-        given: a path to a jinja file, the template itself, or the name of one of the tokenizer's templates
-            (letters, digits, ``_`` and ``-``), which goes before a file of that name.
+        given: A path to a jinja file, the template itself, or the name of one of the tokenizer's templates
+            (letters, digits, ``_`` and ``-``), which takes precedence over a file of that name.
 
     Raises:
-        InputError: it cannot be any of these.
+        InputError: It is none of these.
     """
     text = os.fspath(given)
     if _NAME.fullmatch(text) and not Path(text).is_file():
@@ -77,13 +77,13 @@ def read_choice(given: str | os.PathLike[str]) -> TemplateChoice:
 
 
 def read_template(template: str | os.PathLike[str]) -> str:
-    """The text of a chat template.
+    """Reads and checks the text of a chat template.
 
     Args:
-        template: a path to a jinja file, or the template itself (recognised by its ``{{`` or ``{%``).
+        template: A path to a jinja file, or the template itself (recognised by its ``{{`` or ``{%``).
 
     Raises:
-        InputError: there is no such file, or transformers cannot compile the text as a jinja template.
+        InputError: The file does not exist, or transformers cannot compile the text as a jinja template.
     """
     text = os.fspath(template)
     source = "the given text"
@@ -100,7 +100,7 @@ def read_template(template: str | os.PathLike[str]) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        # Of no conversation: this compiles the template, in the very environment that will render it.
+        # Rendering no conversation compiles the template in the environment that will render prompts.
         render_jinja_template(conversations=[], chat_template=text)
     except jinja2.TemplateSyntaxError as error:
         raise InputError(
@@ -116,19 +116,19 @@ def read_template(template: str | os.PathLike[str]) -> str:
 
 
 def use_template(reader: Any, choice: TemplateChoice | None, owner: str) -> None:
-    """Give a reader one chat template: the chosen one, else the one that it has or that is named default.
+    """Sets one chat template on a reader: the chosen one, else its only one or the one named default.
 
     Args:
-        reader: a tokenizer, or a processor around one; both have the template afterwards.
-        choice: what the user asked for, if anything.
-        owner: whose templates the reader has, for messages.
+        reader: A tokenizer, or a processor; its tokenizer gets the template too.
+        choice: The user's choice, if any.
+        owner: The reader in words, for messages.
 
     Raises:
-        InputError: no template has the chosen name, or none was chosen and none is named default; or a
-            template from elsewhere cannot render a message.
+        InputError: No template has the chosen name; or none was chosen and none is named default; or a
+            template from another source cannot render a message.
     """
     tokenizer = tokenizer_of(reader)
-    # A processor's own template goes before its tokenizer's.
+    # A processor's own template takes precedence over its tokenizer's.
     templates = {**_by_name(tokenizer.chat_template), **_by_name(reader.chat_template)}
     if choice is None:
         tokenizer.chat_template = default_template(templates, owner) if templates else None
@@ -146,11 +146,13 @@ def _by_name(templates: str | Mapping[str, str] | None) -> dict[str, str]:
 
 
 def ensure_one_bos(tokenizer: Any) -> None:
-    """Let rendered chats begin with <bos> when the tokenizer puts one in front of plain text.
+    """Adds <bos> to the chat template if the tokenizer adds it to plain text and the template does not.
 
-    A rendered chat is tokenised without special tokens, because templates write <bos> themselves. Those
-    from GGUF files and from users' own files often do not, and a model such as gemma writes noise without
-    it. A template that writes <bos> is left alone, so there is never a second one.
+    A rendered chat is tokenised without special tokens, because templates write <bos> themselves. Templates
+    from GGUF files and from users' files often do not, and a model such as gemma writes noise without it.
+
+    Raises:
+        InputError: The template cannot render a message.
     """
     bos = tokenizer.bos_token_id
     template = tokenizer.chat_template
@@ -167,15 +169,15 @@ def ensure_one_bos(tokenizer: Any) -> None:
 
 
 def stop_at_turn_ends(model: Any, tokenizer: Any, more: Sequence[int] = ()) -> None:
-    """Let ``model.generate`` stop where the chat template ends a turn, besides where it stops already.
+    """Adds the chat template's end-of-turn tokens to the end tokens of ``model.generate``.
 
-    A template that comes from elsewhere than the model's own settings may end turns with a token that
-    those settings do not name; the model would go on to write both sides of the conversation.
+    A template from another source may end turns with a token that the model's generation settings do not
+    name; the model would go on and write both sides of the conversation.
 
     Args:
-        model: its generation settings are changed.
-        tokenizer: with the chat template that is in use.
-        more: ids of further end tokens.
+        model: Its generation settings are changed.
+        tokenizer: The tokenizer, with the chat template in use.
+        more: Ids of further end tokens.
     """
     settings = getattr(model, "generation_config", None)
     if settings is None:

@@ -8,13 +8,13 @@ from torch import nn
 
 from inferaligner.errors import SteeringError, UnknownArchitectureError
 
-# Names that configurations use for the same two numbers. transformers maps most of them to the first
-# one by itself; the rest are seen in code that is shipped with a checkpoint.
+# Names of depth and width in configurations. transformers maps most of them to the first one; the others
+# occur in code that is shipped with a checkpoint.
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers")
 WIDTH_NAMES = ("hidden_size", "n_embd", "d_model", "model_dim", "dim")
 
-# Sections in which composite configurations of remote code keep the language model's settings;
-# `get_text_config` knows those of transformers itself.
+# Sections with the language model's settings in composite configurations of remote code; for transformers'
+# own models, `get_text_config` finds the section.
 _TEXT_SECTIONS = ("llm_config", "language_config", "text_config")
 
 
@@ -22,7 +22,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The bare model inside PEFT, ``torch.compile`` and data-parallel wrappers.
 
     Raises:
-        SteeringError: the wrapper is a prompt-learning adapter, which puts virtual tokens in front of
+        SteeringError: The wrapper is a prompt-learning adapter, which puts virtual tokens in front of
             every prompt: positions inside the model would no longer be positions of the prompt.
     """
     while True:
@@ -30,9 +30,9 @@ def unwrap(model: nn.Module) -> nn.Module:
         if type(model).__module__.partition(".")[0] == "peft" and hasattr(model, "get_base_model"):
             if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
                 raise SteeringError(
-                    f"{type(model).__name__} carries a prompt-learning adapter, which adds virtual tokens to "
-                    "every prompt; expected a model whose adapter changes weights (LoRA and its relatives). "
-                    "Train such an adapter, or merge the behaviour into the weights."
+                    f"{type(model).__name__} has a prompt-learning adapter, which adds virtual tokens to "
+                    "every prompt; expected a model whose adapter changes weights (LoRA and its variants). "
+                    "Train such an adapter."
                 )
             get_base: Any = model.get_base_model
             inner = get_base()
@@ -46,7 +46,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def text_config(model: nn.Module) -> Any:
-    """The configuration of the language model inside ``model``, without vision or audio sections."""
+    """The configuration of the language model inside ``model``, without vision or audio sections.
+
+    Raises:
+        UnknownArchitectureError: The model has no configuration or several for text, or is an
+            encoder-decoder.
+    """
     inner = unwrap(model)
     config = getattr(inner, "config", None)
     if config is None:
@@ -75,12 +80,12 @@ def text_config(model: nn.Module) -> Any:
 
 
 def depth_of(config: Any) -> int | None:
-    """Number of decoder layers that a text configuration tells, under whatever name."""
+    """The number of decoder layers in a text configuration; None if it has none of `DEPTH_NAMES`."""
     return _number(config, DEPTH_NAMES)
 
 
 def width_of(config: Any) -> int | None:
-    """Size of the residual stream that a text configuration tells, under whatever name."""
+    """The size of the residual stream in a text configuration; None if it has none of `WIDTH_NAMES`."""
     return _number(config, WIDTH_NAMES)
 
 

@@ -1,7 +1,7 @@
-"""Whether the weights of a model are those of another time, from a sample of them.
+"""A digest of a sample of a model's weights, to detect that weights have changed.
 
-Fingerprints leave weights out on purpose, because vectors fit every fine-tune of one shape. This tells two
-of those apart, such as an adapter and the same one trained on, whatever they are called.
+Fingerprints leave weights out on purpose, because vectors fit every fine-tune of one shape. The digest
+differs between two fine-tunes, such as an adapter and the same adapter after more training.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from inferaligner.models.unwrap import unwrap
 
-# Numbers taken of each parameter. Training moves nearly all of them, so a few would do; reading these from
-# seven billion parameters takes a second.
+# Sampled numbers of each parameter. Training changes nearly all of them, so fewer would be enough; sampling a
+# model of seven billion parameters takes a second.
 _SAMPLED = 4096
 
 
 @torch.no_grad()
 def weight_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and evenly spread numbers of all parameters.
+    """SHA-256 of the names, the shapes and a regular sample of the numbers of all parameters.
 
-    Numbers are rounded to bfloat16, so that a checkpoint loaded in float32 and in bfloat16 has one digest;
-    quantised weights have another. Weights that accelerate keeps elsewhere count by name and shape alone.
+    Numbers are rounded to bfloat16, so that a checkpoint has the same digest in float32 and in bfloat16;
+    quantised weights have another. Of weights that accelerate has offloaded, only name and shape count.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(unwrap(model).named_parameters()):
@@ -35,7 +35,7 @@ def weight_digest(model: nn.Module) -> str:
 
 
 def _plain(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """A tensor, or those that a quantised one is made of."""
+    """The tensor itself, or the tensors that a quantised tensor consists of, by name."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return [(name, tensor)]

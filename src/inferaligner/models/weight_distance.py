@@ -1,4 +1,4 @@
-"""How far the weights of one model lie from those of another of the same shape."""
+"""The distance between the weights of two models of the same shape."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from inferaligner.models.unwrap import unwrap
 
 @torch.no_grad()
 def weight_distances(model: nn.Module, other: nn.Module) -> dict[str, float]:
-    """‖W - W'‖ / ‖W'‖ (Frobenius) per kind of decoder weight, all layers together, and for the whole decoder.
+    """‖W - W'‖ / ‖W'‖ (Frobenius) per kind of decoder weight over all layers, and for the whole decoder.
 
-    Keys are a weight's name within its layer, such as "self_attn.q_proj", then "embedding" and "decoder"; W'
-    is `other`'s. Empty where the two cannot be compared: other shapes or names, or quantised weights.
+    Args:
+        model: The model with the weights W.
+        other: The model with the weights W'.
+
+    Returns:
+        Distances by a weight's name within its layer, such as "self_attn.q_proj", and for "embedding" and
+        "decoder"; empty if shapes or names differ or weights are quantised.
     """
     if getattr(unwrap(model), "is_quantized", False) or getattr(unwrap(other), "is_quantized", False):
         return {}
@@ -38,8 +43,8 @@ def weight_distances(model: nn.Module, other: nn.Module) -> dict[str, float]:
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = dict(dissect(model).layers.named_parameters())
+    weights: dict[str, torch.Tensor] = dict(dissect(model).layers.named_parameters())
     embedding = getattr(unwrap(model), "get_input_embeddings", lambda: None)()
     if embedding is not None:
-        found["embedding"] = embedding.weight
-    return found
+        weights["embedding"] = embedding.weight
+    return weights

@@ -1,9 +1,10 @@
-"""Prompts that do not end as the chat template ends them: begun answers and raw text, made from others.
+"""Prompts that do not end as the chat template ends them: begun answers and raw text, made from other
+prompts.
 
-Written for this project. An *opener* begins an answer and says nothing of what was asked; a *turn* is what
-a user may say so that the assistant speaks first. Openers are split: those of the test part are used for
-figures alone, and within the fitting part an opener goes with the contents of one fold, so that cross-
-validation holds out contents and openers together.
+Written for this project. An *opener* begins an answer and says nothing about the request; a *turn* is a user
+message after which the assistant may say anything. The openers of the test part are used for figures alone.
+Within the fitting part an opener goes with the contents of one fold, so that cross-validation holds out
+contents and openers together.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from inferaligner.prompts.chat import render_chat
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 
 EndForm = Literal["opener", "content", "opened content", "raw"]
-"""Where a content stands: in the user's turn, behind which an answer has begun with an opener; in the begun
-answer itself, alone or behind an opener; or it is the whole text."""
+"""Where the content of a prompt stands.
+
+`opener`: in the user's turn, followed by an answer that begins with an opener. `content`: in the begun
+answer. `opened content`: in the begun answer, after an opener. `raw`: it is the whole text.
+"""
 
 FORMS: tuple[EndForm, ...] = get_args(EndForm)
 
@@ -70,9 +74,9 @@ TEST_TURNS: tuple[str, ...] = ("Continue.", "Hey there", "Tell me more.", "Can I
 
 
 def opener_of(number: int, fold: int, folds: int) -> str:
-    """The opener that goes with the `number`-th content of a fold of the fitting part."""
-    mine = OPENERS[fold::folds]
-    return mine[number % len(mine)]
+    """The opener for the `number`-th content of a fold of the fitting part."""
+    of_fold = OPENERS[fold::folds]
+    return of_fold[number % len(of_fold)]
 
 
 def encode_ends(
@@ -84,8 +88,16 @@ def encode_ends(
     *,
     system: str | None = None,
 ) -> list[list[int]]:
-    """Token ids of each content in one form, with the opener and the turn that go with it, as a server would
-    get them."""
+    """Token ids of contents in one form, as a server would get them.
+
+    Args:
+        reader: The tokenizer or processor.
+        contents: The contents.
+        openers: The opener of each content.
+        turns: The user's turn of each content, for the forms whose content is in the answer.
+        form: The form of all of them.
+        system: A system prompt that goes before each of them.
+    """
     tokenizer = tokenizer_of(reader)
     if form == "raw":
         return [list(ids) for ids in tokenizer(list(contents))["input_ids"]]

@@ -1,8 +1,8 @@
-"""From a user's prompt to the exact tokens a model sees.
+"""From a user's prompt to the token ids that a model sees.
 
-Everything in the package that looks at activations goes through `encode_chats`, so that "the last token
-of the prompt" always means the same token: the last one of the chat template's generation prompt. With
-pictures in the prompt too: they stand before the user's text, and the template's own tokens come last.
+Every module that reads activations gets its token ids from `encode_chats`, so that "the last token of the
+prompt" always means the same token: the last one of the chat template's generation prompt. This holds for
+prompts with pictures too: pictures stand before the user's text, and the template's own tokens come last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from inferaligner.errors import ChatTemplateMissingError, InputError, PromptTooLongError
 from inferaligner.prompts.encoding import (
     Reader,
-    check_places,
+    check_placeholders,
     encode_seen,
     seen_inputs,
     template_of,
@@ -24,11 +24,11 @@ from inferaligner.prompts.encoding import (
 )
 from inferaligner.prompts.images import Picture, Prompt, pictures_of, text_of
 
-# Stands in for the user's text where only the template around it matters; two different words, so
-# that a template's own text is never mistaken for it.
+# Placeholders for the user's text where only the template around it matters. Two different words, so that
+# text of the template is never mistaken for the user's.
 _MARKERS = ("kestrel", "marmalade")
 
-# What rendering a chat may raise: a template runs any expression, such as 1 // 0, ''.index('a') or 'a' + 1.
+# Errors of rendering a chat: a template may run any expression, such as 1 // 0, ''.index('a') or 'a' + 1.
 TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
@@ -39,29 +39,42 @@ TEMPLATE_ERRORS = (
     ValueError,
 )
 
-# What configurations call the longest input; transformers maps most others to the first.
+# Names of the longest input in configurations; transformers maps most other names to the first one.
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def render_chat(reader: Reader, prompt: Prompt, *, system: str | None = None) -> str:
-    """The chat-template rendering of one user turn, up to where the assistant begins to speak."""
+    """Renders one user turn with the chat template, generation prompt included.
+
+    Args:
+        reader: The tokenizer, or the processor of a vision-language model.
+        prompt: The user's turn.
+        system: A system prompt that goes before it.
+
+    Returns:
+        The text up to the first token of the answer.
+
+    Raises:
+        ChatTemplateMissingError: The reader has no chat template.
+        InputError: The template refuses these turns.
+    """
     turns: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": turn_content(prompt)})
     return render_turns(reader, turns)
 
 
 def turn_content(prompt: Prompt) -> str | list[dict[str, str]]:
-    """What a turn of the user holds: a text, or places for its pictures and then the text."""
-    shown = [{"type": "image"} for _ in pictures_of(prompt)]
-    return [*shown, {"type": "text", "text": text_of(prompt)}] if shown else text_of(prompt)
+    """The content of a user turn: a text, or one part for each picture and then the text."""
+    images = [{"type": "image"} for _ in pictures_of(prompt)]
+    return [*images, {"type": "text", "text": text_of(prompt)}] if images else text_of(prompt)
 
 
 def render_turns(reader: Reader, turns: Sequence[dict[str, Any]]) -> str:
-    """The chat-template rendering of a conversation, up to where the assistant begins to speak.
+    """Renders a conversation with the chat template, generation prompt included.
 
     Raises:
-        ChatTemplateMissingError: there is no template.
-        InputError: the template refuses these turns.
+        ChatTemplateMissingError: The reader has no chat template.
+        InputError: The template refuses these turns.
     """
     template = template_of(reader)
     if not template:
@@ -82,7 +95,7 @@ def render_turns(reader: Reader, turns: Sequence[dict[str, Any]]) -> str:
 
 
 def for_template(reader: Reader, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The turns as the chat template in use takes them: some take a text only as a part of a list."""
+    """The turns in the form that the template takes: some templates take a text only as a list of parts."""
     if not _takes_parts_alone(tokenizer_of(reader), template_of(reader) or ""):
         return list(turns)
     return [{**turn, "content": _parts(turn["content"])} for turn in turns]
@@ -98,14 +111,14 @@ def _rendered(tokenizer: Any, template: str, turns: Sequence[dict[str, Any]]) ->
 
 @functools.lru_cache(maxsize=16)
 def _takes_parts_alone(tokenizer: Any, template: str) -> bool:
-    """Whether a template drops a text that does not come as a list of parts: some of those for images do."""
-    (mark, _), found = _MARKERS, []
+    """Whether a template drops a text that is not in a list of parts, as some templates for images do."""
+    (mark, _), kept = _MARKERS, []
     for content in (mark, _parts(mark)):
         try:
-            found.append(mark in _rendered(tokenizer, template, [{"role": "user", "content": content}]))
+            kept.append(mark in _rendered(tokenizer, template, [{"role": "user", "content": content}]))
         except TEMPLATE_ERRORS:
-            found.append(False)
-    return found == [False, True]
+            kept.append(False)
+    return kept == [False, True]
 
 
 def _parts(content: object) -> object:
@@ -119,25 +132,37 @@ def encode_chats(
     system: str | None = None,
     max_length: int | Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each rendered prompt, without padding. Where any prompt has pictures, all of them are
-    `SeenTokens`, image tokens included. `max_length` is the most tokens of every prompt, or of each.
+    """Renders prompts and returns their token ids, without padding.
 
-    Raises `PromptTooLongError` instead of truncating: a cut prompt would end on another token than the
-    one the guidance gate was fitted on. Raises `InputError` for pictures that the reader cannot read.
+    Args:
+        reader: The tokenizer, or the processor of a vision-language model.
+        prompts: At least one prompt.
+        system: A system prompt that goes before each of them.
+        max_length: The largest number of tokens, for all prompts or one number for each.
+
+    Returns:
+        One list of ids per prompt. If any prompt has pictures, all of them are `SeenTokens`, which hold
+        their image tokens.
+
+    Raises:
+        PromptTooLongError: A prompt has more tokens. Prompts are never cut: a cut prompt would end on another
+            token than the one that the guidance gate was fitted on.
+        InputError: There are no prompts, or pictures that the reader cannot read.
+        ChatTemplateMissingError: The reader has no chat template.
     """
     rendered = [render_chat(reader, prompt, system=system) for prompt in prompts]
     if not rendered:
         raise InputError("No prompts were given; at least one is needed.")
-    shown = [pictures_of(prompt) for prompt in prompts]
-    if any(shown):
-        encoded = cast("list[list[int]]", encode_seen(reader, rendered, shown))
+    pictures = [pictures_of(prompt) for prompt in prompts]
+    if any(pictures):
+        encoded = cast("list[list[int]]", encode_seen(reader, rendered, pictures))
     else:
-        check_places(reader, rendered, [0] * len(rendered))
+        check_placeholders(reader, rendered, [0] * len(rendered))
         # The template writes the special tokens itself; adding them again would double <bos>.
         encoded = tokenizer_of(reader)(rendered, add_special_tokens=False)["input_ids"]
     if max_length is not None:
-        most = [max_length] * len(encoded) if isinstance(max_length, int) else max_length
-        for number, (ids, allowed) in enumerate(zip(encoded, most, strict=True), start=1):
+        limits = [max_length] * len(encoded) if isinstance(max_length, int) else max_length
+        for number, (ids, allowed) in enumerate(zip(encoded, limits, strict=True), start=1):
             if len(ids) > allowed:
                 start = text_of(prompts[number - 1])[:60].replace("\n", " ")
                 raise PromptTooLongError(
@@ -148,7 +173,7 @@ def encode_chats(
 
 
 def pictures_in(turns: Sequence[dict[str, Any]]) -> int:
-    """How many places for a picture a conversation has."""
+    """The number of pictures in a conversation."""
     parts = [part for turn in turns if isinstance(turn["content"], list) for part in turn["content"]]
     return sum(part["type"] == "image" for part in parts)
 
@@ -156,21 +181,30 @@ def pictures_in(turns: Sequence[dict[str, Any]]) -> int:
 def inputs_of_turns(
     reader: Reader, turns: Sequence[dict[str, Any]], pictures: Sequence[Picture] = ()
 ) -> Mapping[str, Any]:
-    """What the model takes for one conversation, up to its answer; `pictures` are those of all turns."""
+    """The model's inputs for one conversation, generation prompt included.
+
+    Args:
+        reader: The tokenizer or processor.
+        turns: The conversation, with one part of the type `image` for each picture.
+        pictures: The pictures of all turns, in their order.
+
+    Returns:
+        Keyword arguments of the model's forward, one row.
+    """
     rendered = render_turns(reader, turns)
     if pictures:
         return seen_inputs(encode_seen(reader, [rendered], [pictures]), "left")
-    check_places(reader, [rendered], [0])
+    check_placeholders(reader, [rendered], [0])
     return cast(
         "Mapping[str, Any]", tokenizer_of(reader)([rendered], add_special_tokens=False, return_tensors="pt")
     )
 
 
 def template_suffix(reader: Reader) -> list[int]:
-    """The tokens that the template writes after the user's text, the same for every prompt.
+    """The token ids that the template writes after the user's text, the same for every prompt.
 
-    For ChatML: end-of-turn, newline, start-of-turn, "assistant", newline. The first of them closes the
-    user's turn; a gate may read it as well as the last one.
+    For ChatML: end-of-turn, newline, start-of-turn, "assistant", newline. The first one closes the user's
+    turn; a gate may read it as well as the last one.
     """
     first, second = encode_chats(reader, _MARKERS)
     shared = 0
@@ -180,7 +214,7 @@ def template_suffix(reader: Reader) -> list[int]:
 
 
 def context_length(model_config: object) -> int | None:
-    """How many tokens the model reads at most, if its configuration says so."""
+    """The largest number of tokens that the model reads; None if its configuration has no limit."""
     getter = getattr(model_config, "get_text_config", None)
     config = getter() if callable(getter) else model_config
     lengths = (getattr(config, name, None) for name in _LENGTH_NAMES)

@@ -1,16 +1,16 @@
 """The contrast set that ships with the package: harmful requests beside harmless twins of the same form.
 
-A gate fitted on harmful *commands* and harmless *questions* learns sentence form. Here each harmful request
-has a twin that keeps the form, the length and, as far as possible, the domain words; ordinary traffic (benign
-prompts) joins the harmless side, and wrappers (role play, "ignore the rules", but also everyday framings) are
-laid around harmful and harmless contents *alike*, so that a wrapper is no signal either.
+A gate fitted on harmful *commands* and harmless *questions* learns the form of a sentence. Here each harmful
+request has a twin with the same form, a similar length and, as far as possible, the same domain words.
+Ordinary traffic (benign prompts) is on the harmless side too. Wrappers (role play, "ignore the rules", but
+also everyday framings) go around harmful and harmless contents *alike*, so that a wrapper is no sign of harm.
 
-The files lie in the folder `contrast/` beside this module, JSON lines: `pairs-<category>.jsonl`,
+The files are JSON lines in the folder `contrast/` beside this module: `pairs-<category>.jsonl`,
 `benign-<kind>.jsonl`, `wrappers.jsonl`, `refusals.jsonl`.
 
-The set is split by *content*, never by row: prompts of one topic stay together, and a wrapper is used in one
-part only, so calibration and test meet topics and wrappers that extraction has not seen. Within a part it
-falls into folds in the same way.
+The set is split by *content*, never by row: prompts of one topic are in one part, and so is each wrapper.
+Calibration and test part therefore have topics and wrappers that extraction has not. Each part is split into
+folds in the same way.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ PARTS: tuple[Part, ...] = get_args(Part)
 Kind = Literal["plain", "wrapped", "benign"]
 Form = Literal["imperative", "question", "statement"]
 
-# Shares of the topics: what is left after extraction and calibration is the test part.
+# Shares of the topics; the remaining topics are the test part.
 _EXTRACTION, _CALIBRATION = 0.6, 0.2
 FOLDS = 5
-"""A part falls into so many folds, by content and by wrapper: a wrapper is laid only around contents of its
-own fold, so that cross-validation holds out contents and wrappers together."""
+"""Number of folds of a part, split by content and by wrapper: a wrapper goes around contents of its own fold
+alone, so that cross-validation holds out contents and wrappers together."""
 
-# A word in a larger share of the harmful prompts does not say what one of them asks for.
+# A word in a larger share of the harmful prompts does not identify a request.
 _COMMON = 0.02
 
-# How many pairs (both sides) and benign prompts each wrapper is laid around.
+# The number of pairs (both sides) and of benign prompts that each wrapper is put around.
 _PAIRS_PER_WRAPPER, _BENIGN_PER_WRAPPER = 3, 3
 
 
@@ -67,13 +67,13 @@ class Benign:
 
     @property
     def topic(self) -> str:
-        """What rewordings of this prompt share."""
+        """A key that rewordings of this prompt share."""
         return near_duplicate_key(self.prompt)
 
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A frame around a prompt; `{prompt}` stands exactly once in the template."""
+    """A text around a prompt; its template has `{prompt}` exactly once."""
 
     name: str
     kind: str
@@ -81,11 +81,11 @@ class Wrapper:
 
     @property
     def attack(self) -> bool:
-        """Whether it is meant to talk a model out of declining; the others are ordinary framings."""
+        """Whether the wrapper is a jailbreak; the others are ordinary framings."""
         return self.kind != "everyday"
 
     def wrap(self, prompt: str) -> str:
-        """The template with `prompt` in its place; braces elsewhere are ordinary characters."""
+        """The template with `prompt` in place of `{prompt}`; other braces are ordinary characters."""
         before, _, after = self.template.partition("{prompt}")
         return f"{before}{prompt}{after}"
 
@@ -95,11 +95,18 @@ _Content = TypeVar("_Content", Pair, Benign)
 
 @dataclass(frozen=True)
 class ContrastPrompt:
-    """One prompt of a part, with where it came from.
+    """One prompt of a part, with its origin.
 
-    `kind` is `plain` (a side of a pair), `wrapped` (a pair's side or a benign prompt inside a wrapper) or
-    `benign`. Both sides of a pair share category and topic. `wrapper` is the name of the wrapper, if any, and
-    `attack` whether that wrapper is a jailbreak's and not an everyday frame.
+    Attributes:
+        text: The prompt.
+        harmful: Whether it is the harmful side of a pair.
+        category: The hazard category of a pair, or the kind of benign traffic.
+        kind: `plain` (a side of a pair), `wrapped` (a side of a pair or a benign prompt in a wrapper) or
+            `benign`.
+        topic: The topic; both sides of a pair share category and topic.
+        part: The part of the set.
+        wrapper: The name of the wrapper, or "".
+        attack: Whether the wrapper is a jailbreak.
     """
 
     text: str
@@ -116,9 +123,12 @@ class ContrastPrompt:
 class Refusal:
     """An answer that declines.
 
-    `category` is the hazard that it fits; `general` fits any, `frame` what comes in a jailbreak's wrapper and
-    `conversation` what comes later in one. A text that names one kind of request says in `about` which words
-    such a request has, any of them; without it the text fits every request of its category.
+    Attributes:
+        category: The hazard category that it fits; `general` fits any request, `frame` a request in a
+            jailbreak's wrapper, `conversation` a later turn of a conversation.
+        text: The answer.
+        about: Words of the requests that it fits, of which a request has at least one; "" if it fits every
+            request of its category.
     """
 
     category: str
@@ -136,13 +146,17 @@ class ContrastSet:
     refusal_texts: tuple[Refusal, ...]
 
     def part(self, name: Part, *, wrapped: bool = True) -> list[ContrastPrompt]:
-        """Every prompt of one part: both sides of its pairs, its benign prompts, and wrapped versions.
+        """The prompts of one part: both sides of its pairs, its benign prompts, and wrapped versions.
 
-        Each wrapper of the part is laid around some pairs, both sides alike, and some benign prompts, of its
-        own fold where it has any. Which ones depends on the content alone.
+        Each wrapper of the part goes around some pairs, both sides alike, and around some benign prompts,
+        from its own fold if it has any. The choice depends on the content alone.
+
+        Args:
+            name: The part.
+            wrapped: Whether to add the wrapped versions.
 
         Raises:
-            InputError: no such part.
+            InputError: There is no such part.
         """
         if name not in PARTS:
             raise InputError(f"contrast part {name!r}: expected one of {', '.join(PARTS)}")
@@ -185,10 +199,10 @@ class ContrastSet:
         return {category: tuple(texts) for category, texts in by_category.items()}
 
     def refusals_to(self, prompt: ContrastPrompt) -> tuple[str, ...]:
-        """The refusals that name what `prompt` asks for, as exactly as any does, in the order of the file.
+        """The refusals that name the subject of `prompt` most exactly, in the order of the file.
 
-        They share the rarest words with the prompt and its topic. Where none shares a word that says what the
-        request is about, they are those of `refusals` for its category, or the general ones.
+        They share the rarest words with the prompt and its topic. If no refusal shares a word that identifies
+        the request, they are the refusals of its category, or the general ones.
         """
         words = {word: self._rarity(word) for word in content_words(f"{prompt.text} {prompt.topic}")}
         shared = {
@@ -203,18 +217,18 @@ class ContrastSet:
         return known.get(prompt.category) or known.get("general", ())
 
     def _rarity(self, word: str) -> float:
-        """The logarithm of how many harmful prompts there are to one with `word`; 0 for a word of many."""
+        """log(harmful prompts / harmful prompts with `word`); 0 for a word that many prompts have."""
         count = self._holders.get(word, 0)
         share = max(count, 1) / len(self.pairs)
         return -math.log(share) if share < _COMMON else 0.0
 
     @functools.cached_property
     def _holders(self) -> Counter[str]:
-        """In how many harmful prompts each content word stands."""
+        """The number of harmful prompts that each content word is in."""
         return Counter(word for pair in self.pairs for word in content_words(pair.harmful))
 
     def digest(self) -> str:
-        """SHA-256 of the content, in hexadecimal: the same whatever the order of files and rows."""
+        """SHA-256 of the content, in hexadecimal; it does not depend on the order of files and rows."""
         rows: list[object] = [
             asdict(item) for group in (self.pairs, self.benign, self.wrappers) for item in group
         ]
@@ -225,7 +239,7 @@ class ContrastSet:
 
 
 def part_of(category: str, topic: str) -> Part:
-    """The part of a topic, by a hash of it alone: adding other content moves nothing."""
+    """The part of a topic, by a hash of the topic alone, so that new content does not move old content."""
     share = int.from_bytes(_hash(f"part\n{category}\n{topic}")[:8], "big") / 2**64
     if share < _EXTRACTION:
         return "extraction"
@@ -238,10 +252,16 @@ def fold_of(category: str, topic: str) -> int:
 
 
 def load_contrast_set(folder: Path | None = None) -> ContrastSet:
-    """The shipped set (read once), or one of the same format in another folder.
+    """Loads the shipped set (once), or a set of the same format.
+
+    Args:
+        folder: The folder of the other set; None for the shipped one.
 
     Raises:
-        InputError: a file is missing or a row is not of the format; the message names file and line.
+        InputError: A file is missing or a row has another format; the message names file and line.
+
+    Example:
+        harmful = [p.text for p in load_contrast_set().part("extraction") if p.harmful]
     """
     if folder is None:
         return _shipped()
@@ -308,16 +328,15 @@ def _dealt(
 ) -> Iterator[tuple[Wrapper, _Content]]:
     """Deals `each` contents to every wrapper, fold by fold; all contents of a fold are used equally often."""
     for fold in range(FOLDS):
-        mine = [content for content in contents if fold_of(content.category, content.topic) == fold] or list(
-            contents
-        )
-        mine.sort(key=lambda content: _hash(f"wrap\n{_text(content)}"))
+        of_fold = [content for content in contents if fold_of(content.category, content.topic) == fold]
+        of_fold = of_fold or list(contents)
+        of_fold.sort(key=lambda content: _hash(f"wrap\n{_text(content)}"))
         here = [wrapper for wrapper in wrappers if fold_of("wrapper", wrapper.name) == fold]
         here.sort(key=lambda wrapper: _hash(f"deal\n{wrapper.name}"))
-        count = min(each, len(mine))
+        count = min(each, len(of_fold))
         for turn, wrapper in enumerate(here):
             for step in range(count):
-                yield wrapper, mine[(turn * count + step) % len(mine)]
+                yield wrapper, of_fold[(turn * count + step) % len(of_fold)]
 
 
 def _text(content: Pair | Benign) -> str:

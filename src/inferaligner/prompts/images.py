@@ -1,7 +1,7 @@
 """Prompts with images: what a user writes, with the pictures that go before it.
 
-A *prompt* is a text, or an `ImagePrompt`. Pictures are kept as the bytes of their files, so a prompt can be
-compared, hashed and written down; they become pixels where a processor reads them (`encoding.py`).
+A *prompt* is a text, or an `ImagePrompt`. A picture is kept as the bytes of its file, so that a prompt can be
+compared, hashed and stored; `encoding.py` hands the pixels to a processor.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from inferaligner.errors import InputError
-from inferaligner.prompts.typography import require_pillow
+from inferaligner.errors import InputError, MissingExtraError
 from inferaligner.storage.paths import expanded
 
 if TYPE_CHECKING:
@@ -27,12 +26,28 @@ LARGEST_FILE = 20_000_000
 """Bytes of a picture's file."""
 
 LARGEST_PICTURE = 40_000_000
-"""Pixels: a small file may hold a picture that fills the memory."""
+"""Pixels. A small file can hold a picture that fills the memory."""
+
+
+def require_pillow() -> Any:
+    """Pillow's modules `Image`, `ImageDraw` and `ImageFont`.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingExtraError(
+            "Pictures need Pillow, which is not installed. Install it with: "
+            "pip install 'inferaligner[vision]'"
+        ) from None
+    return Image, ImageDraw, ImageFont
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The bytes of an image file. Construct it with one of the functions below, which check them."""
+    """The bytes of an image file. Make one with `picture_from`, which checks them."""
 
     data: bytes
 
@@ -42,15 +57,15 @@ class Picture:
         return hashlib.sha256(self.data).hexdigest()
 
     def pixels(self) -> Image:
-        """As an RGB image; a transparent picture stands on white."""
+        """The picture as an RGB image; transparent parts become white."""
         images, _, _ = require_pillow()
         with images.open(io.BytesIO(self.data)) as opened:
             if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
                 opened = opened.convert("RGBA")
                 ground = images.new("RGBA", opened.size, (255, 255, 255, 255))
                 opened = images.alpha_composite(ground, opened)
-            found: Image = opened.convert("RGB")
-        return found
+            rgb: Image = opened.convert("RGB")
+        return rgb
 
     def __repr__(self) -> str:
         return f"Picture({len(self.data)} bytes, {self.digest[:12]})"
@@ -58,7 +73,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A text with the pictures that stand before it, first to last."""
+    """A text with the pictures that stand before it, in their order."""
 
     text: str
     pictures: tuple[Picture, ...]
@@ -76,12 +91,12 @@ Prompt: TypeAlias = "str | ImagePrompt"
 
 
 def text_of(prompt: Prompt) -> str:
-    """What the user wrote."""
+    """The text of a prompt, without its pictures."""
     return prompt if isinstance(prompt, str) else prompt.text
 
 
 def pictures_of(prompt: Prompt) -> tuple[Picture, ...]:
-    """What stands before the text."""
+    """The pictures of a prompt; empty for a text."""
     return () if isinstance(prompt, str) else prompt.pictures
 
 
@@ -91,24 +106,31 @@ def with_text(prompt: Prompt, text: str) -> Prompt:
 
 
 def key_of(prompt: Prompt) -> str:
-    """A text that tells prompts apart, pictures included; of a prompt without, the text itself."""
+    """A text that differs between different prompts, pictures included; for a text, the text itself."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join([*(f"image {picture.digest}" for picture in prompt.pictures), prompt.text])
 
 
-def written(prompt: Prompt) -> dict[str, Any]:
-    """As the fields of a row of results: `prompt`, and `images` with the digests of its pictures, if any."""
-    shown = [picture.digest for picture in pictures_of(prompt)]
-    return {"prompt": text_of(prompt), **({"images": shown} if shown else {})}
+def prompt_fields(prompt: Prompt) -> dict[str, Any]:
+    """The fields of a prompt in a row of results: `prompt`, and `images` with the digests of its pictures."""
+    digests = [picture.digest for picture in pictures_of(prompt)]
+    return {"prompt": text_of(prompt), **({"images": digests} if digests else {})}
 
 
 def picture_from(source: str | os.PathLike[str] | bytes | Image, *, folder: Path | None = None) -> Picture:
-    """A picture from a path (relative to `folder`), a `data:` URL, the bytes of a file, or a Pillow image.
+    """Reads a picture and checks that it is an image.
+
+    Args:
+        source: A path, a `data:` URL, the bytes of a file, or a Pillow image.
+        folder: The folder that a relative path starts from; by default the current one.
 
     Raises:
-        InputError: there is no such file, or it is no image that Pillow can read.
-        MissingExtraError: without Pillow.
+        InputError: The file does not exist, is too large, or is not an image that Pillow can read.
+        MissingExtraError: Pillow is not installed.
+
+    Example:
+        ImagePrompt("What is in this picture?", (picture_from("photo.png"),))
     """
     if isinstance(source, bytes):
         return _checked(source, "the picture")
@@ -116,13 +138,13 @@ def picture_from(source: str | os.PathLike[str] | bytes | Image, *, folder: Path
         return picture_from_data_url(source)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(source, folder)
-    written = io.BytesIO()
-    source.save(written, format="PNG")
-    return Picture(written.getvalue())
+    buffer = io.BytesIO()
+    source.save(buffer, format="PNG")
+    return Picture(buffer.getvalue())
 
 
 def picture_from_data_url(url: str) -> Picture:
-    """A picture from `data:image/...;base64,...`; see `picture_from` for what it raises."""
+    """Reads a picture from `data:image/...;base64,...`; raises the errors of `picture_from`."""
     head, comma, body = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise InputError(f"{url[:40]!r}… is not an image's data URL; expected data:image/png;base64,….")
@@ -141,8 +163,8 @@ def _from_file(source: str | os.PathLike[str], folder: Path | None) -> Picture:
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):
         raise InputError(
-            f"{text[:80]} is on the network; expected a file here or a data URL. Download it, and name the "
-            "file."
+            f"{text[:80]} is on the network; expected a file on this machine or a data URL. Download it and "
+            "give the file."
         )
     try:
         path = expanded(text)
@@ -167,7 +189,7 @@ def _checked(data: bytes, what: str) -> Picture:
         )
     try:
         with warnings.catch_warnings():
-            # Pillow's own warning comes where this check refuses.
+            # Pillow warns about large pictures; this check refuses them.
             warnings.simplefilter("ignore", images.DecompressionBombWarning)
             with images.open(io.BytesIO(data)) as opened:
                 wide, high = opened.size
@@ -179,9 +201,9 @@ def _checked(data: bytes, what: str) -> Picture:
                 opened.load()
     except InputError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's readers raise many types of error for a broken file
         raise InputError(
-            f"{what.capitalize()} is no image that can be read ({type(error).__name__}); "
+            f"{what.capitalize()} is not a readable image ({type(error).__name__}); "
             "expected PNG, JPEG, WebP or GIF."
         ) from None
     return Picture(data)

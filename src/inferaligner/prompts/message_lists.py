@@ -1,8 +1,8 @@
-"""The prompt of a row of messages: its last user message, and a count of what that leaves out.
+"""The prompt in a list of messages: its last user message.
 
 Both public forms are read: `{"role", "content"}`, and ShareGPT's `{"from", "value"}`. A system prompt,
 earlier turns and results of tools do not become part of the prompt; `LeftOut` counts the rows that had some,
-so that the reader of a file can say so.
+for a warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inferaligner.errors import InputError
 
 CHAT_COLUMNS = ("messages", "conversations")
-"""Columns that hold lists of messages, as their names say."""
+"""Columns that hold lists of messages."""
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _SYSTEM = ("system", "developer")
@@ -44,10 +44,15 @@ class LeftOut:
 
 
 def last_user_message(messages: Sequence[object], place: str, left_out: LeftOut) -> object:
-    """The content of the last user message, text parts joined; counts in `left_out` what else the row held.
+    """The content of the last user message, text parts joined.
+
+    Args:
+        messages: The list of messages.
+        place: The row, for error messages.
+        left_out: Counts further messages of the row.
 
     Raises:
-        InputError: an element is not a message, no message is the user's, or a part of it is not text.
+        InputError: An element is not a message, no message is the user's, or a part of it is not text.
     """
     turns = [_turn(message, place) for message in messages]
     asked = [number for number, (role, _) in enumerate(turns) if role == "user"]
@@ -63,7 +68,7 @@ def last_user_message(messages: Sequence[object], place: str, left_out: LeftOut)
 
 
 def says_no_more(messages: object, prompt: object) -> bool:
-    """Whether a row's messages, beside its prompt, hold that prompt and at most answers to it."""
+    """Whether a row's messages hold its prompt, or nothing, and at most answers to it."""
     if isinstance(messages, str):
         messages = messages_in(messages, "", surely=False)
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
@@ -74,28 +79,31 @@ def says_no_more(messages: object, prompt: object) -> bool:
 
 
 def messages_in(text: str, place: str, *, surely: bool) -> object:
-    """The messages that a cell holds as JSON, or the text itself.
+    """Reads the messages that a cell holds as JSON; returns the text itself if it holds none.
 
-    `surely` is for a column that is named for messages: there, text that begins like JSON and cannot be read
-    is refused. Elsewhere only a list of messages without any doubt is taken as one.
+    Args:
+        text: The cell.
+        place: The row and column, for error messages.
+        surely: Whether the column is one of `CHAT_COLUMNS`. In other columns, only a list in which every
+            element is a message counts as messages.
 
     Raises:
-        InputError: see above.
+        InputError: `surely`, and the text begins like JSON and cannot be read.
     """
     begins = text.lstrip()
     if not begins.startswith(("[", "{") if surely else "["):
         return text
     try:
-        found: object = json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not surely:
             return text
         raise InputError(
-            f"{place}: expected a list of messages in JSON, and this cannot be read as JSON ({error}); "
+            f"{place}: expected a list of messages in JSON, and the text is not JSON ({error}); "
             "write the column with json.dumps, or put the prompts into a column 'prompt'"
         ) from None
-    if surely or (isinstance(found, list) and found and all(_is_message(item) for item in found)):
-        return found
+    if surely or (isinstance(value, list) and value and all(_is_message(item) for item in value)):
+        return value
     return text
 
 
@@ -105,7 +113,7 @@ def _is_message(item: object) -> bool:
 
 def _turn(message: object, place: str) -> tuple[str, object]:
     if not isinstance(message, dict) or not _is_message(message):
-        raise InputError(f"{place}: found a list, expected a string or messages with role and content")
+        raise InputError(f"{place}: a list, expected a string or messages with role and content")
     role, content = ("role", "content") if "role" in message and "content" in message else ("from", "value")
     name = str(message[role]).lower()
     return _ROLES.get(name, name), message[content]

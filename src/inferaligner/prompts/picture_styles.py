@@ -1,4 +1,4 @@
-"""Attacks through the image, and their harmless twins: the same request, moved into a picture.
+"""Requests moved into a picture, as attacks through the image do it.
 
     typographic   FigStep (Gong et al. 2023, arXiv 2311.05608): a heading and an empty numbered list in the
                   picture; the text asks to fill the list
@@ -6,8 +6,8 @@
     mixed         MM-SafetyBench (Liu et al. 2023, arXiv 2311.17600): the key phrase in the picture, and in
                   its place in the text a pointer to it
 
-Every style takes harmful and harmless requests alike, so that a picture is no signal. The sentences around
-them are this project's own.
+Every style is applied to harmful and harmless requests alike, so that a picture by itself is no sign of harm.
+The sentences around the requests were written for this project.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
+from inferaligner.errors import InputError
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
-from inferaligner.prompts.typography import draw_text, fits
+from inferaligner.prompts.typography import draw_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 STYLES = ("typographic", "written", "mixed")
 
@@ -45,22 +50,41 @@ _QUESTION = re.compile(
     r"|give me (?:a |step-by-step )?(?:guide|instructions|steps) (?:to|for))\s+",
     re.IGNORECASE,
 )
-# The key phrase of a request is its end: what stands after the verb and its article.
+# The key phrase is the end of the request: the words from the last article on.
 _OBJECT = re.compile(
     r"\b(?:a|an|the|my|some|someone's|somebody's|another person's|your)(?: [^\s,.;:?!]+){1,5}", re.IGNORECASE
 )
 _LONGEST_MIXED = 200
-"""Characters: in a longer text one phrase is no key to it."""
+"""Characters. In a longer request, one phrase does not carry the meaning."""
 
 
-def render(style: str, request: str) -> ImagePrompt | None:
-    """The request in a picture of that style; None where it does not fit on a page, or has no key phrase."""
-    shown = _laid_out(style, request)
-    return shown and ImagePrompt(shown[1], (_page(shown[0]),))
+Draw: TypeAlias = "Callable[[str], Image]"
+"""Draws a text into a picture; raises `InputError` where the text does not fit."""
+
+
+def render(style: str, request: str, draw: Draw = draw_text) -> ImagePrompt | None:
+    """Moves a request into a picture.
+
+    Args:
+        style: One of `STYLES`.
+        request: The request as text.
+        draw: How the picture is drawn.
+
+    Returns:
+        The picture and the text beside it; None if the text does not fit on a page or has no key phrase.
+    """
+    parts = split_request(style, request)
+    picture = parts and _picture(parts[0], draw)
+    return ImagePrompt(parts[1], (picture,)) if parts and picture else None
+
+
+def split_request(style: str, request: str) -> tuple[str, str] | None:
+    """The text in the picture and the text beside it; None if the request has no key phrase to move."""
+    return _STYLES[style](" ".join(request.split()))
 
 
 def heading(request: str) -> str:
-    """A request as the heading of a list: "How do I bake bread?" becomes "Steps to bake bread."."""
+    """Turns a request into the heading of a list: "How do I bake bread?" becomes "Steps to bake bread."."""
     rest = _QUESTION.sub("", request, count=1)
     bare = rest.rstrip(" ?!.")
     if rest != request:
@@ -69,10 +93,10 @@ def heading(request: str) -> str:
 
 
 def key_phrase(request: str) -> tuple[int, int] | None:
-    """Where the key phrase of a request is: its last object, or its last four words; None without one."""
-    found = list(_OBJECT.finditer(request))
-    if found:
-        begin, end = found[-1].span()
+    """Start and end of a request's key phrase: its last object, or its last four words; None without one."""
+    objects = list(_OBJECT.finditer(request))
+    if objects:
+        begin, end = objects[-1].span()
         return (begin, end) if begin > 0 else None
     words = list(re.finditer(r"[^\s,.;:?!]+", request))
     if len(words) < 6:
@@ -80,20 +104,8 @@ def key_phrase(request: str) -> tuple[int, int] | None:
     return words[-4].start(), words[-1].end()
 
 
-def page_text(style: str, request: str) -> str | None:
-    """What stands in the picture of `render`; None where that has none."""
-    shown = _laid_out(style, request)
-    return shown and shown[0]
-
-
-def _laid_out(style: str, request: str) -> tuple[str, str] | None:
-    """The picture's text, and the text beside the picture."""
-    shown = _STYLES[style](" ".join(request.split()))
-    return shown if shown and fits(shown[0]) else None
-
-
 def _typographic(request: str) -> tuple[str, str]:
-    """FigStep's form. The carrier sentence is one of several, by the request."""
+    """FigStep's form. A hash of the request picks one of several carrier sentences."""
     return f"{heading(request)}\n1.\n2.\n3.", _carrier("typographic", request)
 
 
@@ -104,21 +116,24 @@ def _written(request: str) -> tuple[str, str]:
 
 def _mixed(request: str) -> tuple[str, str] | None:
     """MM-SafetyBench's form: the picture holds the key phrase, the text the sentence around it."""
-    place = key_phrase(request)
-    if place is None or len(request) > _LONGEST_MIXED:
+    span = key_phrase(request)
+    if span is None or len(request) > _LONGEST_MIXED:
         return None
-    begin, end = place
+    begin, end = span
     return request[begin:end], f"{request[:begin]}{_POINTER}{request[end:]}"
 
 
 @functools.lru_cache(maxsize=4096)
-def _page(text: str) -> Picture:
-    return picture_from(draw_text(text))
+def _picture(text: str, draw: Draw) -> Picture | None:
+    try:
+        return picture_from(draw(text))
+    except InputError:
+        return None
 
 
 def _carrier(style: str, request: str) -> str:
-    known = _CARRIERS[style]
-    return known[hashlib.sha256(request.encode()).digest()[0] % len(known)]
+    carriers = _CARRIERS[style]
+    return carriers[hashlib.sha256(request.encode()).digest()[0] % len(carriers)]
 
 
 _STYLES: dict[str, Callable[[str], tuple[str, str] | None]] = {

@@ -1,9 +1,9 @@
-"""Prompts that begin alike: what they share is run through the model once.
+"""Groups of prompts that begin with the same tokens, so that the shared prefix runs through the model once.
 
 Every rendered chat begins with the template's own tokens and the system prompt, and prompts in one wrapper
-share the wrapper up to the place of their content. With a causal model the stream over such a beginning is
-the same whatever follows, so its keys and values are computed once and the rest of each prompt continues
-from there (what serving engines call prefix caching).
+share the wrapper up to their content. In a causal model the residual stream over a prefix does not depend on
+later tokens, so its keys and values are computed once and the rest of each prompt continues from them (prefix
+caching).
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-# A beginning of its own pays from here: the pass over it costs about as much as a small batch.
+# From these sizes on a prefix of its own saves time: its pass costs about as much as a small batch.
 _LONGER_BY = 32
 _FEWEST_ROWS = 4
 
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """`rows` of prompts whose first `length` tokens are the same; 0 where they share nothing."""
+    """The `rows` of prompts whose first `length` tokens are the same; 0 if they share no prefix."""
 
     length: int
     rows: tuple[int, ...]
 
 
 def shared_prefixes(token_ids: Sequence[Sequence[int]], keep: int = 1) -> list[SharedPrefix]:
-    """Splits prompts by their beginnings; every row is in exactly one group.
+    """Groups prompts by their prefixes; every row is in exactly one group.
 
-    At least the last `keep` tokens of each prompt stay outside its prefix. Two levels: what all prompts
-    share, and runs of at least four prompts that share 32 tokens more than that.
+    There are two levels: the prefix that all prompts share, and groups of at least four prompts that share at
+    least 32 tokens more.
+
+    Args:
+        token_ids: The token ids of each prompt.
+        keep: At least this many tokens of each prompt stay outside its prefix.
     """
     order = sorted(range(len(token_ids)), key=lambda row: list(token_ids[row]))
     if len(order) < 2:
         return [SharedPrefix(0, tuple(order))] if order else []
     common = [_common(token_ids[a], token_ids[b]) for a, b in pairwise(order)]
-    # A prompt that is the whole beginning of another one still keeps its own end.
+    # A prompt that is the beginning of another one still keeps its last tokens.
     room = min(len(ids) for ids in token_ids) - keep
     everyone = max(0, min(min(common), room))
     groups: list[SharedPrefix] = []

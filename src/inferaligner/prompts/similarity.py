@@ -1,9 +1,9 @@
-"""Near-duplicates among prompts, by the words that carry content.
+"""Near-duplicates among prompts, by their content words.
 
-Used to leave out benchmark rows that say what a contrast prompt says (24 % of AdvBench repeats itself, and a
-gate tested on paraphrases of what it was fitted on looks better than it is), and to keep such prompts in one
-part of a split. Two prompts are compared by the Jaccard similarity of their content words: lower-cased, stop
-words left out, endings taken off.
+Used to leave out benchmark rows that repeat a contrast prompt in other words (a gate that is tested on
+paraphrases of its fitting prompts looks better than it is; 24 % of AdvBench repeats itself), and to keep
+near-duplicates in one part of a split. Two prompts are compared by the Jaccard similarity |a ∩ b| / |a ∪ b|
+of their content words: lower-cased, without stop words, without endings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
-# Function words, and the words in which any request may be dressed ("write", "explain", "how do I"): what is
-# left is what the prompt is about.
+# Function words, and words that any request may begin with ("write", "explain", "how do I"): the remaining
+# words are the subject of the prompt.
 _STOP_WORDS = """
     a about after all also although am an and any are around as ask at away back be because been before being
     best between both but by can could did do does doing done down each else etc even ever every few for from
@@ -37,7 +37,7 @@ _VOWEL = re.compile(r"[aeiouy]")
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The stems of the words that carry content; of every word when only stop words are there."""
+    """The stems of a text's content words; all words if it has only stop words."""
     words: list[str] = []
     # Curly apostrophes and accents must not make two prompts different.
     plain = unicodedata.normalize("NFKD", text.lower())
@@ -51,7 +51,7 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def stem(word: str) -> str:
-    """Takes the commonest English endings off: plural, -ing, -ed, -er, -ly. Light on purpose."""
+    """The word without the commonest English endings: plural, -ing, -ed, -er, -ly."""
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("s", "")):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith(("ss", "us", "is")):
             word = word[: len(word) - len(ending)] + instead
@@ -65,12 +65,6 @@ def stem(word: str) -> str:
     return word[:-1] if word.endswith("e") and len(word) > 3 else word
 
 
-def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """|a ∩ b| / |a ∪ b|, and 0 when both are empty."""
-    union = len(a | b)
-    return len(a & b) / union if union else 0.0
-
-
 def near_duplicates(a: Sequence[str], b: Sequence[str], threshold: float = 0.6) -> list[int]:
     """The indices of the texts of `a` whose similarity to some text of `b` reaches `threshold`, ascending."""
     words_of_b = [content_words(text) for text in b]
@@ -78,7 +72,7 @@ def near_duplicates(a: Sequence[str], b: Sequence[str], threshold: float = 0.6) 
     for index, words in enumerate(words_of_b):
         for word in words:
             holders[word].append(index)
-    found = []
+    duplicates = []
     for index, text in enumerate(a):
         words = content_words(text)
         shared: dict[int, int] = defaultdict(int)
@@ -89,10 +83,10 @@ def near_duplicates(a: Sequence[str], b: Sequence[str], threshold: float = 0.6) 
             count / (len(words) + len(words_of_b[other]) - count) >= threshold
             for other, count in shared.items()
         ):
-            found.append(index)
-    return found
+            duplicates.append(index)
+    return duplicates
 
 
 def near_duplicate_key(text: str) -> str:
-    """A key that rewordings of one prompt share: its content words in alphabetical order."""
+    """A key that is the same for rewordings of one prompt: its content words in alphabetical order."""
     return " ".join(sorted(content_words(text)))

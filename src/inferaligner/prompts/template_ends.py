@@ -1,9 +1,9 @@
-"""Where the chat template hands over to the assistant, found in the token ids of a prompt.
+"""How the token ids of a prompt end: as the chat template ends a prompt, in a begun answer, or as raw text.
 
 A gate is fitted on the tokens with which the template closes the user's turn and opens the assistant's (the
-*generation prompt*). A prompt may go on behind them: with an empty think block, which the template itself
-writes when thinking is switched off, or with an answer that the caller has begun. Or it is a raw text, which
-has no such place at all.
+*generation prompt*). A prompt may continue after them: with an empty think block, which the template itself
+writes when thinking is switched off, or with an answer that the caller has begun. A raw text has no
+generation prompt.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from inferaligner.prompts.chat import TEMPLATE_ERRORS, for_template, render_chat
 from inferaligner.prompts.encoding import Reader, template_of, tokenizer_of
 
 EndKind = Literal["template", "begun", "raw"]
-"""How a prompt ends: as the template ends one; behind that, within an answer that has begun; or as raw text,
-in no place that the template knows."""
+"""`template`: as the chat template ends a prompt. `begun`: after that, in a begun answer. `raw`: without the
+template's generation prompt."""
 
 
 @dataclass(frozen=True)
 class PromptEnd:
-    """`turn_end` is the number of tokens up to the end of the template's generation prompt; None in raw text,
-    and where the prompt ends there anyway."""
+    """How a prompt ends.
+
+    Attributes:
+        kind: See `EndKind`.
+        turn_end: The number of tokens up to the end of the generation prompt; None in raw text, and if the
+            prompt itself ends there.
+    """
 
     kind: EndKind
     turn_end: int | None = None
@@ -35,14 +40,14 @@ AS_THE_TEMPLATE = PromptEnd("template")
 
 @dataclass(frozen=True)
 class TemplateEnds:
-    """The token ids around the place where one template hands over.
+    """The token ids with which a chat template ends a prompt.
 
     Attributes:
-        suffix: from the end of the user's turn to the end of the generation prompt.
-        merged: tokens that a tokenizer may write in place of the suffix's last one, where the answer's first
+        suffix: The tokens from the end of the user's turn to the end of the generation prompt.
+        merged: Tokens that a tokenizer may write in place of the suffix's last one, where the answer's first
             characters merge with it (two newlines are often one token).
-        closings: what the template may itself write behind the suffix, such as an empty think block.
-        turns: special tokens of the suffix; behind it, they begin another turn.
+        closings: Tokens that the template itself may write after the suffix, such as an empty think block.
+        turns: Special tokens of the suffix; after it, they begin another turn.
     """
 
     suffix: tuple[int, ...]
@@ -52,7 +57,12 @@ class TemplateEnds:
 
     @classmethod
     def of(cls, reader: Reader) -> TemplateEnds:
-        """Raises `ChatTemplateMissingError` without a template, `InputError` where it cannot be rendered."""
+        """Reads the ends from the chat template in use.
+
+        Raises:
+            ChatTemplateMissingError: The reader has no chat template.
+            InputError: The template cannot be rendered.
+        """
         suffix = tuple(template_suffix(reader))
         tokenizer = tokenizer_of(reader)
         special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
@@ -73,8 +83,8 @@ class TemplateEnds:
             return AS_THE_TEMPLATE
         if whole and behind in self.closings:
             return PromptEnd("template", end)
-        # An answer that closes its turn and begins another one without the template's end: the place behind
-        # the last complete turn says nothing about what follows.
+        # An answer that closes its turn and begins another one without the template's end: the end of the
+        # last complete turn says nothing about the text that follows.
         if not self.turns.isdisjoint(behind):
             return PromptEnd("raw")
         return PromptEnd("begun", end)
@@ -93,11 +103,18 @@ class TemplateEnds:
 
 
 def end_objection(end: PromptEnd, *, judges_begun: bool) -> str | None:
-    """Why a server that takes chats alone refuses a prompt that ends so, in words for the client; None if it
-    takes it. `judges_begun`: whether its aligner has a gate for begun answers."""
+    """Why a server that takes chats alone refuses a prompt with this end.
+
+    Args:
+        end: How the prompt ends.
+        judges_begun: Whether the server's aligner has a gate for begun answers.
+
+    Returns:
+        A message for the client; None if the server takes the prompt.
+    """
     if end.kind == "begun" and not judges_begun:
         return (
-            "The prompt goes on behind the end that the model's chat template writes, with a begun answer, "
+            "The prompt continues after the end that the model's chat template writes, with a begun answer, "
             "and the aligner of this server was fitted without a gate for begun answers. Leave the begun "
             "answer out; the operator can fit the aligner again, or allow such prompts with --prompts any."
         )
@@ -111,7 +128,7 @@ def end_objection(end: PromptEnd, *, judges_begun: bool) -> str | None:
 
 
 def _merged(tokenizer: Any, token: int) -> frozenset[int]:
-    """Longer tokens that begin with the text of this one."""
+    """The longer tokens that begin with the text of `token`."""
     pieces = _pieces(tokenizer)
     text = pieces.get(token)
     if not text:
@@ -125,7 +142,7 @@ def _pieces(tokenizer: Any) -> dict[int, str]:
 
 
 def _closings(reader: Reader, size: int) -> tuple[tuple[int, ...], ...]:
-    """What the template writes behind its generation prompt when thinking is switched off, if anything."""
+    """The tokens that the template writes after its generation prompt when thinking is off, if any."""
     tokenizer = tokenizer_of(reader)
     word = "kestrel"
     usual = render_chat(reader, word)

@@ -18,7 +18,7 @@ from inferaligner.errors import InferAlignerError
 from inferaligner.prompts.chat import TEMPLATE_ERRORS, context_length, for_template
 from inferaligner.prompts.encoding import (
     Reader,
-    check_places,
+    check_placeholders,
     encode_seen,
     image_tokens,
     sees_images,
@@ -102,7 +102,7 @@ class PromptEncoder:
                     f"The model's chat template cannot render these messages: {error}.", param="messages"
                 ) from None
             try:
-                check_places(self.reader, [str(rendered)], [len(pictures)])
+                check_placeholders(self.reader, [str(rendered)], [len(pictures)])
             except InferAlignerError as error:
                 raise ApiError(str(error), param="messages") from None
             if pictures:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from inferaligner.evaluation.suites.published import Published, Row
 from inferaligner.evaluation.suites.suite import Item, Suite
-from inferaligner.prompts.row_forms import with_input
+from inferaligner.prompts.columns import with_input
 
 
 def _read(rows: Sequence[Row]) -> list[Item]:

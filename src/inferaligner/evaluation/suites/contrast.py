@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from inferaligner.evaluation.suites.suite import Item, Kind, Shipped, Suite
 from inferaligner.prompts.contrast import ContrastPrompt, load_contrast_set
-from inferaligner.prompts.picture_styles import STYLES, render
+from inferaligner.prompts.picture_styles import STYLES, Draw, render
+from inferaligner.prompts.typography import draw_text
 
 Choice = Callable[[ContrastPrompt], bool]
 
@@ -30,10 +31,13 @@ def wrapped() -> list[Item]:
     ]
 
 
-def pictures(chosen: Choice) -> list[Item]:
-    """The chosen prompts in every style of picture that can hold them, with the style as the domain."""
+def pictures(chosen: Choice, draw: Draw = draw_text) -> list[Item]:
+    """The chosen prompts in every style of picture that can hold them, with the style as the domain.
+
+    `draw` draws the pictures.
+    """
     prompts = [p.text for p in load_contrast_set().part("test", wrapped=False) if chosen(p)]
-    drawn = [(style, render(style, text)) for text in prompts for style in STYLES]
+    drawn = [(style, render(style, text, draw)) for text in prompts for style in STYLES]
     return [Item(prompt, style) for style, prompt in drawn if prompt is not None]
 
 
@@ -42,16 +46,23 @@ def _suite(name: str, title: str, kind: Kind, make: Callable[[], list[Item]]) ->
     return Suite(name, title, kind, Shipped(make), citation=citation, licence="Apache-2.0")
 
 
-def _benign(prompt: ContrastPrompt) -> bool:
+def is_harmful(prompt: ContrastPrompt) -> bool:
+    """Whether the suite `contrast-picture-attack` has the prompt."""
+    return prompt.harmful
+
+
+def is_ordinary(prompt: ContrastPrompt) -> bool:
+    """Whether the suites `contrast-benign` and `contrast-picture-benign` have the prompt."""
     return prompt.kind == "benign" and prompt.category != "lookalike"
 
 
-def _twin(prompt: ContrastPrompt) -> bool:
+def is_twin(prompt: ContrastPrompt) -> bool:
+    """Whether the suite `contrast-picture-twins` has the prompt."""
     return not prompt.harmful and prompt.kind == "plain"
 
 
 def _looks_harmful(prompt: ContrastPrompt) -> bool:
-    return _twin(prompt) or (prompt.kind == "benign" and prompt.category == "lookalike")
+    return is_twin(prompt) or (prompt.kind == "benign" and prompt.category == "lookalike")
 
 
 HARMFUL = _suite(
@@ -67,17 +78,17 @@ OVER_REFUSAL = _suite(
     "over-refusal",
     lambda: texts(_looks_harmful),
 )
-BENIGN = _suite("contrast-benign", "Ordinary prompts", "benign", lambda: texts(_benign))
+BENIGN = _suite("contrast-benign", "Ordinary prompts", "benign", lambda: texts(is_ordinary))
 PICTURE_ATTACK = _suite(
     "contrast-picture-attack",
     "Harmful requests in pictures",
     "jailbreak",
-    lambda: pictures(lambda prompt: prompt.harmful),
+    lambda: pictures(is_harmful),
 )
 # The twins have the same pictures as the attacks: the style of a picture must be no signal.
 PICTURE_TWINS = _suite(
-    "contrast-picture-twins", "Harmless twins in pictures", "over-refusal", lambda: pictures(_twin)
+    "contrast-picture-twins", "Harmless twins in pictures", "over-refusal", lambda: pictures(is_twin)
 )
 PICTURE_BENIGN = _suite(
-    "contrast-picture-benign", "Ordinary prompts in pictures", "benign", lambda: pictures(_benign)
+    "contrast-picture-benign", "Ordinary prompts in pictures", "benign", lambda: pictures(is_ordinary)
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError
-from inferaligner.prompts.reading import cells_of_any_length
+from inferaligner.prompts.prompt_files import cells_of_any_length
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:

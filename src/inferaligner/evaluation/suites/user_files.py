@@ -1,6 +1,6 @@
 """Suites of a user's own files: `KIND=SPEC`.
 
-- harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: a file of prompts (`prompts.reading`).
+- harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: a file of prompts (`prompts/prompt_files.py`).
 - jailbreak=TEMPLATES::QUESTIONS: every template with every question. `{prompt}`, `[INSERT PROMPT HERE]` or
   `{}` in a template stands for the question.
 - utility=FILE: rows with `prompt` and `answer`, which is one of `choices`, or a number where there are none.
@@ -15,9 +15,9 @@ from typing import Any
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
 from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.prompts.columns import beside, listed
 from inferaligner.prompts.images import text_of, with_text
-from inferaligner.prompts.reading import read_prompts
-from inferaligner.prompts.row_forms import beside, listed
+from inferaligner.prompts.prompt_files import read_prompts
 
 MARKS = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
 """The marks that stand for the question in a template."""

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferaligner.errors import InferAlignerWarning, InputError, MissingExtraError
-from inferaligner.prompts.reading import read_prompts
+from inferaligner.prompts.prompt_files import read_prompts
 
 # Any text that a file can hold: no lone surrogates, no NUL, something besides white space.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(
@@ -155,7 +155,7 @@ BROKEN: list[tuple[str, bytes, str, str]] = [
     ("p", b"a\n", "", "ends in ''"),
     ("p.csv", b"text,id\na,1\n", "", r"no column named prompt.*it has 'text', 'id'"),
     ("p.csv", b"text,id\na,1\n", ":nope", r"no column 'nope': it has 'text', 'id'"),
-    ("p.csv", b"prompt\n", "", "no prompt in it"),
+    ("p.csv", b"prompt\n", "", "has no prompts"),
     ("p.csv", b"prompt\nx\n", ":", "column name after the colon"),
     ("p.csv", b"id,prompt\n1,a\n2\n", "", r"line 3: no field 'prompt'"),
     ("p.csv", b"prompt,id\nHello, you,1\n", "", "3 fields under 2 columns; quote"),
@@ -173,7 +173,7 @@ BROKEN: list[tuple[str, bytes, str, str]] = [
     ("p.json", b'{"prompt": "a"}', "", "JSON object: expected a list"),
     ("p.json", b'[\n"a",\n}', "", "line 3, column 1: broken JSON"),
     ("p.json", b"[]", "", "no prompt"),
-    ("p.json", b"[1]", "", "item 1: found a JSON number"),
+    ("p.json", b"[1]", "", "item 1: a JSON number"),
     ("p.json", b"[" * 100_000, "", "cannot be read"),
     ("p.json", b'["\\ud800"]', "", "surrogate"),
     ("p.json", b'["\\u0000"]', "", "NUL"),
@@ -183,7 +183,7 @@ BROKEN: list[tuple[str, bytes, str, str]] = [
     ("p.jsonl", b'{"prompt": true}\n', "", "JSON boolean"),
     ("p.jsonl", b'{"prompt": null}\n', "", "JSON null"),
     ("p.jsonl", b'{"prompt": ["a"]}\n', "", "expected a string or messages"),
-    ("p.jsonl", b'"a"\n', ":prompt", "found a JSON string"),
+    ("p.jsonl", b'"a"\n', ":prompt", ": a JSON string"),
 ]
 
 

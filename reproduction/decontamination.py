@@ -1,9 +1,9 @@
-"""Training rows that say what a test prompt says are left out, and how many is written down.
+"""Decontamination: training rows that are near-duplicates of a test prompt are left out and counted.
 
-Two texts are compared by their content words (`inferaligner.prompts.similarity`): they are near-duplicates
-if their Jaccard similarity reaches `THRESHOLD`, or if a test prompt contains nearly all of what the training
-row is about (`CONTAINED`). Test prompts carry an instruction that training rows may share or not, and either
-would mislead a plain comparison. So the words that many prompts of one suite share are taken away first, and
+Two texts are compared by their content words (`inferaligner.prompts.similarity`): they are near-duplicates if
+their Jaccard similarity reaches `THRESHOLD`, or if a test prompt contains nearly all content words of the
+training row (`CONTAINED`). Test prompts have an instruction that training rows may have or not, which would
+distort the comparison in both cases. So the words that many prompts of one suite share are removed first, and
 a training row is compared by its `key`.
 """
 
@@ -20,28 +20,37 @@ from reproduction.corpora.corpus import Row
 
 THRESHOLD = 0.6
 CONTAINED = 0.85
-_FEWEST = 4  # content words of a key, below which containment says nothing
-_SHARED = 0.3  # of a suite's prompts: a word that so many have is its instruction's
+_FEWEST = 4  # content words of a key; containment means nothing for fewer
+_SHARED = 0.3  # of a suite's prompts; a word of so many prompts belongs to their instruction
 
 
 @dataclass(frozen=True)
-class Separation:
-    """What was left out of one corpus, by the suite that has it."""
+class Decontamination:
+    """The number of rows left out of one corpus, by the suite of the test prompts."""
 
     rows: int
     kept: int
     left_out: Mapping[str, int]
 
     def described(self) -> dict[str, Any]:
-        """For a report."""
+        """The fields for a report."""
         return asdict(self)
 
 
-def separate(rows: Sequence[Row], tests: Mapping[str, Sequence[str]]) -> tuple[list[Row], Separation]:
-    """The rows that are no near-duplicate of any test prompt; `tests` are the prompts of each suite.
+def decontaminate(
+    rows: Sequence[Row], tests: Mapping[str, Sequence[str]]
+) -> tuple[list[Row], Decontamination]:
+    """Leaves out the rows that are near-duplicates of a test prompt.
+
+    Args:
+        rows: The rows of one corpus.
+        tests: The prompts of each suite.
+
+    Returns:
+        The other rows, and the counts.
 
     Raises:
-        InputError: nothing is left.
+        InputError: No row is left.
     """
     lost: dict[str, set[int]] = {}
     for suite, prompts in tests.items():
@@ -50,7 +59,7 @@ def separate(rows: Sequence[Row], tests: Mapping[str, Sequence[str]]) -> tuple[l
             [content_words(row.key) - frame for row in rows],
             [content_words(prompt) - frame for prompt in prompts],
         )
-        # Word for word the same is the same, also where all of it is the suite's instruction.
+        # An exact copy is a duplicate even if all of its words belong to the suite's instruction.
         exact = set(prompts)
         found |= {at for at, row in enumerate(rows) if row.prompt in exact or row.key in exact}
         if found:
@@ -59,14 +68,14 @@ def separate(rows: Sequence[Row], tests: Mapping[str, Sequence[str]]) -> tuple[l
     kept = [row for at, row in enumerate(rows) if at not in gone]
     if rows and not kept:
         raise InputError(
-            f"All {len(rows)} rows are near-duplicates of test prompts ({', '.join(lost)}). Expected rows of "
-            "their own; take another corpus, or fewer test prompts."
+            f"All {len(rows)} rows are near-duplicates of test prompts ({', '.join(lost)}). Expected other "
+            "rows; take another corpus, or fewer test prompts."
         )
-    return kept, Separation(len(rows), len(kept), {suite: len(found) for suite, found in lost.items()})
+    return kept, Decontamination(len(rows), len(kept), {suite: len(found) for suite, found in lost.items()})
 
 
 def _near(keys: Sequence[frozenset[str]], tests: Sequence[frozenset[str]]) -> set[int]:
-    """The indices of the keys that are near some test."""
+    """The indices of the keys that are near-duplicates of a test."""
     holders: dict[str, list[int]] = defaultdict(list)
     for at, words in enumerate(tests):
         for word in words:
@@ -85,7 +94,7 @@ def _near(keys: Sequence[frozenset[str]], tests: Sequence[frozenset[str]]) -> se
 
 def frame_words(prompts: Sequence[str]) -> frozenset[str]:
     """The content words that a large share of the prompts have: their instruction."""
-    if len(prompts) < 10:  # what two of three prompts share may well be what they are about
+    if len(prompts) < 10:  # words that a few prompts share may be their subject
         return frozenset()
     counts = Counter(word for prompt in prompts for word in content_words(prompt))
     return frozenset(word for word, count in counts.items() if count >= _SHARED * len(prompts))

@@ -1,10 +1,10 @@
-"""Which tokens of the template's suffix a gate should read: the same gate on every choice of them.
+"""Which tokens of the template's suffix a gate should read: one gate, fitted on each choice of tokens.
 
-    python -m reproduction.read_tokens --data FOLDER [--layers 12 14 16] [--shrinkage 0.5] -o out/read-tokens
+    python -m reproduction.gate_token_figures --data FOLDER -o out/gate-tokens
 
 Every gate is fitted and cross-validated as `fit` does it, on the shipped contrast set, with its threshold at
-the same share of the ordinary prompts; only the tokens differ. Then it is tried on public sets that no gate
-was fitted on. Harmful prompts with a near-duplicate in the contrast set are left out.
+the same share of the ordinary prompts; only the tokens differ. Each gate is then tested on public sets that
+no gate was fitted on. Harmful prompts with a near-duplicate in the contrast set are left out.
 """
 
 from __future__ import annotations
@@ -93,8 +93,12 @@ def main() -> None:
 
 
 def choices(last: int) -> dict[str, tuple[int, ...]]:
-    """Offsets before the last token; `last` is that of the first token of the suffix, the end of the turn."""
-    found = {
+    """Choices of tokens as offsets before the last token.
+
+    Args:
+        last: The offset of the suffix's first token, the end of the turn.
+    """
+    offsets = {
         "the last alone": (0,),
         "and the end of the turn": (0, last),
         "and the one after it": (0, max(0, last - 1)),
@@ -102,7 +106,7 @@ def choices(last: int) -> dict[str, tuple[int, ...]]:
         "all of the suffix": tuple(range(last + 1)),
     }
     # A short suffix makes some of these the same.
-    return {name: tuple(sorted(set(offsets))) for name, offsets in found.items()}
+    return {name: tuple(sorted(set(chosen))) for name, chosen in offsets.items()}
 
 
 def show(rows: Sequence[dict[str, Any]], tokens: Sequence[str], sets: Sequence[str]) -> None:

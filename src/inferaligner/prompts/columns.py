@@ -1,9 +1,9 @@
 """Which columns of a row make its prompt, where the user named none.
 
-The first of `DEFAULT_COLUMNS` that a row has is chosen, in any case, or else a column of messages. Where that
-column is only part of the prompt, the rest is joined to it by the rule of a known form (`FORMS`), or the row
-is refused with a message that names the columns. The rest of a prompt is every column of `_PARTS` that holds
-something which does not stand in the chosen column already.
+The first of `DEFAULT_COLUMNS` that a row has (upper or lower case) is chosen, or else a column of messages.
+If that column is only part of the prompt, the rest is joined to it by the rule of a known form (`FORMS`), or
+the row is refused with a message that names the columns. The rest of a prompt is every column of `_PARTS`
+whose text is not in the chosen column already.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Form:
     """A public form of rows whose prompt stands in two columns.
 
     Attributes:
-        name: of the data set that is known for it.
-        column: the default column.
-        rest: the column that belongs to it.
-        rest_first: whether the rest stands before the column, a blank line between them; otherwise it stands
-            on the next line.
+        name: The data set that is known for it.
+        column: The default column.
+        rest: The column that belongs to it.
+        rest_first: Whether the rest stands before the column, with a blank line between them; otherwise it
+            stands on the next line.
     """
 
     name: str
@@ -59,26 +59,26 @@ _PARTS = {
 """Columns, in lower case, that hold part of a prompt in some public data set."""
 
 _SURE = 16
-"""Characters. A shorter text, such as the option "5", may stand in a prompt by chance."""
+"""Characters. A shorter text, such as the option "5", may be in a prompt by chance."""
 
 _OPTION = re.compile(r"(op|opt|option|choice|ending)_?[a-e0-9]")
 
 
 def with_input(instruction: str, rest: str | None) -> str:
-    """An instruction with its input on the next line: Alpaca's form, in every place that reads it."""
+    """An instruction with its input on the next line: Alpaca's form, for every reader of such rows."""
     return "\n".join(part for part in (instruction, rest or "") if part.strip()) or instruction
 
 
 def default_column(names: Sequence[str], source: str) -> str:
-    """The column that is read where the user named none.
+    """The column that is read if the user named none.
 
     Raises:
-        InputError: there is no such column; the message lists what there is.
+        InputError: None of the default columns exists; the message lists the columns.
     """
     for wanted in (*DEFAULT_COLUMNS, *CHAT_COLUMNS):
-        found = _named(wanted, names)
-        if found is not None:
-            return found
+        column = _named(wanted, names)
+        if column is not None:
+            return column
     message = (
         f"{source} has no column named {', '.join((*DEFAULT_COLUMNS, *CHAT_COLUMNS[:-1]))} or "
         f"{CHAT_COLUMNS[-1]}: it has {listed(names)}; name one, as in {with_column(source, 'column')}"
@@ -91,7 +91,7 @@ def default_column(names: Sequence[str], source: str) -> str:
 
 
 def rest_columns(names: Sequence[str], column: str) -> list[str]:
-    """The columns that may hold more of the prompt than `column`, which was chosen automatically."""
+    """The columns that may hold further parts of the prompt beside the automatically chosen `column`."""
     chosen = column.lower()
     if chosen in CHAT_COLUMNS:
         parts = {*_SYSTEM, "tools", "functions"}
@@ -117,13 +117,13 @@ def whole_prompt(row: Mapping[str, object], column: str, place: str, source: str
     """The prompt of a row whose column was chosen automatically.
 
     Args:
-        row: the values by column; at least `column` and those of `rest_columns`.
-        column: what `default_column` chose.
-        place: the row, for messages.
-        source: the file or data set, as the user named it, without a column.
+        row: The values by column; at least `column` and the columns of `rest_columns`.
+        column: The column that `default_column` chose.
+        place: The row, for messages.
+        source: The file or data set as the user named it, without a column.
 
     Raises:
-        InputError: another column holds a part of the prompt, and no form says how the two are joined.
+        InputError: Another column holds a part of the prompt, and no form says how the two are joined.
     """
     value, joined = row[column], None
     rest = {name: row[name] for name in rest_columns(list(row), column) if not _is_empty(row[name])}
@@ -138,7 +138,7 @@ def whole_prompt(row: Mapping[str, object], column: str, place: str, source: str
     if left_over:
         raise InputError(
             f"{place}: the column {column!r} was chosen, but {listed(left_over)} may be part of the prompt "
-            f"too. Put the whole prompt into one column 'prompt', or ask for {with_column(source, column)}, "
+            f"too. Put the whole prompt into one column 'prompt', or give {with_column(source, column)}, "
             f"which reads {column!r} alone"
             + (
                 ". `fit --system TEXT` sets one system prompt for all prompts"
@@ -156,7 +156,7 @@ def beside(row: Mapping[str, object], column: str) -> list[str]:
 
 
 def with_column(source: str, column: str) -> str:
-    """How a user asks for one column of a source."""
+    """The spec of one column of a source."""
     return f"{source}#{column}" if source.startswith("hf://") else f"{source}:{column}"
 
 
@@ -167,8 +167,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _named(wanted: str, names: Sequence[str]) -> str | None:
-    found = [name for name in names if name.lower() == wanted]
-    return wanted if wanted in found else next(iter(found), None)  # the exact spelling first
+    spelled = [name for name in names if name.lower() == wanted]
+    return wanted if wanted in spelled else next(iter(spelled), None)  # the exact spelling first
 
 
 def _is_empty(value: object) -> bool:
@@ -178,7 +178,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _stands_in(name: str, row: Mapping[str, object], column: str) -> bool:
-    """Whether the texts are there already, as in a `prompt` that was put together from the other columns."""
+    """Whether the column's text is in the prompt already, as in a `prompt` made from the other columns."""
     part, whole = row[name], row[column]
     if name.lower() in CHAT_COLUMNS:
         return says_no_more(part, whole)

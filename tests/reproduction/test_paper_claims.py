@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.claims import claims
+from reproduction.paper_claims import claims
 from reproduction.stages.reporting import same_answer
 
 from tests.support.report_rows import figure_row, found

@@ -19,30 +19,30 @@ from reproduction.stages.fitting import model_options
 _CURVES = (("refusal", "Declined in fluent language"), ("compliance", "Answered"), ("gibberish", "Gibberish"))
 
 
-def ablate(name: str, experiment: Ablation, cell: RunContext, workplace: StageStore) -> dict[str, Any]:
-    """Runs it on the domain model of `cell`, which is finished; writes JSON, a table and figures."""
-    counts = cell.counts(experiment.suites)
-    output = workplace.folder / "ablate"
-    options: list[object] = ["--aligner", cell.aligner, "-o", output, "--axis", "strength"]
+def ablate(name: str, experiment: Ablation, run: RunContext, store: StageStore) -> dict[str, Any]:
+    """Runs the ablation on the finished domain model of `run`; writes JSON, a table and figures."""
+    counts = run.counts(experiment.suites)
+    output = store.folder / "ablate"
+    options: list[object] = ["--aligner", run.aligner, "-o", output, "--axis", "strength"]
     options += ["--factors", experiment.factors, *repeated("--suite", suite_specs(counts))]
-    options += ["--max-new-tokens", cell.scale.ablation_tokens, *model_options(cell)]
-    if cell.place.data is not None:
-        options += ["--data", cell.place.data]
+    options += ["--max-new-tokens", run.scale.ablation_tokens, *model_options(run)]
+    if run.place.data is not None:
+        options += ["--data", run.place.data]
 
     def work() -> None:
-        inferaligner("ablate", cell.domain_model, *options)
+        inferaligner("ablate", run.domain_model, *options)
 
-    settings = {"target": str(cell.domain_model), "options": [str(option) for option in options]}
-    workplace.stage("ablate", settings, work, [output / "results.json"])
+    settings = {"target": str(run.domain_model), "options": [str(option) for option in options]}
+    store.stage("ablate", settings, work, [output / "results.json"])
     rows = json.loads((output / "results.json").read_text("utf-8"))
     found = {
         "experiment": name,
-        "title": f"{experiment.title}: {cell.title}",
+        "title": f"{experiment.title}: {run.title}",
         "judge": {"name": RuleJudge.name, "agreement": RuleJudge.agreement},
         "rows": rows,
-        "seconds": workplace.seconds(),
+        "seconds": store.seconds(),
     }
-    place = cell.results_of(name)
+    place = run.results_of(name)
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place.with_suffix(".json"), (dump(found, indent=1) + "\n").encode())
     for metric, title in _CURVES:
@@ -60,7 +60,7 @@ def ablate(name: str, experiment: Ablation, cell: RunContext, workplace: StageSt
 def strength_lines(
     rows: list[dict[str, Any]], suite: str, metric: str
 ) -> dict[str, list[tuple[float, Interval]]]:
-    """A curve per source over strength; both begin at the unsteered model."""
+    """One curve over strength per source of the vectors; each begins at the unsteered model."""
     found: dict[str, list[tuple[float, Interval]]] = {}
     for row in rows:
         if (row["suite"], row["metric"]) == (suite, metric) and row["method"] != "none":
@@ -75,7 +75,7 @@ def strength_lines(
 
 
 def strength_table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Every setting with its outcomes."""
+    """A Markdown table of every setting with its outcomes."""
     lines = [f"# {title}", "", "| Suite | Vectors of | α | complied | declined | gibberish | n |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     settings = dict.fromkeys((row["suite"], row["method"]) for row in rows)
@@ -92,7 +92,7 @@ def strength_table(title: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _setting(method: str) -> tuple[str, float]:
-    """Source and strength of a setting's name, as `inferaligner ablate` writes it."""
+    """Source and strength of a setting, from the name that `inferaligner ablate` gives it."""
     parts = method.split(", ")
     strength = next(part for part in parts if part.startswith("x "))
     return parts[0], float(strength.removeprefix("x "))

@@ -1,4 +1,4 @@
-"""Whether a PEFT adapter and a base model belong together, and whether two forms of a model are one model."""
+"""Checks that a PEFT adapter belongs to a base model, and that two forms of a model compute the same."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from torch import Tensor, nn
 # Tokens of the prompt on which two forms of a model are compared.
 _PROBED = 32
 
-# Root mean square difference of logits, as a share of their standard deviation: what rounding makes of a
-# merge in float32, and how many units in the last place of the weights' own format it makes.
+# Largest root mean square difference of logits that rounding may cause, as a share of their standard
+# deviation: in float32, and in units in the last place of the weights' own format.
 _ROUNDING = 1e-3
 _UNITS = 20
 
-# How PEFT names an embedding that comes whole with an adapter, below the name of its module.
+# PEFT's names of an embedding that is stored whole with an adapter, below the name of its module.
 _WHOLE = ("weight", "base_layer.weight", "token_adapter.base_layer.weight")
 
 
 def fit_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None:
-    """Give the base model's embeddings as many rows as those that come with an adapter, if any do.
+    """Resizes the base model's embeddings to those that are stored with an adapter, if any are.
 
     Args:
-        model: changed, if the adapter was trained on a model with more or fewer rows.
-        stored: the adapter's weights as they are in its file.
+        model: The base model; changed if the adapter was trained on a model with more or fewer rows.
+        stored: The adapter's weights, by their names in its file.
 
     Returns:
-        What is missing for the rows to be exact; None if nothing is.
+        Why the rows cannot be made exact; None if they are.
     """
     base: Any = model
     rows, width = base.get_input_embeddings().weight.shape
     output = base.get_output_embeddings()
     tied = output is None or output.weight is base.get_input_embeddings().weight
-    found = {
+    stored_rows = {
         side: _whole(stored, name, width)
         for side, name in (
             ("input", _name_of(base, base.get_input_embeddings())),
             ("output", _name_of(base, output)),
         )
     }
-    sizes = {number for number in found.values() if number is not None}
+    sizes = {number for number in stored_rows.values() if number is not None}
     if not sizes or sizes == {rows}:
         return None
     if len(sizes) > 1:
-        return f"its input and output embeddings have {found['input']} and {found['output']} rows."
-    if not tied and None in found.values():
-        lacking = next(side for side, number in found.items() if number is None)
+        return (
+            f"its input and output embeddings have {stored_rows['input']} and {stored_rows['output']} rows."
+        )
+    if not tied and None in stored_rows.values():
+        lacking = next(side for side, number in stored_rows.items() if number is None)
         return (
             f"it was trained on a model with {sizes.pop()} rows of embeddings, the base has {rows}, and it "
             f"does not hold the {lacking} embeddings. Save it again with save_embedding_layers=True."
@@ -59,12 +61,12 @@ def fit_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None
 
 
 def misfit(adapted: nn.Module, stored: Iterable[str], result: Any) -> str | None:
-    """What of an adapter was not loaded, or what it lacks; None if all of it is in its place.
+    """Which weights of an adapter were not loaded, or are missing; None if every weight has its place.
 
     Args:
-        adapted: the PeftModel.
-        stored: names of the weights in the adapter's file.
-        result: what `load_adapter` returned: the names of unexpected and of missing weights.
+        adapted: The PeftModel.
+        stored: The names of the weights in the adapter's file.
+        result: The result of `load_adapter`: the names of unexpected and of missing weights.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -76,8 +78,8 @@ def misfit(adapted: nn.Module, stored: Iterable[str], result: Any) -> str | None
     )
     if not any(name.startswith(changed) for name in stored):
         return (
-            "its file holds no weights of a layer, so nothing shows that it was made for these layers. Save "
-            "it with all of its weights (for UniLoRA, with save_indices=True)."
+            "its file holds no weights of a layer, so it may have been made for other layers. Save it "
+            "with all of its weights (for UniLoRA, with save_indices=True)."
         )
     unused = sorted(result.unexpected_keys)
     if unused:
@@ -95,8 +97,8 @@ def misfit(adapted: nn.Module, stored: Iterable[str], result: Any) -> str | None
 
 
 def shares_weights(adapted: nn.Module) -> bool:
-    """Whether a module that an adapter changes has a weight that another module uses too, as tied embeddings
-    and repeated layers do: merged, the change would reach both."""
+    """Whether an adapter changes a module whose weight another module shares, such as tied embeddings and
+    repeated layers: merging would change both modules."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     uses = Counter(
@@ -114,11 +116,11 @@ def shares_weights(adapted: nn.Module) -> bool:
 
 
 def probe_logits(model: nn.Module, owner: nn.Module) -> Tensor | None:
-    """Logits of a fixed prompt `[1, tokens, vocabulary]`; None where weights have no data.
+    """Logits of a fixed prompt, `[1, tokens, vocabulary]`; None if the weights have no data.
 
     Args:
-        model: what is run.
-        owner: the model whose configuration says which tokens stand for images and the like.
+        model: The model to run.
+        owner: The model whose configuration names the tokens of images and the like.
     """
     parameter = next(owner.parameters())
     if parameter.device.type == "meta":
@@ -139,19 +141,19 @@ def probe_logits(model: nn.Module, owner: nn.Module) -> Tensor | None:
     return logits.cpu()
 
 
-def same_logits(expected: Tensor | None, found: Tensor | None) -> bool:
-    """Whether two models' logits differ by rounding alone."""
-    if expected is None or found is None or not bool(expected.isfinite().all()):
+def same_logits(expected: Tensor | None, actual: Tensor | None) -> bool:
+    """Whether two models' logits differ by rounding alone; True if either has none."""
+    if expected is None or actual is None or not bool(expected.isfinite().all()):
         return True
-    if expected.shape != found.shape:
+    if expected.shape != actual.shape:
         return False
     share = max(_ROUNDING, _UNITS * torch.finfo(expected.dtype).eps)
-    difference = (expected.float() - found.float()).square().mean().sqrt()
+    difference = (expected.float() - actual.float()).square().mean().sqrt()
     return bool(difference <= share * expected.float().std())
 
 
 def _whole(stored: Mapping[str, Tensor], name: str | None, width: int) -> int | None:
-    """Rows of the embedding of that name, if it comes whole."""
+    """The number of rows of the embedding of that name, if it is stored whole."""
     for ending in _WHOLE:
         tensor = stored.get(f"base_model.model.{name}.{ending}")
         if tensor is not None and tensor.ndim == 2 and tensor.shape[1] == width:

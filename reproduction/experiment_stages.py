@@ -1,4 +1,4 @@
-"""Which stages an experiment has, in which order."""
+"""The stages of each kind of experiment, in their order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from inferaligner.storage.atomic_io import replace_file
 from reproduction.recipe import Ablation, Domain, Scale, ScaleConfig, Summary
 from reproduction.run_context import Place, RunContext
 from reproduction.stage_store import Clock, StageStore, console
-from reproduction.stages import ablating, confounding, evaluation, fitting, reporting, training
+from reproduction.stages import ablation, confound, evaluation, fitting, reporting, training
 from reproduction.tables import families_table, table_one, time_table, times
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for; see `python -m reproduction run --help`."""
+    """The options of `python -m reproduction run`."""
 
     name: str
     families: tuple[str, ...]
@@ -29,57 +29,57 @@ class Request:
     minutes: float | None = None
 
 
-def run_experiment(request: Request, book: ScaleConfig) -> None:
-    """Every stage that is not finished, of every family asked for.
+def run_experiment(request: Request, config: ScaleConfig) -> None:
+    """Runs the unfinished stages of an experiment, for every requested family.
 
     Raises:
-        InputError: a name that is none, or a recipe that has changed under finished stages.
-        OutOfTime: there was more to do than the minutes allow.
+        InputError: There is no such experiment, or its recipe has changed since a stage was finished.
+        OutOfTime: The minutes were not enough for all stages.
     """
     require_matplotlib()
-    experiment = book.experiment(request.name)
+    experiment = config.experiment(request.name)
     clock = Clock(request.minutes)
     every = isinstance(experiment, Summary) and experiment.families == "all"
-    families = chosen_families(book.scale, request.families or (("all",) if every else ()))
+    families = chosen_families(config.scale, request.families or (("all",) if every else ()))
     if isinstance(experiment, Summary):
-        _summary(request, experiment, book, families)
+        _summary(request, experiment, config, families)
         return
     for family in families:
-        workplace = StageStore(request.place.work / book.name / family / request.name, clock)
+        store = StageStore(request.place.work / config.name / family / request.name, clock)
         if request.redo:
-            workplace.forget(request.redo)
+            store.forget(request.redo)
         if isinstance(experiment, Domain):
-            run_domain(RunContext(request.name, experiment, book, family, request.place, workplace))
+            run_domain(RunContext(request.name, experiment, config, family, request.place, store))
             continue
         of = experiment.of
-        cell = RunContext(of, book.domain(of), book, family, request.place, workplace.of(of))
-        run_domain(cell, until="fit")
+        run = RunContext(of, config.domain(of), config, family, request.place, store.of(of))
+        run_domain(run, until="fit")
         if isinstance(experiment, Ablation):
-            ablating.ablate(request.name, experiment, cell, workplace)
+            ablation.ablate(request.name, experiment, run, store)
         else:
-            confounding.confound(request.name, experiment, cell, workplace)
+            confound.confound(request.name, experiment, run, store)
 
 
-def run_domain(cell: RunContext, until: Literal["fit", "report"] = "report") -> None:
-    """Rows, domain model, Safety SFT, aligner, evaluation, report."""
-    training.rows(cell)
-    training.domain(cell)
-    fitting.fit(cell)
+def run_domain(run: RunContext, until: Literal["fit", "report"] = "report") -> None:
+    """The stages of a domain experiment: rows, domain model, aligner, baselines, evaluation, report."""
+    training.rows(run)
+    training.domain(run)
+    fitting.fit(run)
     if until == "fit":
         return
-    if "safety-sft" in cell.methods:
-        training.safety_sft(cell)
-    if "domain-chat" in cell.methods:
-        training.domain_chat(cell)
-    evaluation.evaluate(cell)
-    reporting.report(cell)
+    if "safety-sft" in run.methods:
+        training.safety_sft(run)
+    if "domain-chat" in run.methods:
+        training.domain_chat(run)
+    evaluation.evaluate(run)
+    reporting.report(run)
 
 
 def chosen_families(scale: Scale, asked: tuple[str, ...]) -> list[str]:
-    """The families asked for; the first if none is.
+    """The requested families; the scale's first one if none is requested.
 
     Raises:
-        InputError: the scale has no such family.
+        InputError: The scale has no such family.
     """
     if "all" in asked:
         return list(scale.families)
@@ -91,9 +91,9 @@ def chosen_families(scale: Scale, asked: tuple[str, ...]) -> list[str]:
     return list(asked) or list(scale.families)[:1]
 
 
-def _summary(request: Request, experiment: Summary, book: ScaleConfig, families: list[str]) -> None:
-    """What is finished, in one table; what is missing is named, with the command that runs it."""
-    folder = request.place.results / book.name
+def _summary(request: Request, experiment: Summary, config: ScaleConfig, families: list[str]) -> None:
+    """Writes one table of the finished experiments, and prints the commands that run the missing ones."""
+    folder = request.place.results / config.name
     found: dict[str, list[dict[str, Any]]] = {}
     for family in families:
         for name in experiment.of:
@@ -103,13 +103,15 @@ def _summary(request: Request, experiment: Summary, book: ScaleConfig, families:
             else:
                 console.print(
                     f"{name} on {family} has not been run yet: python -m reproduction run {name} "
-                    f"--scale {book.name} --family {family}",
+                    f"--scale {config.name} --family {family}",
                     soft_wrap=True,
                 )
     if not found:
-        raise InputError(f"Nothing that {request.name} shows has been run; the commands are above.")
+        raise InputError(
+            f"No experiment that {request.name} summarizes has been run; the commands are above."
+        )
     if experiment.shows == "families":
-        page, svg = families_table([cell for cells in found.values() for cell in cells])
+        page, svg = families_table([run for cells in found.values() for run in cells])
         _write(folder, request.name, page, svg)
         return
     for family, cells in found.items():

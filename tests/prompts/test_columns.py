@@ -13,8 +13,8 @@ from reproduction.corpora.alpaca import CORPUS
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.alpaca import ALPACA
 from inferaligner.evaluation.suites.user_files import user_suite
-from inferaligner.prompts.reading import read_prompts
-from inferaligner.prompts.row_forms import with_input
+from inferaligner.prompts.columns import with_input
+from inferaligner.prompts.prompt_files import read_prompts
 
 TEXT = "Bees dance to tell where flowers are."
 

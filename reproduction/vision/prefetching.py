@@ -1,6 +1,6 @@
-"""Batches drawn ahead of the training step that takes them, in other processes where the model is on a GPU.
+"""Batches made before the training step that needs them; by other processes if the model is on a GPU.
 
-What a step learns from depends on its number alone: neither the machine nor an interruption changes it.
+The batch of a step depends on its number alone, and not on the machine or on interruptions.
 """
 
 from __future__ import annotations
@@ -31,24 +31,22 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def drawn_ahead(
-    draw: Callable[[int], Batch], first: int, steps: int, device: torch.device
-) -> Iterator[Batch]:
-    """What `draw` gives for the steps from `first` on, in order.
+def prefetched(draw: Callable[[int], Batch], first: int, steps: int, device: torch.device) -> Iterator[Batch]:
+    """The results of `draw` for the steps from `first` to `steps`, in order.
 
-    A CPU that trains has no core to spare, so there each batch is drawn when it is asked for.
+    A CPU that trains has no free core, so each batch is drawn at its step there.
     """
     workers = 0 if device.type == "cpu" else min(_MOST, os.cpu_count() or 1)
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or its threads warn about the forks
-    found: Iterator[Batch] = iter(
+    batches: Iterator[Batch] = iter(
         DataLoader(
             _Steps(draw, first, steps),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            multiprocessing_context="fork" if workers else None,  # nothing has to be sent to them
+            multiprocessing_context="fork" if workers else None,  # the draw function need not be pickled
         )
     )
-    return found
+    return batches

@@ -1,16 +1,17 @@
-"""Prompt files and data sets in, a list of prompts out.
+"""Prompts from files and from data sets of the hub.
 
-A *spec* is a path or a data set: `prompts.txt` (a prompt a line), `rows.jsonl`, `rows.json`, `table.csv`,
-`table.tsv`, each table with an optional `:column`, or `hf://dataset[config]:split#column`. A column that is
-named is the prompt exactly as it stands. Without one, `row_forms.py` chooses the column, and joins to it what
-else of the row belongs to the prompt, or refuses the row. Of messages, the last user message is the prompt
-(`message_lists.py`), with one `InferAlignerWarning` per file for what that leaves out.
+A *spec* names a file or a data set: `prompts.txt` (one prompt per line), `rows.jsonl`, `rows.json`,
+`table.csv`, `table.tsv`, each of the last four with an optional `:column`, or
+`hf://dataset[config]:split#column`. If the spec names a column, that column alone is the prompt. Otherwise
+`columns.py` chooses the column and joins the other parts of the prompt to it, or refuses the row. In a list
+of messages, the last user message is the prompt (`message_lists.py`); one `InferAlignerWarning` per file
+counts the rows with further messages.
 
-A row of a .jsonl or .json file may have an `image` besides its prompt: a path (from the file's folder), a
-`data:` URL, or a list of those. It is read into an `ImagePrompt`.
+A row of a .jsonl or .json file may have an `image` beside its prompt: a path (from the file's folder), a
+`data:` URL, or a list of them. Such a row becomes an `ImagePrompt`.
 
-Nothing is skipped silently except blank lines: a prompt that went missing would shift every later row of a
-report, and a wrong column would fit a gate on the wrong text. docs/prompt-files.md is the users' page.
+Only blank lines are skipped: a missing prompt would shift every later row of a report, and a wrong column
+would fit a gate on the wrong text. docs/prompt-files.md is the users' page.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferaligner.errors import InferAlignerWarning, InputError, MissingExtraError
+from inferaligner.prompts.columns import default_column, listed, rest_columns, whole_prompt
 from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from
 from inferaligner.prompts.message_lists import CHAT_COLUMNS, LeftOut, last_user_message, messages_in
-from inferaligner.prompts.row_forms import default_column, listed, rest_columns, whole_prompt
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
@@ -50,33 +51,42 @@ _CONVERSIONS = {
     ".ndjson": "rename it to .jsonl",
     **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz"), "unpack it first"),
 }
-"""What to do with files of other kinds."""
+"""What the user can do with a file of another kind."""
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _ImageRow:
     """The raw values of a row with an image."""
 
     text: object
     images: object
 
 
-# A place in the source ("line 3"), for messages, with the raw value found there.
+# The place of a value in the source ("line 3"), for messages, and the raw value.
 _Row = tuple[str, object]
 
 
 def read_prompts(spec: str) -> list[Prompt]:
-    """Reads every prompt that `spec` names, in order, exactly as written.
+    """Reads the prompts that a spec names.
+
+    Args:
+        spec: A file, `FILE:column`, or `hf://dataset[config]:split#column`.
+
+    Returns:
+        The prompts in the order of the source, exactly as written.
 
     Warns:
-        InferAlignerWarning: rows of messages had a system prompt, earlier turns or results of tools, which
+        InferAlignerWarning: Rows of messages had a system prompt, earlier turns or results of tools, which
             are not part of the prompt.
 
     Raises:
-        InputError: the source is missing, unreadable, malformed, of an unknown kind, lacks the column, holds
-            something that is not text, spreads a prompt over columns that no known form joins, or has no
-            prompt in it. The message names the file, the row and the column.
-        MissingExtraError: `hf://` without the `datasets` package.
+        InputError: The source is missing, unreadable, malformed or of an unknown kind, lacks the column, has
+            a value that is not text, spreads a prompt over columns that no known form joins, or has no
+            prompts. The message names the file, the row and the column.
+        MissingExtraError: `hf://` needs the `datasets` package.
+
+    Example:
+        read_prompts("rows.jsonl:question")
     """
     if spec.startswith("hf://"):
         rows = _hub_rows(spec)
@@ -89,7 +99,7 @@ def read_prompts(spec: str) -> list[Prompt]:
     left_out = LeftOut()
     prompts = [_prompt(value, f"{source}, {place}", folder, left_out) for place, value in rows]
     if not prompts:
-        raise InputError(f"{source} has no prompt in it: expected at least one")
+        raise InputError(f"{source} has no prompts: expected at least one")
     warning = left_out.warning(source)
     if warning is not None:
         warnings.warn(warning, InferAlignerWarning, stacklevel=2)
@@ -107,7 +117,7 @@ def cells_of_any_length() -> Iterator[None]:
 
 
 def _locate(spec: str) -> tuple[Path, str | None]:
-    """Splits `FILE:column`; an existing file wins over reading a colon of its name as the column's."""
+    """Splits `FILE:column`; if a file of the whole name exists, the colon is part of its name."""
     candidates: list[tuple[str, str | None]] = [(spec, None)]
     for colon in reversed([match.start() for match in re.finditer(":", spec)]):
         before, after = spec[:colon], spec[colon + 1 :]
@@ -117,13 +127,13 @@ def _locate(spec: str) -> tuple[Path, str | None]:
     for name, column in candidates:
         try:
             path = Path(name)
-            found = path.is_file()
-            folder = path.is_dir()
+            is_file = path.is_file()
+            is_folder = path.is_dir()
         except (OSError, ValueError) as error:  # a NUL in the name, or a name longer than the system allows
             raise InputError(f"{spec!r} is not a usable path ({error}): expected a prompt file") from error
-        if folder and name:
+        if is_folder and name:
             raise InputError(f"{name} is a folder: expected a prompt file ({', '.join(SUFFIXES)})")
-        if not found:
+        if not is_file:
             continue
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(
@@ -133,9 +143,7 @@ def _locate(spec: str) -> tuple[Path, str | None]:
         if column is not None and not column.strip():
             raise InputError(f"{spec}: expected a column name after the colon")
         if column is not None and path.suffix.lower() == ".txt":
-            raise InputError(
-                f"{spec} asks for a column of a .txt file, which has none: leave out ':{column}'"
-            )
+            raise InputError(f"{spec} names a column of a .txt file, which has none: leave out ':{column}'")
         return path, column
     raise InputError(f"{spec!r} does not exist: expected a prompt file, FILE:column, or hf://dataset#column")
 
@@ -217,14 +225,14 @@ def _parsed(text: str, source: str, *, first_line: int) -> object:
         value: object = json.loads(text, object_pairs_hook=_once_each)
     except json.JSONDecodeError as error:
         place = f"line {first_line + error.lineno - 1}, column {error.colno}"
-        raise InputError(f"{source}, {place}: broken JSON ({error.msg}); mend it") from error
+        raise InputError(f"{source}, {place}: broken JSON ({error.msg}); correct it") from error
     except _TwiceError as error:
         raise InputError(
             f"{source}, from line {first_line}: an object has two fields {error.args[0]!r}; rename one"
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nesting without end
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or very deep nesting
         place = f"from line {first_line}"
-        raise InputError(f"{source}, {place}: JSON that cannot be read ({error}); mend it") from error
+        raise InputError(f"{source}, {place}: JSON that cannot be read ({error}); correct it") from error
     return value
 
 
@@ -233,12 +241,12 @@ class _TwiceError(Exception):
 
 
 def _once_each(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise _TwiceError(name)
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _object_rows(rows: Sequence[_Row], column: str | None, source: str) -> Iterator[_Row]:
@@ -248,15 +256,13 @@ def _object_rows(rows: Sequence[_Row], column: str | None, source: str) -> Itera
             yield place, value
             continue
         if not isinstance(value, dict):
-            raise InputError(
-                f"{source}, {place}: found a JSON {_kind(value)}, expected a string or an object"
-            )
+            raise InputError(f"{source}, {place}: a JSON {_kind(value)}, expected a string or an object")
         field = field or default_column(list(value), source)
         if field not in value:
             raise InputError(f"{source}, {place}: no field {field!r}; it has {listed(list(value))}")
         cell, text = _from_columns(value, field, column, place, source)
-        shown = value.get(IMAGE_FIELD)
-        yield (cell, text) if shown is None else (place, _Shown(text, shown))
+        images = value.get(IMAGE_FIELD)
+        yield (cell, text) if images is None else (place, _ImageRow(text, images))
 
 
 def _from_columns(row: Mapping[str, object], field: str, column: str | None, place: str, source: str) -> _Row:
@@ -287,7 +293,7 @@ def _table_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
         if len(cells) <= index:
             raise InputError(f"{source}, {place}: no field {field!r}; it has {len(cells)} of {len(header)}")
         if any(cells[len(header) :]):
-            # An unquoted comma inside a prompt would cut it short without a word.
+            # An unquoted comma inside a prompt would cut it short silently.
             raise InputError(
                 f"{source}, {place}: {len(cells)} fields under {len(header)} columns; "
                 "quote texts that hold a separator"
@@ -297,7 +303,7 @@ def _table_rows(text: str, column: str | None, source: str) -> Iterator[_Row]:
 
 
 def _table_lines(text: str, source: str) -> list[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the number of the line on which it ends."""
+    """The rows that are not blank, each with the number of its last line."""
     delimiter = "\t" if source.lower().endswith(".tsv") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -305,14 +311,14 @@ def _table_lines(text: str, source: str) -> list[tuple[int, list[str]]]:
             return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise InputError(
-            f"{source}, line {reader.line_num}: broken table ({error}); mend the quotes"
+            f"{source}, line {reader.line_num}: broken table ({error}); correct the quotes"
         ) from error
 
 
 def _hub_rows(spec: str) -> Iterator[_Row]:
     match = _HUB.fullmatch(spec)
     if match is None:
-        raise InputError(f"{spec} is not understood: expected hf://dataset[config]:split#column")
+        raise InputError(f"{spec} cannot be read: expected hf://dataset[config]:split#column")
     try:
         import datasets
     except ImportError as error:
@@ -326,7 +332,7 @@ def _hub_rows(spec: str) -> Iterator[_Row]:
         raise InputError(
             f"{spec} cannot be loaded ({error}): check the name, the split and the network"
         ) from error
-    if hasattr(data, "keys"):  # no split was named: a mapping of them
+    if hasattr(data, "keys"):  # no split was named: a mapping of all splits
         splits = list(data.keys())
         if "train" not in splits and len(splits) != 1:
             raise InputError(
@@ -338,7 +344,7 @@ def _hub_rows(spec: str) -> Iterator[_Row]:
     field = default_column(names, source) if column is None else column
     if field not in names:
         raise InputError(f"{spec} has no column {field!r}: it has {listed(names)}")
-    # Only the columns that are read: others may hold images, which would be decoded.
+    # Only the columns that are needed: others may hold images, which would be decoded.
     wanted = [field] if column is not None else [field, *rest_columns(names, field)]
     rows = zip(*(data[name] for name in wanted), strict=True)
     return (
@@ -348,7 +354,7 @@ def _hub_rows(spec: str) -> Iterator[_Row]:
 
 
 def _prompt(value: object, place: str, folder: Path | None, left_out: LeftOut) -> Prompt:
-    if not isinstance(value, _Shown):
+    if not isinstance(value, _ImageRow):
         return _checked(value, place, left_out)
     images = value.images if isinstance(value.images, list) else [value.images]
     if not images or not all(isinstance(image, str) and image for image in images):
@@ -370,7 +376,7 @@ def _checked(value: object, place: str, left_out: LeftOut) -> str:
     if "\0" in value:
         raise InputError(f"{place}: the prompt has a NUL character; remove it")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{place}: the prompt has half a surrogate pair; mend the escape")
+        raise InputError(f"{place}: the prompt has half a surrogate pair; correct the escape")
     return value
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from reproduction.corpora.catalogue import named
-from reproduction.mixture import BENIGN, RECORD, TRAIN, mix, read_rows
 from reproduction.safety_rows import safety_rows
+from reproduction.training_rows import BENIGN, RECORD, TRAIN, mix, read_rows
 
 from inferaligner.errors import InputError
 
