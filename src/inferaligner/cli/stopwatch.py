@@ -1,4 +1,4 @@
-"""Stages that are shown by another listener, and timed."""
+"""Times the stages that another listener shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inferaligner.fit.progress import Stages
 
 
 class Stopwatch:
-    """A `Stages` that passes everything on and keeps the seconds of each stage, in order."""
+    """A `Stages` that calls another listener and keeps the seconds of each stage, in order."""
 
     def __init__(self, listener: Stages) -> None:
         self.seconds: dict[str, float] = {}
@@ -18,17 +18,17 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """As the listener's, timed."""
+        """Opens a stage of the listener and times it."""
         with self.measure(name), self._listener.stage(name, total) as advance:
             yield advance
 
     def note(self, text: str) -> None:
-        """As the listener's."""
+        """Passes a note to the listener."""
         self._listener.note(text)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Times what is not shown, or is shown by someone else."""
+        """Times a step that the listener does not show."""
         begun = time.monotonic()
         self.seconds.setdefault(name, 0.0)
         try:
