@@ -59,7 +59,7 @@ def main() -> None:
         *(_subset(name, "harmful", prompts[name][: options.generate]) for name in ANSWERED),
         _subset("ordinary", "benign", ordinary),
     ]
-    recipe = Recipe(methods, subsets, options.tokens, str(options.aligner), leaning=False, withhold=True)
+    recipe = Recipe(methods, subsets, options.tokens, str(options.aligner), likelihoods=False, withhold=True)
     run = evaluate(recipe, options.output, RichStages())
     rows = run.write_results()
     run.write_report(report(run, rows))

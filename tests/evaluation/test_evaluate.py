@@ -68,13 +68,20 @@ def test_a_run_keeps_its_batch_size(recipe: Recipe, tmp_path: Path) -> None:
     assert free.described(tmp_path / "elsewhere")["batch size"] == 64
 
 
-def test_odds_are_measured_and_answers_withheld_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
+def test_likelihoods_are_measured_and_answers_withheld_as_the_recipe_says(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     full = evaluate(recipe, tmp_path / "full", NullProgress())
-    assert any("leaning" in record for record in full.records) and "withhold" not in full.run
-    short = replace(recipe, leaning=False, withhold=True)
+    for field in ("leaning", "mean_logprob"):
+        assert any(field in record for record in full.records)
+    assert "withhold" not in full.run
+    short = replace(recipe, likelihoods=False, withhold=True)
     run = evaluate(short, tmp_path / "short", NullProgress())
-    assert not any("leaning" in record for record in run.records)
-    assert json.loads((tmp_path / "short" / "run.json").read_text())["withhold"] is True
+    assert not any({"leaning", "mean_logprob"} & record.keys() for record in run.records)
+    stored = json.loads((tmp_path / "short" / "run.json").read_text())
+    assert (stored["likelihoods"], stored["withhold"]) == (False, True)
+    with pytest.raises(InputError, match="other likelihoods"):
+        evaluate(recipe, tmp_path / "short", NullProgress())
 
 
 def test_inference_time_is_measured_once(recipe: Recipe, tmp_path: Path) -> None:

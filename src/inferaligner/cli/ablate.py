@@ -101,7 +101,9 @@ def ablate(
     subsets = load(names, data=data, limit=limit, seed=seed)
     wrong = [s.suite.name for s in subsets if s.suite.task != "reply"]
     if wrong:
-        raise InputError(f"{', '.join(wrong)}: an ablation judges answers; give suites of the task reply.")
+        raise InputError(
+            f"{', '.join(wrong)}: an ablation judges answers; give suites that are answered (task reply)."
+        )
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     fitted = load_aligner(aligner)

@@ -164,7 +164,7 @@ def _recipe(
         load([f"{suite}@{count}" for suite, count in counts.items() if count], data=None),
         _MAX_NEW_TOKENS,
         aligner=str(folder),
-        leaning=False,
+        likelihoods=False,
         withhold=True,
     )
 

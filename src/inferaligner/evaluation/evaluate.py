@@ -41,7 +41,8 @@ class Recipe:
         aligner: folder or hub id that the aligner was loaded from; None without an aligner.
         batch_size: prompts answered at once; None keeps the size of the run in the folder, else it is chosen
             by memory.
-        leaning: whether to measure the odds of a refusal's opening on harmful suites.
+        likelihoods: whether to measure the likelihood of answers, from which the rules detect more gibberish,
+            and the odds of a refusal's opening on harmful suites; it takes about a third more time.
         timing: how inference time is measured; None does not measure it.
         withhold: whether reports leave out answers to harmful prompts that are no refusals.
     """
@@ -51,7 +52,7 @@ class Recipe:
     max_new_tokens: int
     aligner: str | None = None
     batch_size: int | None = None
-    leaning: bool = True
+    likelihoods: bool = True
     timing: TimingSettings | None = None
     withhold: bool = False
 
@@ -77,6 +78,8 @@ class Recipe:
                 "transformers": transformers.__version__,
             },
         }
+        if not self.likelihoods:
+            run["likelihoods"] = False
         if self.withhold:
             run["withhold"] = True
         return run
@@ -110,7 +113,7 @@ def evaluate(
     finished = len(records.all())
     if finished:
         stages.note(f"{folder} holds {finished} records of this run; going on from there.")
-    settings = RunSettings(recipe.max_new_tokens, run["batch size"], recipe.leaning)
+    settings = RunSettings(recipe.max_new_tokens, run["batch size"], recipe.likelihoods)
     Runner(records, settings, stages).run(recipe.methods, recipe.subsets)
     result = RunFolder(folder)
     if recipe.timing is not None and not result.timings():

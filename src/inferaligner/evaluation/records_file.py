@@ -115,11 +115,11 @@ class RecordsFile:
                 f"{self._file} exists without a readable {RUN}, so the run that wrote it is unknown. Give "
                 "another folder with -o, or start anew with --overwrite."
             )
-        for name in self.run:
-            if self.run[name] != earlier.get(name):
+        for name in {**self.run, **earlier}:
+            if self.run.get(name) != earlier.get(name):
                 raise InputError(
                     f"{self.folder} holds a run with other {name} ({_short(earlier.get(name))}, now "
-                    f"{_short(self.run[name])}), so it cannot be continued. Give another folder with -o, or "
+                    f"{_short(self.run.get(name))}), so it cannot be continued. Give another folder with -o, or "
                     "start anew with --overwrite."
                 )
 

@@ -47,7 +47,7 @@ class RunSettings:
 
     max_new_tokens: int
     batch_size: int
-    leaning: bool = True  # measure the odds of a refusal's opening on harmful suites
+    likelihoods: bool = True  # of answers, for the judge, and of a refusal's opening on harmful suites
 
 
 class Runner:
@@ -151,7 +151,7 @@ class Runner:
         loaded, system, settings = method.model(), method.bench.system, self._settings
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
-        lean = settings.leaning and subset.suite.kind in ("harmful", "jailbreak")
+        lean = settings.likelihoods and subset.suite.kind in ("harmful", "jailbreak")
         # The odds are computed from token ids alone, which do not hold the pictures.
         lean = lean and not any(pictures_of(item.prompt) for item in subset.items)
         for batch in plan_batches(list(map(len, ids)), list(rows), settings.batch_size):
@@ -166,7 +166,9 @@ class Runner:
                         loaded.model, loaded.reader, list(map(text_of, of_batch)), system=system, guard=guard
                     )
             # For every method, the bare model included: the judge needs the same evidence for all of them.
-            likelihoods = _likelihoods(method.bench.target, loaded, answers)
+            likelihoods: Sequence[float | None] = [None] * len(batch)
+            if settings.likelihoods:
+                likelihoods = _likelihoods(method.bench.target, loaded, answers)
             records = []
             for row, answer, leaning, likely in zip(batch, answers, leanings, likelihoods, strict=True):
                 record = self._head(method, subset, row, decisions)
