@@ -1,4 +1,4 @@
-"""Times the stages that another listener shows."""
+"""Stages that are shown by another listener, and timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inferaligner.fit.progress import Stages
 
 
 class Stopwatch:
-    """A `Stages` that calls another listener and keeps the seconds of each stage, in order."""
+    """A `Stages` that passes everything on and keeps the seconds of each stage, in order."""
 
     def __init__(self, listener: Stages) -> None:
         self.seconds: dict[str, float] = {}
@@ -18,17 +18,17 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Opens a stage of the listener and times it."""
+        """As the listener's, timed."""
         with self.measure(name), self._listener.stage(name, total) as advance:
             yield advance
 
     def note(self, text: str) -> None:
-        """Passes a note to the listener."""
+        """As the listener's."""
         self._listener.note(text)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Times a step that the listener does not show."""
+        """Times what is not shown, or is shown by someone else."""
         begun = time.monotonic()
         self.seconds.setdefault(name, 0.0)
         try:

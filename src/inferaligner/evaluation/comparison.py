@@ -5,10 +5,12 @@ Both methods answered every prompt, so the comparison is paired: only prompts on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from inferaligner.errors import InputError
 from inferaligner.statistics.intervals import binomial_at_most
@@ -62,34 +64,29 @@ def compare(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -
     _check(first, second)
     if not first:
         raise InputError("Nothing to compare: expected at least one prompt that both methods answered.")
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    draw = np.random.default_rng(seed)
-    means = gaps[draw.integers(0, gaps.size, (_DRAWS, gaps.size))].mean(1)
-    side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
+    value, low, high = _bootstrap(np.subtract(first, second, dtype=float), np.mean, seed)
     yes_or_no = all(value in (0, 1) for value in (*first, *second))
     p = mcnemar([bool(v) for v in first], [bool(v) for v in second]) if yes_or_no else None
-    return Difference(float(gaps.mean()), low, high, int(gaps.size), p)
+    return Difference(value, low, high, len(first), p)
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
     """Mean with a bootstrap interval."""
-    array = np.asarray(values, dtype=float)
-    draw = np.random.default_rng(seed)
-    means = array[draw.integers(0, array.size, (_DRAWS, array.size))].mean(1)
-    side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
-    return float(array.mean()), low, high
+    return _bootstrap(values, np.mean, seed)
 
 
 def median_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
     """Median with a bootstrap interval, for times, some of which are always far off."""
+    return _bootstrap(values, np.median, seed)
+
+
+def _bootstrap(values: npt.ArrayLike, statistic: Callable[..., Any], seed: int) -> tuple[float, float, float]:
+    """The statistic with its percentile interval."""
     array = np.asarray(values, dtype=float)
-    draw = np.random.default_rng(seed)
-    medians = np.median(array[draw.integers(0, array.size, (_DRAWS, array.size))], axis=1)
+    drawn = array[np.random.default_rng(seed).integers(0, array.size, (_DRAWS, array.size))]
     side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(medians, [side, 1 - side]))
-    return float(np.median(array)), low, high
+    low, high = np.quantile(statistic(drawn, axis=1), [side, 1 - side])
+    return float(statistic(array)), float(low), float(high)
 
 
 def _check(first: Sequence[float], second: Sequence[float]) -> None:

@@ -119,8 +119,8 @@ class RecordsFile:
             if self.run.get(name) != earlier.get(name):
                 raise InputError(
                     f"{self.folder} holds a run with other {name} ({_short(earlier.get(name))}, now "
-                    f"{_short(self.run.get(name))}), so it cannot be continued. Give another folder with -o, or "
-                    "start anew with --overwrite."
+                    f"{_short(self.run.get(name))}), so it cannot be continued. Give another folder with -o, "
+                    "or start anew with --overwrite."
                 )
 
 
