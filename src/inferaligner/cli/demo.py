@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel
 
 _METHODS = ("inferaligner", "own-vectors")
-_MAX_NEW_TOKENS = 48
+_MAX_NEW_TOKENS = 32  # as `evaluate --quick`
 
 
 def demo(
