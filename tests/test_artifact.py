@@ -25,6 +25,7 @@ from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.storage.artifact_settings import checksum
 from tests.support.tiny_aligner import tiny_artifact
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -280,7 +281,7 @@ def rewrite(folder: Path, *, tensors: dict[str, torch.Tensor] | None = None, **c
         data = save_tensors({**load_file(folder / "vectors.safetensors"), **tensors})
         (folder / "vectors.safetensors").write_bytes(data)
         found["vectors_sha256"] = artifact_module.hashlib.sha256(data).hexdigest()
-    file.write_text(json.dumps({**found, "checksum": artifact_module._checksum(found)}))
+    file.write_text(json.dumps({**found, "checksum": checksum(found)}))
 
 
 NAN = torch.full((4, 32), torch.nan)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,7 @@ def layer_of(module: str) -> int:
     return max(matches)[1]
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for file in PACKAGE.rglob("*.py"):
@@ -76,6 +79,45 @@ def test_imports_run_downward(module: str) -> None:
     assert not upward, f"{module} (layer {here}) imports {upward} from above"
 
 
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module, by Tarjan's algorithm."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    open_path: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        numbers[module] = lowest[module] = len(numbers)
+        open_path.append(module)
+        for imported in graph.get(module, set()):
+            if imported not in numbers:
+                visit(imported)
+                lowest[module] = min(lowest[module], lowest[imported])
+            elif imported in open_path:
+                lowest[module] = min(lowest[module], numbers[imported])
+        if lowest[module] == numbers[module]:
+            at = open_path.index(module)
+            components.append(sorted(open_path[at:]))
+            del open_path[at:]
+
+    for module in graph:
+        if module not in numbers:
+            visit(module)
+    return [component for component in components if len(component) > 1]
+
+
+def test_circles_are_detected() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert sorted(circles(graph)) == [["a", "b", "c"], ["d", "e"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_import_circles() -> None:
+    """Imports inside of functions and for types count too: a circle is one wherever it closes."""
+    graph = {module: imports_of(file) for module, file in modules().items()}
+    assert not circles(graph)
+
+
 def test_no_module_has_a_name_that_says_nothing() -> None:
     nameless = {"utils", "helpers", "common", "misc"}
     assert not [name for name in modules() if set(name.split(".")) & nameless]
@@ -91,7 +133,7 @@ def test_a_file_is_about_one_thing() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = "{'torch', 'transformers', 'peft', 'gguf'}"
+    heavy = "{'torch', 'transformers', 'peft', 'gguf', 'scipy'}"
     code = f"import sys, inferaligner; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

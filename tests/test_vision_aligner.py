@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError, MismatchError
@@ -16,8 +15,8 @@ from inferaligner.fit.samples import samples_from_contrast, samples_from_lists
 from inferaligner.models.generation import generate_answers
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import ImagePrompt, pictures_of
-from tests.support.tiny_vision import VISION_FAMILIES, picture, prompts, tiny_vision
-from tests.test_aligner import HARMFUL, HARMLESS
+from tests.support.tiny_aligner import HARMFUL, HARMLESS
+from tests.support.tiny_vision import VISION_FAMILIES, backbone_of, picture, prompts, tiny_vision
 
 # (family, class of a text-only model with the same decoder)
 _BACKBONES = [
@@ -28,16 +27,6 @@ _BACKBONES = [
     ("gemma3", "Gemma3ForCausalLM"),
 ]
 _BACKBONES = [each for each in _BACKBONES if each[0] in VISION_FAMILIES]
-
-
-def backbone_of(family: str, name: str) -> Any:
-    """A text-only model with the weights of the language model inside a vision-language model."""
-    seeing = tiny_vision(family).model
-    config = seeing.config.get_text_config()
-    alone = getattr(transformers, name)(config).eval()
-    inner = getattr(seeing.model, "language_model", None) or seeing.model.text_model
-    alone.model.load_state_dict(inner.state_dict())
-    return alone
 
 
 def fit(family: str, aligned: Any, **options: Any) -> Aligner:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from inferaligner.evaluation.suites.multiple_choice import multiple_choice
+from inferaligner.evaluation.suites.medqa import multiple_choice
 from reproduction.corpora.corpus import Corpus, Hub, Published, Row
 
 

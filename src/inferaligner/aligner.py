@@ -17,7 +17,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.errors import ArtifactError, InputError, MismatchError, SteeringError
+from inferaligner.errors import ArtifactError, InputError, MismatchError
 from inferaligner.fit.fit import fit_artifact
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.operating_point.recalibrate import recalibrate
@@ -28,16 +28,17 @@ from inferaligner.fit.samples import Samples, samples_from_contrast, samples_fro
 from inferaligner.fit.transfer.linear_map import LayerMatch, MapKind
 from inferaligner.judges.rules import judge
 from inferaligner.method.activations import Recorder, record_activations
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.fingerprint import differences, fingerprint_model, fingerprint_tokenizer
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.end_check import EndCheck, OnUnknownEnd
+from inferaligner.steering.gate_policy import GatePolicy, OnOpen
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, Positions, SteeringPlan
-from inferaligner.steering.refusal import REFUSAL, CannedRefusal, OnOpen
+from inferaligner.steering.refusal import CannedRefusal
 from inferaligner.storage.model_card import model_card
 from inferaligner.storage.paths import expanded
 
@@ -157,7 +158,7 @@ class Aligner:
         max_false_open: float | None = None,
         confidence: float | None = None,
     ) -> Aligner:
-        """The same aligner at the operating point that this traffic sets; nothing is extracted anew.
+        """Returns the same aligner at the operating point that this traffic sets; nothing is extracted again.
 
         The threshold rests on exactly the prompts given here, by name if there are several kinds, and may
         fall as well as rise. None keeps the aligner's own `max_false_open` and `confidence`. Prompts of the
@@ -177,7 +178,7 @@ class Aligner:
         )
 
     def fitted_prompts(self) -> list[str]:
-        """What the gate was fitted on, where that can be known: the shipped contrast set."""
+        """The prompts that the gate was fitted on, if they are the shipped contrast set; else none."""
         contrast = load_contrast_set()
         prompts = self.artifact.provenance.prompts
         if prompts.get("text digest", prompts.get("digest")) != contrast.digest():
@@ -198,51 +199,74 @@ class Aligner:
         monitor: bool = True,
         on_unknown_end: OnUnknownEnd = "warn",
     ) -> Guard:
-        """A context that gates and steers `model` while it is open; the model is left as it was.
+        """Returns a context that gates and steers `model` while it is open, and then leaves it as it was.
 
-        `mode` and `source` are for controls: always-on steering, shadow mode, the target's own vectors.
-        With `on_open="refuse"` nothing is steered, and every open row's answer is the text `refusal`; this
-        needs the tokenizer, and calls of `generate`. `max_new_tokens` cuts that text as it would any other.
-        An aligner with a monitor reads answers too, unless `monitor` is False.
+        Args:
+            model: the model that the aligner was fitted on.
+            tokenizer: its tokenizer, or the processor of a model that sees. With it, a prompt that goes on
+                behind the chat template's end is gated there and at its own end; without it such prompts are
+                not recognised, which a warning says once.
+            mode: "gate" lets the gate decide; "always" steers every row (a control for experiments); "never"
+                decides and reports only (shadow mode).
+            source: "aligned" steers with the aligned model's vectors, "target" with the target's own (a
+                control for experiments).
+            on_open: "steer", or "refuse": then every open row's answer is the text `refusal`, and nothing is
+                steered. This needs the tokenizer, and calls of `generate`; `max_new_tokens` cuts the text
+                like any other.
+            refusal: that text; by default "I'm sorry, but I can't help with that."
+            monitor: read answers too, if the aligner has a monitor.
+            on_unknown_end: what happens to a prompt whose end the gates were not fitted on: "warn", "refuse"
+                (an error), or "allow".
 
-        With the tokenizer, a prompt that goes on behind the chat template's end is gated there and where it
-        really ends; `on_unknown_end` says what becomes of one whose end the gates were not fitted on. Without
-        it nothing of that can be seen, which is said once.
+        Returns:
+            A guard, to be entered with `with`; its `decisions` has the score and decision of each row.
 
         Raises:
             MismatchError: the model (or the tokenizer, where given) is not the one it was fitted on.
-            InputError: a refusal that cannot be written, or without `on_open="refuse"`; a monitor with it.
-            SteeringError: the aligner is a gate alone, and is asked to steer.
+            InputError: choices that do not go together, or a refusal that the tokenizer cannot write.
+            SteeringError: the aligner has no steering vectors and is to steer.
+
+        Example:
+            with aligner.apply(model, tokenizer) as guard:
+                output = model.generate(**inputs)
+            guard.decisions[0].open
         """
+        policy = GatePolicy.from_choices(
+            shadow=mode == "never", on_open=on_open, refusal=refusal, monitor=monitor
+        )
         self.check(model, tokenizer)
+        plan = self.plan_for(policy, source)
         ends = EndCheck.of(tokenizer, on_unknown_end, calibrated=self.artifact.end_gate is not None)
-        if on_open == "refuse":
+        text = None
+        if policy.refusal_text is not None:
             if tokenizer is None:
                 raise InputError('on_open="refuse" needs the tokenizer: give apply(model, tokenizer, …).')
-            if monitor and self.artifact.monitor is not None:
-                raise InputError(
-                    "This aligner has a monitor, which steers answers that have begun; with "
-                    'on_open="refuse" nothing is steered. Give monitor=False to leave answers unread.'
-                )
-            text = CannedRefusal.of(REFUSAL if refusal is None else refusal, tokenizer_of(tokenizer))
-            return Guard(model, self.gate_plan(), mode, text, ends)
-        if refusal is not None:
-            raise InputError('A refusal was given without on_open="refuse"; give both, or neither.')
-        if self.artifact.gate_only and mode == "never":
-            return Guard(model, self.gate_plan(), mode, end_check=ends)
-        return Guard(model, self.plan(source, monitor=monitor), mode, end_check=ends)
+            text = CannedRefusal.of(policy.refusal_text, tokenizer_of(tokenizer))
+        return Guard(model, plan, mode, text, ends)
+
+    def plan_for(self, policy: GatePolicy, source: Source = "aligned") -> SteeringPlan:
+        """The plan that an engine enforces under a policy: the gate alone where it refuses or has no vectors.
+
+        Raises:
+            InputError, SteeringError: as `GatePolicy.check`.
+        """
+        policy.check(self.artifact)
+        if policy.on_open == "refuse" or self.artifact.gate_only:
+            return self.gate_plan()
+        return self.plan(source, monitor=policy.monitor)
 
     def plan(self, source: Source = "aligned", *, monitor: bool = True) -> SteeringPlan:
-        """What an engine needs: the gate, α·θ_l per layer, and the monitor where there is one.
+        """The gate, α·θ_l per steered layer, and the monitor where there is one.
 
-        Raises `SteeringError` for a gate alone.
+        Args:
+            source: whose vectors are added, the aligned model's or the target's own.
+            monitor: False leaves the monitor out.
+
+        Raises:
+            SteeringError: the aligner has no steering vectors.
         """
+        GatePolicy(monitor=monitor).check(self.artifact)
         artifact = self.artifact
-        if artifact.gate_only:
-            raise SteeringError(
-                "This aligner is a gate alone, fitted without an aligned model: it has nothing to steer "
-                'with. Answer open prompts with a text: --on-open refuse, or apply(on_open="refuse").'
-            )
         return SteeringPlan(
             artifact.gate,
             artifact.additions(source),
@@ -252,19 +276,19 @@ class Aligner:
         )
 
     def gate_plan(self) -> GatePlan:
-        """What an engine needs where nothing is to be steered: the gate alone."""
+        """The gate without steering vectors, for engines that refuse or only report."""
         return GatePlan(self.artifact.gate, end_gate=self.artifact.end_gate)
 
     def check(self, model: PreTrainedModel, tokenizer: Reader | None = None) -> None:
-        """Raises `MismatchError`, naming every difference, unless this aligner was fitted on such a model."""
+        """Raises `MismatchError`, naming every difference, unless this is the model it was fitted on."""
         expected = self.artifact.provenance.target
-        found = differences(fingerprint_model(model), expected.model)
+        different = differences(fingerprint_model(model), expected.model)
         if tokenizer is not None:
-            found += differences(fingerprint_tokenizer(tokenizer), expected.tokenizer)
-        if found:
+            different += differences(fingerprint_tokenizer(tokenizer), expected.tokenizer)
+        if different:
             raise MismatchError(
                 f"This aligner was fitted on {expected.spec}, and the model here is another one: "
-                + "; ".join(found)
+                + "; ".join(different)
                 + ". Use the model it was fitted on, or fit an aligner for this one."
             )
 
@@ -276,8 +300,21 @@ class Aligner:
         *,
         advance: Callable[[int], None] | None = None,
     ) -> list[Decision]:
-        """The gate's decision on each prompt, without generating: the forward stops at the gate's last
-        layer."""
+        """Scores prompts with the gate, without generating: the forward pass stops at the gate's last layer.
+
+        Args:
+            model: the model that the aligner was fitted on.
+            tokenizer: its tokenizer, or the processor of a model that sees.
+            prompts: texts, conversations or prompts with pictures, rendered with the chat template here.
+            advance: called with the number of prompts that a batch has scored.
+
+        Returns:
+            One decision per prompt, in their order.
+
+        Raises:
+            MismatchError: another model or tokenizer than the aligner's.
+            PromptTooLongError: a prompt does not fit into the model's context.
+        """
         self.check(model, tokenizer)
         gate = self.artifact.gate
         ids = encode_chats(
@@ -292,7 +329,7 @@ class Aligner:
     # -- keep ----------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes the artifact with its model card, atomically; replaces an aligner that is there."""
+        """Writes the artifact with its model card, atomically; replaces an aligner in the same folder."""
         return self.artifact.write(folder, model_card(self.artifact))
 
     @classmethod

@@ -1,19 +1,18 @@
 """The artifact: gate, vectors, settings and provenance in one folder.
 
-    aligner.json          settings, fingerprints, calibration figures; checked against its own checksum
+    aligner.json          settings, fingerprints, calibration figures, and a checksum of all that
     vectors.safetensors   gate.weights [reads, width]; srv, ssv [layers, width] (mean differences, float32);
                           learned [layers, width], where vectors were learned from answers;
                           monitor.weights [width], where the aligner has a monitor;
                           ends.weights [reads, width], of the gate of begun answers and raw text
     README.md             the model card
 
-Saving is atomic, loading verifies everything, and nothing is ever unpickled.
+Writing is atomic, reading verifies all checksums, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -35,15 +34,19 @@ from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.method.vectors import unit
 from inferaligner.models.fingerprint import ModelFingerprint, TokenizerFingerprint
+from inferaligner.storage.artifact_settings import (
+    LEARNED_SCHEMA_VERSION,
+    MONITOR_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    SETTINGS_FILE,
+    checksum,
+    read_settings,
+)
 from inferaligner.storage.atomic_io import replace_file, swap_folder
 from inferaligner.storage.json_io import dump, plain
 from inferaligner.storage.operating_point_record import OperatingPoint, read_operating_point
 
-SCHEMA_VERSION = 1
-MONITOR_SCHEMA_VERSION = 2
-LEARNED_SCHEMA_VERSION = 3
-"""Of artifacts with a monitor, and with learned vectors: a version that would drop them must refuse."""
-SETTINGS_FILE, VECTORS_FILE, CARD_FILE = "aligner.json", "vectors.safetensors", "README.md"
+VECTORS_FILE, CARD_FILE = "vectors.safetensors", "README.md"
 
 
 class _Record(BaseModel):
@@ -51,9 +54,9 @@ class _Record(BaseModel):
 
 
 class ModelRecord(_Record):
-    """Which model, by what the user called it and by what it is.
+    """A model: the user's name for it, its fingerprints, and the digest of its weights.
 
-    `weights` is its `weight_digest`; None in artifacts of before this was kept.
+    `weights` is None in artifacts that were written before it was recorded.
     """
 
     spec: str
@@ -63,7 +66,7 @@ class ModelRecord(_Record):
 
 
 class Provenance(_Record):
-    """Where the numbers come from."""
+    """The models, prompts and library versions of a fit."""
 
     target: ModelRecord
     aligned: ModelRecord | None  # None for a gate alone
@@ -74,13 +77,21 @@ class Provenance(_Record):
 
     @property
     def guide(self) -> str:
-        """What the user called the aligned model, or "none"."""
+        """The user's name for the aligned model, or "none"."""
         return "none" if self.aligned is None else self.aligned.spec
 
 
 @dataclass(frozen=True)
 class AlignerArtifact:
-    """Everything that `fit` found out, and all that an engine needs. Tensors are float32 on the CPU."""
+    """The result of a fit, and all that an engine needs of it. Tensors are float32 on the CPU.
+
+    Raises:
+        ArtifactError: the parts do not fit together, or a vector is not finite.
+
+    Example:
+        >>> artifact = AlignerArtifact.read("my-aligner")
+        >>> artifact.gate.last_layer, artifact.steering.layers
+    """
 
     gate: GuidanceGate
     steering: SteeringSettings
@@ -122,7 +133,7 @@ class AlignerArtifact:
             )
         if self.monitor is not None and not steered:
             raise ArtifactError(
-                "There is a monitor, although no decoder layer is steered: it opens rows in vain."
+                "There is a monitor, although no decoder layer is steered: opening rows has no effect."
             )
         if steered and (min(steered) < 0 or max(steered) >= depth):
             raise ArtifactError(
@@ -132,41 +143,53 @@ class AlignerArtifact:
 
     @property
     def gate_only(self) -> bool:
-        """Whether there is nothing to steer with, so that an open gate can only be met with a text."""
+        """Whether there are no steering vectors, so that open prompts can only be answered with a text."""
         return not self.steering.layers
 
     @property
     def operating_point(self) -> OperatingPoint | None:
-        """What is promised about the gate's threshold; None in artifacts of before this was kept.
+        """The operating point of the gate; None in artifacts that were written before it was recorded.
 
-        Raises `ArtifactError` for a record that makes no sense.
+        Raises:
+            ArtifactError: the record is invalid.
         """
         return read_operating_point(self.calibration)
 
     @property
     def monitor_point(self) -> OperatingPoint | None:
-        """What is promised about the monitor's threshold, on answers; None without a monitor.
+        """The operating point of the monitor, on answers; None without a monitor.
 
-        Raises `ArtifactError` for a record that makes no sense.
+        Raises:
+            ArtifactError: the record is invalid.
         """
         return read_operating_point(self.calibration.get("monitor") or {})
 
     def directions(self, source: Literal["aligned", "target"] = "aligned") -> Tensor:
-        """θ for every layer `[layers, width]` in the settings' norm: the SSV or what was learned from answers
-        or, as control, the SRV."""
+        """The steering direction θ of every layer, in the settings' norm.
+
+        Args:
+            source: "aligned" for the SSV or the vectors learned from answers, "target" for the SRV (a
+            control).
+
+        Returns:
+            `[layers, width]`.
+        """
         aligned = self.ssv if self.learned is None else self.learned
         vectors = aligned if source == "aligned" else self.srv
         return unit(vectors) if self.steering.norm == "unit" else vectors
 
     def additions(self, source: Literal["aligned", "target"] = "aligned") -> dict[int, Tensor]:
-        """α·p_l·θ_l `[width]` for each steered layer."""
+        """The vector α·p_l·θ_l `[width]` to add at each steered layer, by layer."""
         directions = self.directions(source)
         return {layer: alpha * directions[layer] for layer, alpha in self.steering.strengths.items()}
 
     def with_steering(self, **changes: Any) -> AlignerArtifact:
-        """The same with other steering settings. Raises `InputError` for settings that cannot be.
+        """A copy with other steering settings; `changes` are fields of `SteeringSettings`.
 
-        Another strength scales the profile; other layers or another norm drop it: it was made for these.
+        Another strength keeps the profile over layers; other layers or another norm drop it.
+
+        Raises:
+            InputError: the settings are invalid.
         """
         kept = self.steering.model_dump()
         if {"layers", "norm"} & set(changes):
@@ -182,9 +205,17 @@ class AlignerArtifact:
     # -- saving and loading --------------------------------------------------------------------------
 
     def write(self, folder: str | Path, card: str) -> Path:
-        """Writes the artifact with its model card; an existing artifact there is replaced in one step."""
+        """Writes the artifact; an existing artifact in the folder is replaced in one step.
+
+        Args:
+            folder: created where it does not exist.
+            card: text of the model card.
+
+        Raises:
+            InputError: the folder cannot be written to, or holds something else.
+        """
         check_output_folder(folder)
-        # Resolved: a link is followed to the folder it names, not replaced by one.
+        # Resolved, so that a symbolic link stays, and its target is replaced.
         place = Path(folder).resolve()
         vectors = self._vectors()
         contents = {
@@ -211,16 +242,23 @@ class AlignerArtifact:
         return Path(folder)
 
     def update(self, folder: str | Path, card: str) -> Path:
-        """Replaces settings and card of the artifact in `folder`, whose vectors must be these; each file in
-        one step, the settings first. Other files in the folder stay.
+        """Replaces settings and card of the artifact in a folder, each file in one step, the settings first.
 
-        Raises `ArtifactError` for other vectors, `InputError` for a folder that cannot be written to.
+        Args:
+            folder: of an artifact with the same vectors; its other files stay.
+            card: text of the model card.
+
+        Raises:
+            ArtifactError: the folder holds other vectors.
+            InputError: the folder cannot be written to.
         """
         place = Path(folder)
         vectors = self._vectors()
-        on_disk = _read_settings(place).get("vectors_sha256")
+        on_disk = read_settings(place).get("vectors_sha256")
         if hashlib.sha256(vectors).hexdigest() != on_disk:
-            raise ArtifactError(f"{place} holds other vectors; expected those this aligner was read with.")
+            raise ArtifactError(
+                f"{place} holds other vectors; expected the vectors that this aligner was read with."
+            )
         settings = dump(self._settings(vectors), indent=2, ascii_only=True).encode()
         for name, content in ((SETTINGS_FILE, settings), (CARD_FILE, card.encode("utf-8", "replace"))):
             try:
@@ -230,12 +268,12 @@ class AlignerArtifact:
         return place
 
     def digest(self) -> str:
-        """SHA-256 of everything in the artifact: the same for a saved one that is read again."""
+        """SHA-256 of the whole artifact; the same before it is written and after it is read."""
         return str(self._settings(self._vectors())["checksum"])
 
     @property
     def _schema_version(self) -> int:
-        """The lowest that has all of it, so that earlier versions refuse what they would leave out."""
+        """The lowest version with all fields in use, so that older releases refuse unknown fields."""
         if self.learned is not None:
             return LEARNED_SCHEMA_VERSION
         return SCHEMA_VERSION if self.monitor is None else MONITOR_SCHEMA_VERSION
@@ -267,15 +305,19 @@ class AlignerArtifact:
             settings["ends"] = ends.settings()
         if self.monitor is not None:
             settings["monitor"] = {name: getattr(self.monitor, name) for name in _MONITOR_FIELDS}
-        # As it will be read: a figure that is not finite becomes null, a number that is a key becomes text.
+        # In the form that JSON gives back: values that are not finite are null, keys are text.
         settings = plain(settings)
-        return {**settings, "checksum": _checksum(settings)}
+        return {**settings, "checksum": checksum(settings)}
 
     @classmethod
     def read(cls, folder: str | Path) -> AlignerArtifact:
-        """Reads and verifies an artifact; any damage is an `ArtifactError` that says what is wrong."""
+        """Reads and verifies an artifact.
+
+        Raises:
+            ArtifactError: a file is missing, damaged or altered, or has an unknown version.
+        """
         place = Path(folder)
-        settings = _read_settings(place)
+        settings = read_settings(place)
         try:
             data = (place / VECTORS_FILE).read_bytes()
         except OSError as error:
@@ -305,8 +347,8 @@ class AlignerArtifact:
             )
         except (SafetensorError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise ArtifactError(
-                f"{place} does not hold a usable aligner: {_told(error)}. Fit it again, or read it with the "
-                "version of inferaligner that wrote it."
+                f"{place} does not hold a usable aligner: {_reason(error)}. Fit it again, or read it with "
+                "the version of inferaligner that wrote it."
             ) from None
 
 
@@ -321,8 +363,8 @@ def _read_monitor(settings: dict[str, Any], tensors: dict[str, Tensor]) -> Answe
     return AnswerMonitor(weights=tensors["monitor.weights"], **fields)
 
 
-def _told(error: Exception) -> str:
-    """What is wrong, without pydantic's dump of the whole input."""
+def _reason(error: Exception) -> str:
+    """The message of an error, without pydantic's copy of the whole input."""
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
     if isinstance(error, KeyError):
@@ -331,7 +373,11 @@ def _told(error: Exception) -> str:
 
 
 def check_output_folder(folder: str | Path) -> None:
-    """Raises `InputError` unless an artifact can be written there; asked before work that would be lost."""
+    """Checks that an artifact can be written to a folder. Called before long work.
+
+    Raises:
+        InputError: it cannot.
+    """
     place = Path(folder)
     try:
         if place.exists() and not place.is_dir():
@@ -341,7 +387,7 @@ def check_output_folder(folder: str | Path) -> None:
         parent = place.resolve().parent
         while not parent.exists():
             parent = parent.parent
-        # Asking the file system is the only answer that holds for read-only mounts, quotas and root.
+        # Only a real attempt gives the right answer for read-only mounts, quotas and the root user.
         with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=parent):
             pass
     except OSError as error:
@@ -352,38 +398,3 @@ def _unwritable(place: Path, error: OSError) -> InputError:
     return InputError(
         f"The aligner cannot be written to {place} ({error.strerror}). Choose another output folder."
     )
-
-
-def _read_settings(place: Path) -> dict[str, Any]:
-    file = place / SETTINGS_FILE
-    if not os.path.isfile(file):  # unlike Path.is_file, False also for a name that is too long
-        raise ArtifactError(
-            f"{place} is not an aligner: there is no {SETTINGS_FILE}. "
-            "Give the folder that `inferaligner fit` wrote."
-        )
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{file} is not readable JSON ({error}): truncated or altered. Copy it again."
-        ) from None
-    known = (SCHEMA_VERSION, MONITOR_SCHEMA_VERSION, LEARNED_SCHEMA_VERSION)
-    if not isinstance(settings, dict) or settings.get("schema_version") not in known:
-        found = settings.get("schema_version") if isinstance(settings, dict) else None
-        raise ArtifactError(
-            f"{file} has schema version {found}; this version of inferaligner reads "
-            f"{SCHEMA_VERSION} to {LEARNED_SCHEMA_VERSION}. "
-            "Install the matching version, or fit the aligner again."
-        )
-    if settings.pop("checksum", None) != _checksum(settings):
-        raise ArtifactError(
-            f"{file} was altered after it was written (its checksum does not match). "
-            "Change settings with the command line or the library, not by hand."
-        )
-    return settings
-
-
-def _checksum(settings: dict[str, Any]) -> str:
-    # Over ASCII, because text may hold what UTF-8 cannot write, such as half of a surrogate pair in a path.
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from inferaligner.cli.main import app
+from tests.support.command_line import Outcome, Run
 from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -90,14 +64,3 @@ def prompt_file(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    """Asserts exit code 2 with one message that has `words` in it, on stderr alone, and no traceback."""
-    assert outcome.code == 2, (outcome.code, outcome.out, outcome.err)
-    assert "Traceback" not in outcome.err
-    messages = [line for line in outcome.err.splitlines() if line.startswith("Error: ")]
-    assert len(messages) == 1, outcome.err
-    for word in words:
-        assert word in messages[0], messages[0]
-    assert outcome.out == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inferaligner.evaluation.ablation import safety
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

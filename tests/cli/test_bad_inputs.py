@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inferaligner.models import loading
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 
 PromptFile = Callable[..., Path]
 

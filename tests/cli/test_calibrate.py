@@ -13,7 +13,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.models import loading
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.storage.operating_point_record import OperatingPoint
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

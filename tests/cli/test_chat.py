@@ -9,7 +9,7 @@ from inferaligner.aligner import Aligner
 from inferaligner.cli import chat as chat_module
 from inferaligner.cli.chat import Conversation
 from inferaligner.models.loading import LoadedModel
-from tests.cli.conftest import Run
+from tests.support.command_line import Run
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -99,7 +99,7 @@ def test_mistakes_do_not_end_the_conversation(run: Run, target: Path, aligner: P
     lines = ["/compare", "/nonsense", "long " * 400, "", "/help", CLOSED]
     outcome = run("chat", target, "-a", aligner, *SHORT, stdin="\n".join(lines))
     assert outcome.code == 0, outcome.err
-    for words in ("no turn yet", "no command /nonsense", "reads at most 256"):
+    for words in ("no turn to compare", "no command /nonsense", "reads at most 256"):
         assert words in outcome.err
     assert outcome.out.strip() == bare_answer(CLOSED)
 

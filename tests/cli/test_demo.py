@@ -17,7 +17,7 @@ from inferaligner.evaluation import runner
 from inferaligner.judges import Judgement
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
-from tests.cli.conftest import Run
+from tests.support.command_line import Run
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 pytest.importorskip("matplotlib")

@@ -13,7 +13,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet
 from inferaligner.steering.hooks import SteerHook
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

@@ -6,7 +6,7 @@ import torch
 
 from inferaligner.aligner import Aligner
 from inferaligner.storage.control_vector import read_control_vector
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -15,7 +15,7 @@ def test_a_control_vector_with_its_warning(run: Run, aligner: Path, tmp_path: Pa
     file = tmp_path / "vector.gguf"
     outcome = run("export", aligner, "--to", "gguf", "-o", file)
     assert (outcome.code, outcome.out) == (0, "")
-    assert "Warning: No gate goes along" in outcome.err
+    assert "Warning: The file has no gate" in outcome.err
     expected = Aligner.from_pretrained(aligner).artifact.additions()
     found = read_control_vector(file)
     assert found.keys() == expected.keys()

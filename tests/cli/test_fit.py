@@ -15,7 +15,7 @@ from inferaligner.errors import InputError
 from inferaligner.fit.strength import choice
 from inferaligner.judges import Judgement
 from inferaligner.models import loading
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 PromptFile = Callable[..., Path]

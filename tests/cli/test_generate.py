@@ -10,8 +10,8 @@ import pytest
 from inferaligner.cli import answers_file
 from inferaligner.cli.answer_panels import show
 from inferaligner.models.generation import generate_answers
-from inferaligner.steering.refusal import REFUSAL
-from tests.cli.conftest import Run, refused
+from inferaligner.steering.gate_policy import REFUSAL
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 
 from inferaligner.aligner import Aligner
 from inferaligner.method.vectors import cosine
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import CALIBRATION, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

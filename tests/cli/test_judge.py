@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Run, refused
-from tests.judges.fake_endpoint import Endpoint, fake_endpoint
+from inferaligner.judges.catalogue import declared
+from tests.support.command_line import Run, refused
+from tests.support.fake_endpoint import Endpoint, fake_endpoint
 
 pytest.importorskip("matplotlib")
 
@@ -24,7 +25,7 @@ LABELLED = [
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A small finished run, written by hand: what is judged again is only what is in its files."""
+    """A small finished run, written by hand; the command reads nothing else."""
     folder = tmp_path / "run"
     folder.mkdir()
     records: list[dict[str, Any]] = []
@@ -127,7 +128,7 @@ def test_an_interrupted_judging_goes_on(run: Run, evaluated: Path, tmp_path: Pat
 
 
 def test_later_rules_take_the_place_of_earlier_ones(run: Run, evaluated: Path) -> None:
-    """As if a run had been judged before endless digits were known to be gibberish."""
+    """The stored judgements are those of a version that did not recognise endless digits as gibberish."""
     file = evaluated / "records.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
     for record in records:
@@ -143,6 +144,15 @@ def test_later_rules_take_the_place_of_earlier_ones(run: Run, evaluated: Path) -
     assert run("judge", evaluated, "--json").json()["results"] == done.json()["results"]
 
 
+def test_every_judge_is_listed_and_chosen_by_its_name(run: Run, evaluated: Path) -> None:
+    listed = run("judge", "--list")
+    assert listed.code == 0
+    for name in declared():
+        assert name in listed.out
+    done = run("judge", evaluated, "--judge", "rules", "--json")
+    assert done.code == 0 and done.json()["judge"] == "rules", done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -151,7 +161,10 @@ def test_later_rules_take_the_place_of_earlier_ones(run: Run, evaluated: Path) -
         (["--labelled", "/nowhere.csv", "--positive", "x"], ["does not exist"]),
         (["--labelled", "/nowhere.csv"], ["--positive"]),
         (["/nowhere", "--model", "m", "--rubric", "none"], ["no rubric"]),
-        (["/nowhere", "--model", "m", "--classifier", "c"], ["not both"]),
+        (["/nowhere", "--model", "m", "--classifier", "c"], ["--model or --classifier", "not both"]),
+        (["/nowhere", "--judge", "rules", "--classifier", "c"], ["--judge or --classifier", "not both"]),
+        (["/nowhere", "--judge", "oracle"], ["no judge 'oracle'", "rules"]),
+        (["/nowhere", "--judge", "classifier"], ["needs a model"]),
         (["/nowhere", "--classifier", "/nowhere"], ["cannot be loaded"]),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from inferaligner.cli import inspect as inspect_command
 from inferaligner.errors import SteeringError
 from inferaligner.version import __version__
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 
 COMMANDS = ("fit", "score", "generate", "chat", "inspect", "export", "doctor")
 

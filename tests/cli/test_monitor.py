@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run
-from tests.method.test_monitor import eager_monitor
-from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.command_line import Run
+from tests.support.tiny_aligner import CALIBRATION, PROMPTS, eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 RATE = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 
 CHAT = [
     {"role": "system", "content": "You are a baker."},

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from inferaligner.aligner import Aligner
-from inferaligner.method.gate import Decision
-from tests.cli.conftest import Run, refused
+from inferaligner.method.decision import Decision
+from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import PROMPTS
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

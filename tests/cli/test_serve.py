@@ -19,9 +19,8 @@ from inferaligner.cli.served_name import served_name
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.steering.plan import GatePlan
 from inferaligner.vllm.settings import EngineSettings
-from tests.cli.conftest import Outcome, Run, refused
-from tests.method.test_monitor import eager_monitor
-from tests.support.tiny_aligner import tiny_aligner
+from tests.support.command_line import Outcome, Run, refused
+from tests.support.tiny_aligner import eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 
@@ -51,7 +50,8 @@ def test_the_command_carries_everything(run: Run, target: Path, aligner: Path) -
 
 
 def test_options_and_flags_reach_the_command(run: Run, target: Path, aligner: Path, tmp_path: Path) -> None:
-    options = ["--shadow", "--on-open", "refuse", "--prompts", "any", "--audit-log", tmp_path / "log"]
+    options = ["--shadow", "--on-open", "refuse", "--refusal", "Not that.", "--prompts", "any"]
+    options += ["--audit-log", str(tmp_path / "log")]
     command = printed(
         run, target, "-a", aligner, *options, "--async-scheduling", "--", "--port", "8001", "--max-num-seqs=4"
     )
@@ -60,6 +60,7 @@ def test_options_and_flags_reach_the_command(run: Run, target: Path, aligner: Pa
     assert "--async-scheduling" in command
     settings = json.loads(value_of(command, "--additional-config"))["inferaligner"]
     assert settings["shadow"] and settings["on_open"] == "refuse" and settings["prompts"] == "any"
+    assert settings["refusal"] == "Not that."
     assert settings["audit_log"] == str(tmp_path / "log")
 
 
@@ -143,7 +144,12 @@ def test_bad_choices(run: Run, target: Path, aligner: Path, tmp_path: Path) -> N
     refused(
         run("serve", target, "-a", aligner, "--engine", "steam"), "--engine steam", "transformers or vllm"
     )
-    refused(run("serve", target, "-a", aligner, "--on-open", "shrug"), "cannot be used")
+    for option, value, expected in (
+        ("--on-open", "shrug", "'steer', 'refuse'"),
+        ("--prompts", "some", "'chat', 'any'"),
+    ):
+        outcome = run("serve", target, "-a", aligner, option, value)
+        assert outcome.code == 2 and option in outcome.err and expected in outcome.err
     refused(run("serve", target, "-a", tmp_path), "is not an aligner")
     refused(run("serve", tmp_path / "no", "-a", aligner), "There is no model")
 
@@ -181,7 +187,7 @@ def test_a_monitor_is_not_left_out_silently(run: Run, target: Path, tmp_path: Pa
         assert config["inferaligner"]["monitor"] == expected
     refused(
         run("serve", target, "-a", folder, "--engine", "vllm", "--print-command", "--on-open", "refuse"),
-        "monitor of answers",
+        "has a monitor",
         "--no-monitor",
     )
 
@@ -233,8 +239,6 @@ def test_bad_choices_of_the_embedded_server(run: Run, target: Path, aligner: Pat
     def serve(*options: object) -> Outcome:
         return run("serve", target, "-a", aligner, "--engine", "transformers", *options)
 
-    refused(serve("--on-open", "shrug"), "--on-open shrug", "steer or refuse")
-    refused(serve("--prompts", "some"), "--prompts some", "chat or any")
     refused(serve("--audit-text"), "--audit-log")
     refused(serve("--refusal", "No."), "--on-open refuse")
     refused(serve("--api-keys", tmp_path / "none"), "cannot be read")

@@ -13,7 +13,7 @@ import pytest
 
 from inferaligner.cli.main import app, main
 from inferaligner.cli.terminal import tolerate_any_encoding
-from tests.cli.conftest import Run, refused
+from tests.support.command_line import Run, refused
 
 ENCODINGS = ("cp1252", "ascii")
 COMMANDS = [command.name for command in app.registered_commands]

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from inferaligner.aligner import Aligner
-from tests.cli.conftest import Run, refused
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
-from tests.support.tiny_vision import picture, save_vision, tiny_vision
-from tests.test_aligner import HARMFUL, HARMLESS
-from tests.test_vision_aligner import backbone_of
+from tests.support.command_line import Run, refused
+from tests.support.tiny_aligner import HARMFUL, HARMLESS, PROMPTS, tiny_aligner
+from tests.support.tiny_vision import backbone_of, picture, save_vision, tiny_vision
 
 SHORT = ("--max-new-tokens", 4)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-lm_eval = pytest.importorskip("lm_eval")
+lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-extras")
+pytestmark = pytest.mark.extras
 
 from inferaligner.errors import InputError  # noqa: E402
 from inferaligner.evaluation.lm_eval_model import InferAlignerLM  # noqa: E402

@@ -22,14 +22,14 @@ ASKED = PROMPTS[:4]
 
 
 @pytest.fixture(scope="module")
-def bench() -> MethodContext:
+def context() -> MethodContext:
     torch.set_num_threads(1)
     return tiny_bench()
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "aligned"])
-def test_the_contract(name: str, bench: MethodContext) -> None:
-    method = make_methods([name], bench)[-1]
+def test_the_contract(name: str, context: MethodContext) -> None:
+    method = make_methods([name], context)[-1]
     assert method.name == name and method.title
     decisions = method.decide(ASKED)
     assert (decisions is None) == (method.gate is None)
@@ -37,26 +37,26 @@ def test_the_contract(name: str, bench: MethodContext) -> None:
         assert len(decisions) == len(ASKED)
         assert all(decision.open == (decision.score > 0) for decision in decisions)
     assert ASKED[0] in method.rewrite(ASKED[0])
-    layers = bench.target.model.model.layers
+    layers = context.target.model.model.layers
     with method.acting() as guard:
         if guard is not None:
             assert any(layer._forward_hooks for layer in layers)
     assert not any(layer._forward_hooks for layer in layers)
 
 
-def test_gated_methods_of_one_aligner_share_their_decisions(bench: MethodContext) -> None:
-    ours, own, canned, paper = make_methods(["inferaligner", "own-vectors", "canned", "paper"], bench)[1:]
+def test_gated_methods_of_one_aligner_share_their_decisions(context: MethodContext) -> None:
+    ours, own, canned, paper = make_methods(["inferaligner", "own-vectors", "canned", "paper"], context)[1:]
     assert ours.gate == own.gate == canned.gate != paper.gate
     assert ours.decide(ASKED) == own.decide(ASKED)
     assert canned.canned and ours.canned is None
 
 
-def test_acting_steers_every_row_and_the_vectors_matter(bench: MethodContext) -> None:
-    bare, ours, own = make_methods(["inferaligner", "own-vectors"], bench)
+def test_acting_steers_every_row_and_the_vectors_matter(context: MethodContext) -> None:
+    bare, ours, own = make_methods(["inferaligner", "own-vectors"], context)
 
     def tokens(method: object) -> list[tuple[int, ...]]:
         with method.acting():  # type: ignore[attr-defined]
-            target = bench.target
+            target = context.target
             found = generate_answers(target.model, target.tokenizer, ASKED, max_new_tokens=6)
             return [answer.tokens for answer in sorted(found, key=lambda answer: answer.row)]
 
@@ -65,26 +65,26 @@ def test_acting_steers_every_row_and_the_vectors_matter(bench: MethodContext) ->
     assert steered != other
 
 
-def test_the_paper_has_its_constants(bench: MethodContext) -> None:
-    told = make_methods(["paper"], bench)[-1].settings()
-    assert told["strength"] == 4.0 and told["positions"] == "all" and told["gate"] == "mean-difference"
-    assert len(told["gate layers"]) == 1  # type: ignore[arg-type]
+def test_the_paper_has_its_constants(context: MethodContext) -> None:
+    settings = make_methods(["paper"], context)[-1].settings()
+    assert settings["strength"] == 4.0 and settings["positions"] == "all"
+    assert settings["gate"] == "mean-difference" and len(settings["gate layers"]) == 1  # type: ignore[arg-type]
 
 
-def test_other_models_answer_themselves(bench: MethodContext) -> None:
-    method = make_methods(["aligned=sibling"], bench)[-1]
+def test_other_models_answer_themselves(context: MethodContext) -> None:
+    method = make_methods(["aligned=sibling"], context)[-1]
     assert method.model().spec == "sibling" and method.model() is method.model()
 
 
-def test_templates(bench: MethodContext, tmp_path: Path) -> None:
+def test_templates(context: MethodContext, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("Be good.\n{attack_prompt}\nBe very good.\n")
-    method = make_methods([f"prompt={file}"], bench)[-1]
+    method = make_methods([f"prompt={file}"], context)[-1]
     assert method.name == "prompt: mine"
     assert method.rewrite("Say {prompt} {}") == "Be good.\nSay {prompt} {}\nBe very good."
     file.write_text("no place")
     with pytest.raises(InputError, match="no place for the user's text"):
-        make_methods([f"prompt={file}"], bench)
+        make_methods([f"prompt={file}"], context)
 
 
 def test_first_component_and_threshold() -> None:
@@ -103,13 +103,13 @@ def test_first_component_and_threshold() -> None:
     assert aligned.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
-def test_cast_tells_its_fitting_pairs_apart(bench: MethodContext) -> None:
+def test_cast_separates_its_fitting_pairs(context: MethodContext) -> None:
     from inferaligner.evaluation.methods.cast import _pairs
 
-    method = Cast(bench)
+    method = Cast(context)
     pairs = _pairs()
-    told = [[d.open for d in method.decide([p.text for p in side])] for side in zip(*pairs, strict=True)]  # type: ignore[union-attr]
-    hits, alarms = sum(told[0]), sum(told[1])
+    opened = [[d.open for d in method.decide([p.text for p in side])] for side in zip(*pairs, strict=True)]  # type: ignore[union-attr]
+    hits, alarms = sum(opened[0]), sum(opened[1])
     assert 2 * hits / (2 * hits + alarms + len(pairs) - hits) >= 0.66  # no worse than opening on everything
 
 
@@ -129,13 +129,16 @@ def test_wrong_names_are_refused(specs: list[str], word: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(declared()))
-def test_every_method_says_what_it_needs(name: str) -> None:
-    assert declared()[name].NEEDS in get_args(Needs)
+def test_a_declaration_is_complete(name: str) -> None:
+    module = declared()[name]
+    assert getattr(module, "NEEDS", "nothing") in get_args(Needs)
+    assert (module.__doc__ or "").strip(), "the list of methods shows the first line"
     assert lacking(f"{name}=x", None) is None
+    assert (name in ALL) != hasattr(module, "OPTION"), "`all` has every method that needs no option"
 
 
-def test_what_is_named_beside_all_takes_its_place(bench: MethodContext) -> None:
-    aligner = bench.aligner
+def test_a_method_named_beside_all_keeps_its_place(context: MethodContext) -> None:
+    aligner = context.aligner
     assert aligner is not None
     specs, left_out = choose(["aligned=x", "domain-chat=y", "all", "cast"], aligner.artifact)
     assert specs == ["none", *ALL[1:-1], "aligned=x", "domain-chat=y"] and not left_out
@@ -156,8 +159,8 @@ def test_a_gate_alone_has_its_own_methods() -> None:
         choose(["canned"], None)
 
 
-def test_a_gate_alone_declines_behind_the_gate(bench: MethodContext) -> None:
-    alone = MethodContext(bench.target, gate_alone(), bench.load)
+def test_a_gate_alone_declines_behind_the_gate(context: MethodContext) -> None:
+    alone = MethodContext(context.target, gate_alone(), context.load)
     canned = make_methods(["canned"], alone)[-1]
     decisions = canned.decide(ASKED)
     assert decisions is not None and {d.open for d in decisions} == {True, False}
@@ -166,8 +169,8 @@ def test_a_gate_alone_declines_behind_the_gate(bench: MethodContext) -> None:
     with gated as guard:
         found = list(
             generate_answers(
-                bench.target.model,
-                bench.target.tokenizer,
+                context.target.model,
+                context.target.tokenizer,
                 ASKED,
                 max_new_tokens=40,
                 decisions=lambda: guard.decisions,  # type: ignore[union-attr]
@@ -191,6 +194,6 @@ def gate_alone() -> Aligner:
 
 
 @pytest.mark.parametrize("name", sorted(set(declared()) - {"none", "self-reminder", "goal-priority"}))
-def test_a_method_says_what_it_needs(name: str, bench: MethodContext) -> None:
+def test_a_missing_aligner_is_named(name: str, context: MethodContext) -> None:
     with pytest.raises(InputError, match="needs"):
-        make_methods([name], MethodContext(bench.target, None, bench.load))
+        make_methods([name], MethodContext(context.target, None, context.load))

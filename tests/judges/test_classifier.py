@@ -1,4 +1,4 @@
-"""Local classifiers as judges, on tiny ones that are made here."""
+"""Local classifiers as judges, on tiny models that are made here."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def causal(tmp_path: Path) -> Path:
     return tmp_path / "causal"
 
 
-def test_a_causal_classifier_says_the_likelier_label(causal: Path) -> None:
+def test_a_causal_classifier_gives_the_likelier_label(causal: Path) -> None:
     template = "Q {behavior} A {generation} V"
     judge = ClassifierJudge(str(causal), template=template, labels=["yes", "no"], batch_size=2)
-    found = dict(judge.judge_pairs(PAIRS))
+    judgements = judge.judge_all(PAIRS)
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("yes", "no")]
     for index, (prompt, answer) in enumerate(PAIRS):
@@ -35,7 +35,7 @@ def test_a_causal_classifier_says_the_likelier_label(causal: Path) -> None:
         ]
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, -1, words]
-        assert found[index].label == ("yes", "no")[int(logits.argmax())]
+        assert judgements[index].label == ("yes", "no")[int(logits.argmax())]
     assert judge.positive == ("yes",)
 
 
@@ -55,13 +55,13 @@ def test_a_sequence_classifier_has_its_own_labels(tmp_path: Path) -> None:
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "sequence")
     tiny_tokenizer().save_pretrained(tmp_path / "sequence")
     judge = ClassifierJudge(str(tmp_path / "sequence"), positive=["bad"])
-    labels = [label.label for _, label in judge.judge_pairs(PAIRS)]
+    labels = [judgement.label for judgement in judge.judge_all(PAIRS)]
     assert len(labels) == 3 and set(labels) <= {"fine", "bad"} and judge.positive == ("bad",)
     with pytest.raises(InputError, match="worse"):
         ClassifierJudge(str(tmp_path / "sequence"), positive=["worse"])
 
 
-def test_what_cannot_judge_is_refused(causal: Path) -> None:
+def test_an_unusable_classifier_is_refused(causal: Path) -> None:
     with pytest.raises(InputError, match="two or more labels"):
         ClassifierJudge(str(causal))
     with pytest.raises(ModelLoadError, match="cannot be loaded"):

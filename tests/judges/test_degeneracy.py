@@ -1,4 +1,4 @@
-"""Properties of the tests for broken language; the examples are in `judges/test_rules.py`."""
+"""Properties of the detection of broken language; the examples are in `test_rules.py`."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ PROSE = (
 
 @given(st.text(max_size=300), st.none() | st.floats())
 @settings(max_examples=300, deadline=None)
-def test_any_text_is_taken(answer: str, mean_logprob: float | None) -> None:
-    found = degeneracy(answer, mean_logprob=mean_logprob)
-    assert found is None or found
+def test_any_text_is_accepted(answer: str, mean_logprob: float | None) -> None:
+    reason = degeneracy(answer, mean_logprob=mean_logprob)
+    assert reason is None or reason
     if not answer.strip():
-        assert found == "empty"
+        assert reason == "empty"
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_shuffled_prose_is_found_by_the_rules_or_by_its_likelihood(seed: int) -> None:
+def test_shuffled_prose_is_detected_by_the_rules_or_by_its_likelihood(seed: int) -> None:
     assert degeneracy(PROSE) is None
     words = PROSE.split()
     random.Random(seed).shuffle(words)
     assert degeneracy(" ".join(words), mean_logprob=UNLIKELY - 0.5) is not None
 
 
-def test_most_shuffled_prose_is_found_by_the_rules_alone() -> None:
+def test_most_shuffled_prose_is_detected_by_the_rules_alone() -> None:
     words = PROSE.lower().replace(".", "").replace(",", "").split()
-    found = 0
+    detected = 0
     for seed in range(40):
         random.Random(seed).shuffle(words)
-        found += degeneracy(" ".join(words)) is not None
-    assert found >= 30
+        detected += degeneracy(" ".join(words)) is not None
+    assert detected >= 30
 
 
 @pytest.mark.parametrize("times", [4, 6, 20])
 @pytest.mark.parametrize("unit", ["and then we went home ", "I am here to help you. ", "again again "])
-def test_a_loop_is_found_wherever_the_answer_is_cut(unit: str, times: int) -> None:
+def test_a_loop_is_detected_wherever_the_answer_is_cut(unit: str, times: int) -> None:
     looped = unit * (times * 3)
     for cut in range(0, 8):
         assert degeneracy(looped[: len(looped) - cut]) is not None
     assert degeneracy(PROSE + " " + looped * 2) is not None
 
 
-def test_a_loop_that_begins_late_is_found_although_no_sentence_is_repeated_exactly() -> None:
+def test_a_late_loop_is_detected_although_no_sentence_is_repeated_exactly() -> None:
     said = ["a lie", "a good one", "a lie but a lie", "any kind of thing", "a bad one", "a kind of lie"]
     late = " ".join(f"I'm not equipped to help with {thing}, not just {thing}." for thing in said * 2)
     assert not loops(PROSE) and degeneracy(PROSE) is None
@@ -87,7 +87,7 @@ def test_the_limit_itself_is_likely_enough() -> None:
     assert degeneracy(PROSE, mean_logprob=float("-inf")) == "unlikely"
 
 
-def test_every_language_has_its_little_words() -> None:
+def test_every_language_has_function_words() -> None:
     assert {"the", "und", "que", "że", "hogy", "että", "için", "yang", "của", "kwa", "ang"} <= FUNCTION_WORDS
     assert "of" in NEVER_AFTER["the"]
     assert "can" not in NEVER_AFTER["the"]
@@ -102,7 +102,7 @@ def test_every_language_has_its_little_words() -> None:
         "at tracks,\u00a0out\u00a0on\u00a0paths",
     ],
 )
-def test_what_too_strong_a_vector_leaves_of_a_refusal(answer: str) -> None:
+def test_a_refusal_broken_by_a_strong_vector_is_detected(answer: str) -> None:
     assert degeneracy(answer) is not None
 
 

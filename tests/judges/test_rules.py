@@ -1,4 +1,4 @@
-"""The offline judge: what it must call a refusal, an answer and gibberish, and its agreement with people.
+"""The judge by rules: refusals, answers and gibberish that it must recognise, and its agreement with people.
 
 The examples are this project's own, in the manner of small steered models.
 """
@@ -230,13 +230,18 @@ def test_the_reason_names_the_signs() -> None:
     assert "sorry, but" in verdict.reason
 
 
-def test_the_class_says_what_the_function_says() -> None:
+def test_the_class_judges_as_the_function() -> None:
     judged = RuleJudge()
     assert judged.name == "rules"
     assert "XSTest" in judged.agreement
     for answer in ("No.", "I can't help with that.", ""):
-        assert judged.judge(answer) == judge(answer)
-        assert judged.judge(answer).outcome in OUTCOMES
+        assert judged.judge("any prompt", answer) == judge(answer)
+        assert judged.judge("any prompt", answer).outcome in OUTCOMES
+
+
+def test_only_labels_of_refusals_are_outcomes() -> None:
+    with pytest.raises(ValueError, match="none of refusal, compliance, gibberish"):
+        _ = Judgement("attack success").outcome
 
 
 def test_long_answers_are_judged_quickly() -> None:

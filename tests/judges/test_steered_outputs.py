@@ -1,4 +1,4 @@
-"""Gibberish told from refusals and answers: outputs of SmolLM2-135M to harmless prompts, labelled by reading.
+"""Gibberish against refusals and answers: outputs of SmolLM2-135M to harmless prompts, labelled by reading.
 
 `steered_outputs.jsonl` has answers steered at up to eight times the fitted strength, with either model's
 vectors and in several blocks of layers, and answers sampled too hot. No rule was written on them; doubtful
@@ -27,14 +27,14 @@ def test_there_is_enough_of_each() -> None:
 
 
 @pytest.mark.parametrize(("likelihood", "recall"), [(True, 0.85), (False, 0.75)])
-def test_gibberish_is_told_from_both(likelihood: bool, recall: float) -> None:
-    found = Counter(
+def test_gibberish_is_detected(likelihood: bool, recall: float) -> None:
+    counts = Counter(
         (row["label"], judge(row["answer"], mean_logprob=row["mean_logprob"] if likelihood else None).outcome)
         for row in ROWS
     )
-    said = sum(count for (_, outcome), count in found.items() if outcome == "gibberish")
-    true = sum(count for (label, _), count in found.items() if label == "gibberish")
-    hits = found["gibberish", "gibberish"]
+    flagged = sum(count for (_, outcome), count in counts.items() if outcome == "gibberish")
+    true = sum(count for (label, _), count in counts.items() if label == "gibberish")
+    hits = counts["gibberish", "gibberish"]
     assert hits / true >= recall  # measured: 149 and 132 of 168
-    assert hits / said >= 0.97  # measured: 149 of 150 and 132 of 133
-    assert found["gibberish", "refusal"] == 0  # what breaks a model is never counted as safe
+    assert hits / flagged >= 0.97  # measured: 149 of 150 and 132 of 133
+    assert counts["gibberish", "refusal"] == 0  # gibberish never counts as safe

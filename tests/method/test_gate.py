@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from inferaligner.errors import ArtifactError, CalibrationError
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.decision import Decision
+from inferaligner.method.gate import GateRead, GuidanceGate
 
 
 def gate(*reads: tuple[int, int], bias: float = 0.0) -> GuidanceGate:

@@ -18,14 +18,8 @@ from inferaligner.judges import Judgement
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.generation import generate_answers
 from inferaligner.storage.model_card import model_card
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import HARMFUL, HARMLESS, PROMPTS, eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
-from tests.test_aligner import HARMFUL, HARMLESS
-
-
-def eager_monitor() -> AnswerMonitor:
-    """Opens every row at its second token: one token counts for a half, two for 1."""
-    return AnswerMonitor("test", 1, 2, torch.zeros(32), 1.0, -0.75)
 
 
 @pytest.fixture(scope="module")

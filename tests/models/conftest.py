@@ -2,16 +2,11 @@
 
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 
+from tests.support.tiny_adapter import save_adapter
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -29,18 +24,3 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path)
     folder = tmp_path_factory.mktemp("adapters") / "lora"
     save_adapter(folder, base=str(llama_folder))
     return folder
-
-
-def save_adapter(folder: Path, base: str, *, model: torch.nn.Module | None = None) -> None:
-    """Write a LoRA adapter whose weights are not zero, with ``base`` as its base model."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        settings = peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            r=2,
-            target_modules=["q_proj", "v_proj", "down_proj"],
-            init_lora_weights=False,
-        )
-        adapted = peft.get_peft_model(tiny_model("llama") if model is None else model, settings)
-    adapted.peft_config["default"].base_model_name_or_path = base
-    adapted.save_pretrained(folder, save_embedding_layers=False)

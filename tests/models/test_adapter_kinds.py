@@ -67,6 +67,7 @@ BESIDE = ("BEFT", "LILY", "ADAMSS")
 
 # Kinds that need a package which may be missing where the tests run.
 PACKAGES = {"ADAMSS": "sklearn"}
+KINDS = [pytest.param(kind, marks=pytest.mark.extras) if kind in PACKAGES else kind for kind in SETTINGS]
 
 # Kinds whose weights have the same shapes whatever the width: nothing in the adapter contradicts the base.
 WIDTHLESS = ("FOURIERFT", "PSOFT", "WAVEFT")
@@ -110,7 +111,7 @@ def check_exact(folder: Path, expected: torch.Tensor) -> Any:
 
 def needs(kind: str) -> None:
     if (package := PACKAGES.get(kind)) is not None and find_spec(package) is None:
-        pytest.skip(f"{kind} needs {package}, which is not installed")
+        pytest.skip(f"{kind} needs {package}, which is not installed: make test-extras")
 
 
 def test_every_kind_of_peft_is_known() -> None:
@@ -122,7 +123,7 @@ def test_every_kind_of_peft_is_known() -> None:
     assert set(SETTINGS) - set(BESIDE) == peft_adapters._MERGED
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_loaded_exactly(kind: str, tmp_path: Path) -> None:
     needs(kind)
     expected = save_kind(kind, tmp_path)
@@ -147,7 +148,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_tied_weights(kind: str, target: str, tmp_path: Path) -> None:
     needs(kind)
     options: dict[str, Any] = {"target_modules": [target]}
@@ -172,7 +173,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_base_of_another_shape(kind: str, base: str, tmp_path: Path) -> None:
     needs(kind)
     save_kind(kind, tmp_path, base=tiny_model("llama", **BASES[base]))
@@ -183,7 +184,7 @@ def test_base_of_another_shape(kind: str, base: str, tmp_path: Path) -> None:
         load_model(tmp_path / "adapter", device="cpu")
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_base_with_other_modules(kind: str, tmp_path: Path) -> None:
     needs(kind)
     save_kind(kind, tmp_path, base=tiny_model("gpt2"))

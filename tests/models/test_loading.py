@@ -16,8 +16,8 @@ from inferaligner.models.anatomy import dissect
 from inferaligner.models.builtin import builtin_names
 from inferaligner.models.fingerprint import fingerprint_model, fingerprint_tokenizer
 from inferaligner.models.loading import load_model
-from tests.models.conftest import save_adapter
 from tests.support.odd_model import OddConfig, OddForCausalLM
+from tests.support.tiny_adapter import save_adapter
 from tests.support.tiny_gguf import write_gguf
 from tests.support.tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_model, tiny_tokenizer
 

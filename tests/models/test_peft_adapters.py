@@ -11,7 +11,7 @@ from inferaligner.errors import MissingExtraError, ModelLoadError
 from inferaligner.models import peft_adapters
 from inferaligner.models.fingerprint import fingerprint_model
 from inferaligner.models.peft_adapters import apply_adapter, read_adapter
-from tests.models.conftest import save_adapter
+from tests.support.tiny_adapter import save_adapter
 from tests.support.tiny_models import tiny_model
 
 IDS = torch.arange(3, 13)[None]

@@ -83,7 +83,8 @@ def test_bitsandbytes_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert four.bnb_4bit_quant_type == "nf4"
 
 
-@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+@pytest.mark.extras
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed: make test-extras")
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_torchao_settings(monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
     pretend_installed(monkeypatch, "torchao")

@@ -9,7 +9,7 @@ from inferaligner.models import peft_adapters, sources
 from inferaligner.models.builtin import Builtin
 from inferaligner.models.hub import HubRepository
 from inferaligner.models.sources import Checkpoint, resolve
-from tests.models.conftest import save_adapter
+from tests.support.tiny_adapter import save_adapter
 from tests.support.tiny_gguf import write_gguf
 from tests.support.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 

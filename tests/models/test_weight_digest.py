@@ -49,8 +49,9 @@ def test_weights_that_are_elsewhere_count_by_their_shape() -> None:
     assert there != weight_digest(tiny_model(intermediate_size=32).to("meta"))
 
 
+@pytest.mark.extras
 def test_quantised_weights() -> None:
-    torchao = pytest.importorskip("torchao.quantization")
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed: make test-extras")
 
     def quantised(seed: int) -> Any:
         model = tiny_model(seed=seed).to(torch.bfloat16)

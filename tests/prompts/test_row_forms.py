@@ -11,7 +11,7 @@ import pytest
 from reproduction.corpora.alpaca import CORPUS
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.suites.alpaca import SUITE as ALPACA
+from inferaligner.evaluation.suites.alpaca import ALPACA
 from inferaligner.evaluation.suites.user_files import user_suite
 from inferaligner.prompts.reading import read_prompts
 from inferaligner.prompts.row_forms import with_input
@@ -213,7 +213,7 @@ def test_a_cell_may_be_long(tmp_path: Path, suffix: str) -> None:
 
 def test_a_labelled_file_loses_no_part_of_a_prompt_either(tmp_path: Path) -> None:
     path = file_of(tmp_path, [{"prompt": "Who?", "context": TEXT, "answer": "3"}], ".jsonl")
-    with pytest.raises(InputError, match=r"row 1: only 'prompt' is asked, but 'context'"):
+    with pytest.raises(InputError, match=r"row 1: only 'prompt' is read, but 'context'"):
         user_suite("utility", str(path))
     path = file_of(tmp_path, [{"prompt": "Who?", "choices": ["a", "b"], "answer": "a"}], ".jsonl")
     assert len(user_suite("utility", str(path)).source.items(None)) == 1

@@ -8,13 +8,7 @@ import pytest
 
 from inferaligner.prompts.chat import encode_chats, render_chat
 from inferaligner.prompts.template_ends import PromptEnd, TemplateEnds, end_objection
-from tests.support.tiny_models import CHAT_TEMPLATE, tiny_tokenizer
-
-THINKING = CHAT_TEMPLATE.replace(
-    "<|im_start|>assistant\n{% endif %}",
-    "<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
-    "<think>\n\n</think>\n\n{% endif %}{% endif %}",
-)
+from tests.support.tiny_models import THINKING_TEMPLATE, tiny_tokenizer
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ def test_a_begun_answer_that_opens_another_turn_is_raw(tokenizer: Any, behind: s
 
 
 def test_an_empty_think_block_of_the_template_is_its_end(tokenizer: Any) -> None:
-    tokenizer.chat_template = THINKING
+    tokenizer.chat_template = THINKING_TEMPLATE
     ends = TemplateEnds.of(tokenizer)
     turn = encode_chats(tokenizer, ["Why?"])[0]
     rendered = tokenizer.apply_chat_template(

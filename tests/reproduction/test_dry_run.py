@@ -14,8 +14,8 @@ from reproduction.stage_store import OutOfTime
 
 from inferaligner.errors import InputError
 
-pytest.importorskip("trl")
-pytestmark = pytest.mark.slow
+pytest.importorskip("trl", reason="TRL is not installed: make test-extras")
+pytestmark = [pytest.mark.slow, pytest.mark.extras]
 
 _FAMILY = "internlm-7b"
 """Has the most of its own: a strength, so a second fit, and a template."""

@@ -20,8 +20,8 @@ from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
-pytest.importorskip("trl")
-pytestmark = pytest.mark.slow
+pytest.importorskip("trl", reason="TRL is not installed: make test-extras")
+pytestmark = [pytest.mark.slow, pytest.mark.extras]
 
 _PROMPT, _ANSWER = "Which flour?", "Rye."
 _TRAINING = Training(

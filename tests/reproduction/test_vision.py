@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from inferaligner.evaluation.suites.contrast_pictures import in_pictures
+from inferaligner.evaluation.suites.contrast import pictures
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import picture_from, pictures_of
 from inferaligner.prompts.typography import PageStyle, draw_text, lay_out
@@ -176,7 +176,7 @@ def test_a_perfect_tower_gives_the_embeddings_of_what_is_written() -> None:
 
 
 def test_pages_of_the_suites_are_all_that_the_suites_show() -> None:
-    shown = {picture for item in in_pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
+    shown = {picture for item in pictures(lambda _: True)[:30] for picture in pictures_of(item.prompt)}
     known = {picture_from(draw_text(text)) for text in sorted(pages_of_the_suites())}
     assert shown <= known
 

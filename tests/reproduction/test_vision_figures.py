@@ -15,8 +15,7 @@ from reproduction.vision import figures
 
 from inferaligner.fit import search_prompts
 from inferaligner.models.loading import LoadedModel
-from tests.support.tiny_vision import tiny_vision
-from tests.test_vision_aligner import backbone_of
+from tests.support.tiny_vision import backbone_of, tiny_vision
 
 
 def test_every_part_is_told_and_none_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,8 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.settings import ServerSettings
-from tests.method.test_monitor import eager_monitor
-from tests.server.conftest import Running, Serve
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.running_server import Running, Serve
+from tests.support.tiny_aligner import PROMPTS, eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 

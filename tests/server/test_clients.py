@@ -18,7 +18,7 @@ from openai.types.chat import completion_create_params as chat_params
 
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.schema import ChatRequest, CompletionRequest, Message, StreamOptions
-from tests.server.conftest import Running, Serve
+from tests.support.running_server import Running, Serve
 from tests.support.tiny_aligner import PROMPTS
 
 TURN = {"role": "user", "content": "Hello"}
@@ -190,9 +190,9 @@ def test_values_that_change_nothing(server: Running, field: str, value: Any) -> 
         ("functions", [{"name": "f"}], "does not serve tools"),
         ("function_call", {"name": "f"}, "does not serve tools"),
         ("tool_choice", "required", "does not serve tools"),
-        ("response_format", {"type": "json_object"}, "plain text alone"),
-        ("modalities", ["text", "audio"], "plain text alone"),
-        ("audio", {"voice": "alloy", "format": "wav"}, "plain text alone"),
+        ("response_format", {"type": "json_object"}, "plain text only"),
+        ("modalities", ["text", "audio"], "plain text only"),
+        ("audio", {"voice": "alloy", "format": "wav"}, "plain text only"),
         ("prediction", {"type": "content", "content": "x"}, "predicted"),
         ("store", True, "does not store"),
         ("service_tier", "priority", "one tier"),

@@ -6,7 +6,7 @@ import json
 import re
 from importlib.resources import files
 
-from tests.server.conftest import Running
+from tests.support.running_server import Running
 
 BY_NEED = {"inferaligner_drift_distance", "inferaligner_drift_p_value", "inferaligner_open_rate_limit"}
 """Metrics that are there once there is something to compare."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.server.conftest import Running, Serve
+from tests.support.running_server import Running, Serve
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 

@@ -14,7 +14,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.engine.sampling import Sampling
 from inferaligner.server.generation_defaults import GenerationDefaults
-from tests.server.conftest import Serve
+from tests.support.running_server import Serve
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 

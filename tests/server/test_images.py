@@ -16,9 +16,9 @@ from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import ImagePrompt, Picture
 from inferaligner.server.engine import image_input
-from inferaligner.server.engine.image_input import MOST_IMAGES, ImageDoor
+from inferaligner.server.engine.image_input import MOST_IMAGES, ImageInput
 from inferaligner.server.errors import ApiError
-from tests.server.conftest import Running, start
+from tests.support.running_server import Running, start
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_vision import VISION_FAMILIES, picture, tiny_vision
 
@@ -167,7 +167,7 @@ def test_a_place_without_a_picture_is_refused(seeing_server: tuple[Running, Load
 
 def test_a_text_model_says_that_it_reads_text_alone(server: Running) -> None:
     reply = server.chat(content("Hi", picture(1)))
-    assert reply.status_code == 400 and "reads text alone" in reply.json()["error"]["message"]
+    assert reply.status_code == 400 and "reads text only" in reply.json()["error"]["message"]
     assert server.client.get("/inferaligner").json()["images"] is False
 
 
@@ -202,7 +202,7 @@ def test_named_hosts_alone_are_fetched_from_without_redirects(monkeypatch: pytes
 
     monkeypatch.setattr(image_input, "_opener", Plain())
     try:
-        door = ImageDoor(["127.0.0.1"])
+        door = ImageInput(["127.0.0.1"])
         assert door.picture(f"https://{place}/a.png", "here") == picture(1)
         with pytest.raises(ApiError, match="could not be fetched"):
             door.picture(f"https://{place}/elsewhere", "here")

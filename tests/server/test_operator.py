@@ -22,8 +22,7 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.settings import ServerSettings
 from inferaligner.storage.audit_log import AuditFile
-from tests.server.conftest import Running, Serve
-from tests.server.test_robustness import LONG, error_of, slow, until
+from tests.support.running_server import LONG, Running, Serve, error_of, slow, until
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -191,8 +190,26 @@ def test_logs_rotate(tmp_path: Path) -> None:
     assert all(file.stat().st_size <= 100 for file in files)
     rows = [json.loads(line)["number"] for file in reversed(files) for line in file.read_text().splitlines()]
     assert rows == list(range(40 - len(rows), 40)) and len(rows) >= 3
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
     with pytest.raises(InputError, match="cannot be written"):
         AuditFile(tmp_path)
+
+
+def test_a_rotating_log_without_former_files_begins_again(tmp_path: Path) -> None:
+    log = AuditFile(tmp_path / "audit.jsonl", max_bytes=100, keep=0)
+    for number in range(10):
+        log.write({"number": number, "text": "é" * 10})
+    log.write({"text": "é" * 100})  # longer than a file may be, and recorded all the same
+    log.close()
+    (file,) = tmp_path.iterdir()
+    assert [json.loads(line)["text"] for line in file.read_text().splitlines()] == ["é" * 100]
+
+
+def test_a_log_that_cannot_be_written_raises(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    with pytest.raises(OSError, match="No space left"):
+        AuditFile("/dev/full").write({"number": 1})
 
 
 @pytest.fixture

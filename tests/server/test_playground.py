@@ -13,9 +13,8 @@ import pytest
 
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.keys import ApiKeys
-from tests.method.test_monitor import eager_monitor
-from tests.server.conftest import Running, Serve, start
-from tests.support.tiny_aligner import CALIBRATION, PROMPTS, tiny_aligner
+from tests.support.running_server import Running, Serve, start
+from tests.support.tiny_aligner import CALIBRATION, PROMPTS, eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 from tests.support.tiny_vision import picture, tiny_vision
 
@@ -133,7 +132,7 @@ def test_the_strength_slider(page: Any, open_server: Running) -> None:
 
 
 def test_stopping(page: Any, open_server: Running) -> None:
-    from tests.server.test_robustness import slow, until
+    from tests.support.running_server import slow, until
 
     page.goto(open_server.url)
     page.wait_for_selector(".try button")

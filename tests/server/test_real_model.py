@@ -11,7 +11,7 @@ import torch
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
-from tests.server.conftest import Serve
+from tests.support.running_server import Serve
 from tests.support.tiny_aligner import tiny_aligner
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

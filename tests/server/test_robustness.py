@@ -7,9 +7,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,36 +16,8 @@ import pytest
 import torch
 
 from inferaligner.models.anatomy import dissect
-from tests.server.conftest import Running, Serve
+from tests.support.running_server import LONG, Running, Serve, error_of, slow, until
 from tests.support.tiny_aligner import PROMPTS
-
-LONG = {"max_tokens": 150, "ignore_eos": True}
-
-
-def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    (key,) = answer.json()
-    error: dict[str, Any] = answer.json()["error"]
-    assert key == "error" and set(error) == {"message", "type", "param", "code"}
-    return error
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
-@contextmanager
-def slow(server: Running, seconds: float = 0.02) -> Iterator[None]:
-    """Every pass of the model takes longer."""
-    handle = server.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
-    try:
-        yield
-    finally:
-        handle.remove()
-
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -280,6 +251,7 @@ def test_it_goes_on_after_a_fault_of_its_own(serve: Serve, monkeypatch: pytest.M
 def test_shutting_down_finishes_what_runs(serve: Serve) -> None:
     server = serve()
     whole = server.chat("Hi", **LONG).json()["choices"]
+    until(lambda: server.engine.load.running == 0)  # its row leaves the batch after the answer is sent
     parts: list[str] = []
 
     def read() -> None:

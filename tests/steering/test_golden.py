@@ -16,6 +16,7 @@ from inferaligner.steering import replay as replay_module
 from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.hooks import GateHook, SteerHook
+from inferaligner.steering.installed_hooks import InstalledHooks
 from tests.support import golden
 
 Patch = pytest.MonkeyPatch
@@ -173,7 +174,7 @@ def test_compiled_decoding(monkeypatch: Patch) -> None:
             golden.compiled_decoding_is_eager_decoding(small, options)
     # Code from before the hooks goes on being used, and nobody looks whether they ran.
     monkeypatch.setattr(guard_module, "forget_compiled", lambda model: None)
-    monkeypatch.setattr(Guard, "_verify_hooks_ran", lambda self, now: None)
+    monkeypatch.setattr(InstalledHooks, "after_pass", lambda self, now: None)
     with pytest.raises(golden.GoldenError, match="compiled"):
         golden.compiled_decoding_is_eager_decoding(small, options)
 

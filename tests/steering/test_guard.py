@@ -1,36 +1,20 @@
 """Refusals, NaN, and what a decoding step may not do."""
 
 import sys
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import inferaligner
 from inferaligner.errors import MismatchError, SteeringError
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.steering.batch_state import PromptScope
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, Positions, SteeringPlan
+from tests.support.host_reads import count_host_reads
 from tests.support.steering_cases import Case, make_case
 from tests.support.tiny_models import tiny_model
-
-SOURCES = str(Path(inferaligner.__file__).parent)
-WAITS = (
-    "__bool__",
-    "__int__",
-    "__float__",
-    "__index__",
-    "item",
-    "cpu",
-    "tolist",
-    "numpy",
-    "nonzero",
-    "__len__",
-)
 
 
 @pytest.mark.parametrize(
@@ -79,34 +63,13 @@ def spoilt(stream: Tensor, batch: dict[str, Tensor]) -> Tensor:
 def test_a_decoding_step_waits_for_nothing(opens: Any, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever moves a number to the host, called from this package's code, while decoding: never."""
     case = make_case(opens=opens, **({"reads": ((2, 0),), "steered": (0, 1)} if late else {}))
-    waits: Counter[tuple[int, str]] = Counter()
-    passes = 0
-
-    def count(module: object, inputs: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    def watched(name: str) -> Any:
-        original = getattr(Tensor, name)
-
-        def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if name != "__len__" and sys._getframe(1).f_code.co_filename.startswith(SOURCES):
-                waits[passes, name] += 1
-            return original(self, *args, **kwargs)
-
-        return method
-
-    with case.guard():
-        handle = case.model.model.embed_tokens.register_forward_pre_hook(count)
-        with monkeypatch.context() as patch:
-            for name in WAITS:
-                patch.setattr(Tensor, name, watched(name))
-            case.generate(max_new_tokens=8)
-        handle.remove()
+    embedding = case.model.model.embed_tokens
+    with case.guard(), count_host_reads(embedding, monkeypatch) as counted:
+        case.generate(max_new_tokens=8)
     prefill = 2 if late and any(opens) else 1
-    assert passes == 7 + prefill
-    assert {number for number, _ in waits} <= set(range(prefill + 1)), waits
-    assert sum(waits.values()) > 0, "the watch must see the one wait of the prompt"
+    assert counted.passes == 7 + prefill
+    assert {number for number, _ in counted.reads} <= set(range(prefill + 1)), counted.reads
+    assert counted.reads, "the count must include the one read of the prompt"
 
 
 @pytest.mark.parametrize("mode", ["gate", "always", "never"])
@@ -122,7 +85,7 @@ def test_one_wait_a_prompt(
 
     def cpu(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         caller = sys._getframe(1).f_code
-        if caller.co_filename.endswith("scope.py"):
+        if caller.co_filename.endswith("batch_state.py"):
             crossings.append(caller.co_name)
         return original(self, *args, **kwargs)
 
@@ -194,7 +157,7 @@ def test_mamba_has_another_kind_of_cache() -> None:
         assert torch.equal(case.generate(use_cache=False), case.generate())
         with torch.no_grad():
             state = case.model(case.batch()["input_ids"], use_cache=True).cache_params
-        with pytest.raises(SteeringError, match="does not tell how many tokens"):
+        with pytest.raises(SteeringError, match="does not count the tokens"):
             case.model(case.batch()["input_ids"], cache_params=state, use_cache=True)
     for row in range(4):
         assert torch.equal(steered[row], bare[row]) is not case.opens[row]

@@ -20,8 +20,8 @@ DTYPES = pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 
 
 def armed(addition: Tensor, open_rows: list[bool], steers: Steers) -> SteerHook:
-    guard: Any = SimpleNamespace(scope=object(), now=Pass(5, 1, reads_gate=False, steers=steers))
-    hook = SteerHook(guard, addition)
+    state: Any = SimpleNamespace(scope=object(), now=Pass(5, 1, reads_gate=False, steers=steers))
+    hook = SteerHook(state, addition)
     hook.arm(torch.tensor(open_rows)[:, None, None], steers)
     return hook
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,12 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from inferaligner.errors import ArtifactError, MismatchError, SteeringError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.method.monitor import AnswerMonitor, running_means
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import Mode, SteeringPlan
-from tests.steering.test_guard import SOURCES, WAITS
-from tests.steering.test_torch_compile import compiled_decoding, graphs
+from tests.support.compiled_decoding import compiled_decoding, graphs
+from tests.support.host_reads import count_host_reads
 from tests.support.steering_cases import Case, make_case
 from tests.support.tiny_models import tiny_model
 
@@ -181,32 +179,12 @@ def test_a_closed_batch_keeps_every_bit(plain: Watched, dtype: torch.dtype) -> N
 
 def test_a_step_waits_for_nothing(plain: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever moves a number to the host, called from this package's code: at the prompt only."""
-    passes, waits = 0, Counter[tuple[int, str]]()
-
-    def count(module: object, inputs: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    def watching(name: str) -> Any:
-        original = getattr(Tensor, name)
-
-        def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if name != "__len__" and sys._getframe(1).f_code.co_filename.startswith(SOURCES):
-                waits[passes, name] += 1
-            return original(self, *args, **kwargs)
-
-        return method
-
-    with plain.guard():
-        handle = plain.case.model.model.embed_tokens.register_forward_pre_hook(count)
-        with monkeypatch.context() as patch:
-            for name in WAITS:
-                patch.setattr(Tensor, name, watching(name))
-            plain.generate(eos_token_id=7)
-        handle.remove()
-    assert passes > 2
-    assert {number for number, _ in waits} <= {0, 1}, waits
-    assert waits, "the watch must see the one wait of the prompt"
+    embedding = plain.case.model.model.embed_tokens
+    with plain.guard(), count_host_reads(embedding, monkeypatch) as counted:
+        plain.generate(eos_token_id=7)
+    assert counted.passes > 2
+    assert {number for number, _ in counted.reads} <= {0, 1}, counted.reads
+    assert counted.reads, "the count must include the one read of the prompt"
 
 
 def test_a_row_alone_is_the_row_in_a_batch(plain: Watched) -> None:

@@ -17,9 +17,8 @@ from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.end_check import UnknownEndWarning
-from tests.prompts.test_template_ends import THINKING
 from tests.support.tiny_aligner import PROMPTS, tiny_artifact
-from tests.support.tiny_models import tiny_model, tiny_tokenizer
+from tests.support.tiny_models import THINKING_TEMPLATE, tiny_model, tiny_tokenizer
 
 BEGUN = ["Sure, here is", "{", "The answer is", "\n", "Well then, let us say that the sky"]
 READS = (GateRead(0, 0), GateRead(1, 0), GateRead(1, 2))
@@ -166,7 +165,7 @@ def test_prompt_lengths_say_where_the_begun_answer_ends(world: World) -> None:
 
 
 def test_a_think_block_of_the_template_is_judged_by_the_turn() -> None:
-    world = World(THINKING)
+    world = World(THINKING_TEMPLATE)
     prompts = [[*turn, *world.ids("<think>\n\n</think>\n\n")] for turn in world.turns]
     scores = world.score(world.artifact.gate, world.turns).tolist()
     with warnings.catch_warnings():

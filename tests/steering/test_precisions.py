@@ -101,18 +101,20 @@ def test_a_wrapper_that_bypasses_the_model_is_refused() -> None:
         assert adapted.generate(**case.batch(), max_new_tokens=2).shape == (4, 12)
 
 
+@pytest.mark.extras
 @PLANS
 def test_torchao_int8_weights(plan: dict[str, Any]) -> None:
-    torchao = pytest.importorskip("torchao.quantization")
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed: make test-extras")
     model = tiny_model().to(torch.bfloat16)
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
     assert type(model.model.layers[0].mlp.up_proj.weight.data) is not torch.Tensor
     check(make_case(model=model, **plan))
 
 
+@pytest.mark.extras
 @PLANS
 def test_bitsandbytes_int8_weights(plan: dict[str, Any]) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="not installed: make test-extras")
     model = tiny_model().to(torch.bfloat16)
     for layer in model.model.layers:
         old = layer.mlp.up_proj

@@ -14,8 +14,7 @@ from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal
-from tests.method.test_monitor import eager_monitor
-from tests.support.tiny_aligner import PROMPTS, tiny_aligner
+from tests.support.tiny_aligner import PROMPTS, eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "No, I do not help with the bread."

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
-from transformers import CompileConfig
 
 from inferaligner.errors import SteeringError
 from inferaligner.steering import guard as guard_module
 from inferaligner.steering.guard import Guard
+from tests.support.compiled_decoding import compiled_decoding, graphs
 from tests.support.reused_memory import ReusedMemory
 from tests.support.steering_cases import Case, make_case
 from tests.support.tiny_models import tiny_model
@@ -31,17 +31,6 @@ def fresh_compiler() -> Iterator[None]:
 def small_case(family: str = "llama", **plan: Any) -> Case:
     """Two layers; tracing transformers' code is what takes the time here ("odd_h" is traced at once)."""
     return make_case(model=tiny_model(family, num_hidden_layers=2), **plan)
-
-
-def compiled_decoding(backend: str = "eager") -> dict[str, Any]:
-    """What makes generate() compile its decoding steps by itself, as it does on an accelerator."""
-    config = CompileConfig(backend=backend, mode=None)  # type: ignore[arg-type]
-    config._compile_all_devices = True
-    return {"cache_implementation": "static", "compile_config": config}
-
-
-def graphs() -> int:
-    return int(counters["stats"]["unique_graphs"])
 
 
 def compile_forward(model: Any) -> None:

@@ -277,8 +277,8 @@ def a_score_does_not_depend_on_its_batch(subject: Subject) -> str:
             places_on=lambda device: (numbers, ends, ends), add_scores=summed.append, other_ends=None
         )
         now = Pass(0, 1, reads_gate=True, steers="nothing")
-        guard: Any = SimpleNamespace(scope=scope, now=now, plan=GatePlan(gate))
-        GateHook(guard, 0, part.device)(nn.Identity(), (), part)
+        state: Any = SimpleNamespace(scope=scope, now=now)
+        GateHook(state, GatePlan(gate), 0, part.device)(nn.Identity(), (), part)
         return summed[0]
 
     together = scores(stream)

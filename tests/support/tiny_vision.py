@@ -92,6 +92,16 @@ def tiny_vision(family: str) -> LoadedModel:
     return LoadedModel(model.eval(), processor.tokenizer, family, processor)
 
 
+def backbone_of(family: str, name: str) -> Any:
+    """A text-only model with the weights of the language model inside a vision-language model."""
+    seeing = tiny_vision(family).model
+    config = seeing.config.get_text_config()
+    alone = getattr(transformers, name)(config).eval()
+    inner = getattr(seeing.model, "language_model", None) or seeing.model.text_model
+    alone.model.load_state_dict(inner.state_dict())
+    return alone
+
+
 def save_vision(family: str, folder: Path) -> LoadedModel:
     """Writes the model with its processor, as its publishers do; returns it as it is in memory."""
     loaded = tiny_vision(family)

@@ -18,12 +18,14 @@ from transformers import AutoTokenizer
 
 from inferaligner.aligner import Aligner
 from inferaligner.method.activations import record_activations
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.decision import Decision
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.images import Prompt
 from inferaligner.vllm import engine_args
+from inferaligner.vllm.recording import RecordingEngine
 from tests.support.tiny_aligner import tiny_artifact
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -241,6 +243,34 @@ def engine(deployment: Served, *, plugin: bool = True, **options: Any) -> Iterat
             del llm
             cleanup_dist_env_and_memory()
             gc.collect()
+
+
+RECORDING_OPTIONS = {
+    "dtype": "float32",
+    "max_model_len": 256,
+    "max_num_seqs": 4,
+    "num_gpu_blocks_override": 128,
+    "distributed_executor_backend": "uni",
+    "disable_log_stats": True,
+}
+
+
+@contextmanager
+def recording(deployment: Deployment, **options: Any) -> Iterator[RecordingEngine]:
+    """An engine that records activations; `options` are vLLM's own."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    import vllm  # noqa: F401
+
+    keep_imports_out_of_collections()
+    try:
+        with (
+            classes_kept(deployment.model),
+            RecordingEngine(str(deployment.target), {**RECORDING_OPTIONS, **options}) as engine,
+        ):
+            yield engine
+    finally:
+        cleanup_dist_env_and_memory()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from inferaligner.steering.gate_policy import REFUSAL
 from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 LENGTH = 4
@@ -118,7 +119,7 @@ def test_aborts_and_refusals(deployment: Deployment, scheduling: dict[str, Any])
         assert report["open"] == decision.open
         actions.add(report["action"])
         if decision.open:
-            assert not output.outputs[0].token_ids and output.outputs[0].stop_reason == STOP_REASON
+            assert output.outputs[0].text == REFUSAL and output.outputs[0].stop_reason == STOP_REASON
         else:
             assert list(output.outputs[0].token_ids) == deployment.bare(output.prompt_token_ids, LENGTH)
     assert actions == {"refused", "none"}

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from inferaligner.errors import SteeringError
+from inferaligner.method.decision import Decision
 from inferaligner.method.end_gate import EndGate
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.prompts.template_ends import PromptEnd
 from inferaligner.steering.plan import SteeringPlan

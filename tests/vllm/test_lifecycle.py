@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from inferaligner.steering.gate_policy import REFUSAL
 from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
@@ -172,12 +173,14 @@ def test_a_stop_string_ends_a_request_with_its_decision(deployment: Deployment) 
             assert gate_of(output)["open"] == deployment.expected(tokens, 1)[0].open
 
 
-def test_on_open_refuse(deployment: Deployment) -> None:
+@pytest.mark.parametrize("choices", [{}, {"refusal": "Not that."}])
+def test_on_open_refuse(deployment: Deployment, choices: dict[str, Any]) -> None:
+    """Open requests get the whole text, as on the embedded server, however few tokens they may have."""
     from inferaligner.vllm import gate_of
     from inferaligner.vllm.scheduler import STOP_REASON
 
-    with engine(deployment, gate={"on_open": "refuse"}, enable_prefix_caching=True) as llm:
-        outputs = generate(llm, deployment.tokens() * 2, prompt_logprobs=1)
+    with engine(deployment, gate={"on_open": "refuse", **choices}, enable_prefix_caching=True) as llm:
+        outputs = generate(llm, deployment.tokens() * 2, prompt_logprobs=1, logprobs=2)
     actions = set()
     for output in outputs:
         decision, _ = deployment.expected(output.prompt_token_ids, 8)
@@ -185,8 +188,11 @@ def test_on_open_refuse(deployment: Deployment) -> None:
         assert report["open"] == decision.open
         actions.add(report["action"])
         if decision.open:
-            assert output.outputs[0].text == "" and not output.outputs[0].token_ids
-            assert output.outputs[0].stop_reason == STOP_REASON
+            answer = output.outputs[0]
+            assert answer.text == choices.get("refusal", REFUSAL) and answer.stop_reason == STOP_REASON
+            assert answer.cumulative_logprob == 0
+            for token, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+                assert logprobs[token].logprob == 0
         else:
             assert list(output.outputs[0].token_ids) == deployment.bare(output.prompt_token_ids, 8)
     assert actions == {"refused", "none"}

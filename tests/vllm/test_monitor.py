@@ -209,7 +209,7 @@ def test_what_it_does_not_go_with(tmp_path: Path) -> None:
     from inferaligner.vllm import engine_args
 
     deployment = deploy(tmp_path, reads=DEEP_READS, monitor=2)
-    with pytest.raises(InferAlignerError, match="--no-monitor"):
+    with pytest.raises(InferAlignerError, match="monitor=False"):
         engine_args(deployment.folder, on_open="refuse")
     speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
     with pytest.raises(Exception, match="drafted tokens"), engine(deployment, speculative_config=speculation):

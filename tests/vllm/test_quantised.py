@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.vllm_deployment import DEEP_READS, deploy, engine, generate
-from tests.vllm.test_recording import recording
+from tests.support.vllm_deployment import DEEP_READS, deploy, engine, generate, recording
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 

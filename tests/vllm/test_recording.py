@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +13,10 @@ import torch
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
 from inferaligner.method.activations import record_activations
-from inferaligner.vllm.recording import RecordingEngine, read_flags
-from tests.support.vllm_deployment import (
-    PROMPTS,
-    Deployment,
-    classes_kept,
-    deploy,
-    keep_imports_out_of_collections,
-)
+from inferaligner.vllm.recording import read_flags
+from tests.support.vllm_deployment import PROMPTS, deploy, recording
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
-
-OPTIONS = {
-    "dtype": "float32",
-    "max_model_len": 256,
-    "max_num_seqs": 4,
-    "num_gpu_blocks_override": 128,
-    "distributed_executor_backend": "uni",
-    "disable_log_stats": True,
-}
-
-
-@contextmanager
-def recording(deployment: Deployment, **options: Any) -> Iterator[RecordingEngine]:
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    import vllm  # noqa: F401
-
-    keep_imports_out_of_collections()
-    try:
-        with (
-            classes_kept(deployment.model),
-            RecordingEngine(str(deployment.target), {**OPTIONS, **options}) as engine,
-        ):
-            yield engine
-    finally:
-        cleanup_dist_env_and_memory()
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,16 +45,23 @@ class Server:
 
 @contextmanager
 def running(
-    folder: Path, deployment: Deployment, *flags: str, target: Path | None = None
+    folder: Path,
+    deployment: Deployment,
+    *flags: str,
+    target: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """A server in processes of its own, started as an operator does it; `flags` are vLLM's."""
+    """A server in processes of its own, started as an operator does it.
+
+    `options` are those of `inferaligner serve`, `flags` are vLLM's.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "inferaligner.cli.main", "serve"]
     command += [str(target or deployment.target)]
     command += ["--aligner", str(deployment.folder), "--engine", "vllm"]
-    command += ["--audit-log", str(folder / "audit.jsonl")]
+    command += ["--audit-log", str(folder / "audit.jsonl"), *options]
     command += ["--", "--host", "127.0.0.1", "--port", str(port), *FLAGS, *flags]
     environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with (folder / "server.log").open("w") as log:
@@ -347,6 +354,27 @@ def test_data_parallel(tmp_path: Path) -> None:
         assert len(server.log.read_text().splitlines()) == len(asked)
         started = (tmp_path / "server.log").read_text()
     assert started.count("Started server process") == 2
+
+
+@pytest.mark.slow
+def test_a_refusal_is_a_text(tmp_path: Path) -> None:
+    """Whole and in streams, with log probabilities, and longer than the answer may be."""
+    deployment = deploy(tmp_path, reads=DEEP_READS)
+    seen = set()
+    options = ["--on-open", "refuse", "--refusal", "Not that, please."]
+    with running(tmp_path, deployment, options=options) as server:
+        for prompt in PROMPTS[:5]:
+            answer = ask(server, prompt, max_tokens=2, logprobs=True, top_logprobs=2)
+            stream = list(ask(server, prompt, max_tokens=2, stream=True))
+            streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            is_open = answer.inferaligner["open"]
+            seen.add(is_open)
+            (choice,) = answer.choices
+            assert (choice.message.content == streamed == "Not that, please.") == is_open
+            if is_open:
+                assert answer.inferaligner["action"] == "refused" and choice.finish_reason == "stop"
+                assert {token.logprob for token in choice.logprobs.content} == {0.0}
+    assert seen == {True, False}
 
 
 @pytest.mark.slow

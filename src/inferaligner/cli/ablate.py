@@ -115,13 +115,13 @@ def ablate(
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.reader)
-    bench = MethodContext(loaded, fitted, options.load)
+    context = MethodContext(loaded, fitted, options.load)
     if axis == "gate":
-        rows = _gates(bench, subsets, output)
+        rows = _gates(context, subsets, output)
         settings: list[Setting] = []
     else:
         settings, methods = _settings(
-            bench, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
+            context, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
         )
         recipe = Recipe(methods, subsets, max_new_tokens, aligner)
         rows = ablation_rows(evaluate(recipe, output, RichStages(), overwrite=overwrite).records)
@@ -134,7 +134,7 @@ def ablate(
 
 
 def _settings(
-    bench: MethodContext,
+    context: MethodContext,
     axis: str,
     factors: list[float],
     sources: list[str],
@@ -144,16 +144,18 @@ def _settings(
     from inferaligner.evaluation import ablation
 
     if axis == "prompts":
-        return ablation.prompt_count_methods(bench, bench.load(aligned), ablation.PROMPT_COUNTS, RichStages())
+        return ablation.prompt_count_methods(
+            context, context.load(aligned), ablation.PROMPT_COUNTS, RichStages()
+        )
     settings = (
-        ablation.position_settings(bench)
+        ablation.position_settings(context)
         if axis == "positions"
-        else ablation.strength_settings(bench, factors, sources, blocks)
+        else ablation.strength_settings(context, factors, sources, blocks)
     )
-    return settings, ablation.settings_of(bench, settings)
+    return settings, ablation.settings_of(context, settings)
 
 
-def _gates(bench: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
+def _gates(context: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
     from inferaligner.evaluation.gate_ablation import gate_figures, gate_methods
 
     try:
@@ -161,7 +163,7 @@ def _gates(bench: MethodContext, subsets: list[Subset], output: Path) -> list[Re
     except OSError as error:
         raise InputError(f"{output} cannot be made ({error.strerror}); give another -o.") from None
     suites = {s.suite.name: (s.suite.kind, [item.prompt for item in s.items]) for s in subsets}
-    return gate_figures(gate_methods(bench, RichStages()), suites, RichStages())
+    return gate_figures(gate_methods(context, RichStages()), suites, RichStages())
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""The figures of an artifact: vectors by layer, gates compared, the strength search."""
+"""Figures of an artifact: vectors by layer, the compared gates, and the strength search."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ _TARGET, _ALIGNED, _GATE, _GOOD, _BAD, _BROKEN = (
 
 
 def draw(artifact: AlignerArtifact, folder: Path) -> list[Path]:
-    """Writes the figures that the artifact has data for, and returns their files.
+    """Draws the figures that the artifact has data for.
+
+    Args:
+        artifact: to draw.
+        folder: for the PNG files; created where it does not exist.
+
+    Returns:
+        The files.
 
     Raises:
-        MissingExtraError: without matplotlib.
+        MissingExtraError: matplotlib is not installed.
         InputError: the folder cannot be written to.
     """
     try:
@@ -60,7 +67,7 @@ def draw(artifact: AlignerArtifact, folder: Path) -> list[Path]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    # Not pyplot: it keeps every figure alive and looks for a display.
+    # Not pyplot, which keeps every figure in memory and looks for a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -118,7 +125,7 @@ def _gates(trials: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _strengths(search: Mapping[str, Any]) -> Figure:
-    """Cross-entropy against strength, a line per block of layers."""
+    """Cross-entropy against strength, with a line per block of layers."""
     blocks: dict[tuple[int, ...], list[tuple[float, float]]] = {}
     for trial in search["trials"]:
         if trial["cross_entropy"] is not None:
@@ -146,7 +153,7 @@ def _strengths(search: Mapping[str, Any]) -> Figure:
     ).ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     if search["unsteered_cross_entropy"] is not None:
         axis.axhline(search["unsteered_cross_entropy"], color="black", ls="--", lw=0.8, label="not steered")
-        # Settings far beyond the valley are of no interest and would flatten everything else.
+        # Settings with a far higher cross-entropy would compress the rest of the figure.
         values = [value for points in blocks.values() for _, value in points]
         axis.set_ylim(top=max(search["unsteered_cross_entropy"], min(values, default=0)) * 1.3)
     chosen = search["chosen"]
@@ -166,7 +173,7 @@ def _strengths(search: Mapping[str, Any]) -> Figure:
 
 
 def _finalists(search: Mapping[str, Any]) -> Figure:
-    """What became of the answers under each setting that was generated with."""
+    """Shares of refusal, compliance and gibberish for each setting with generated answers."""
     trials = sorted(
         (trial for trial in search["trials"] if trial["refusal"] is not None),
         key=lambda trial: trial["refusal"],

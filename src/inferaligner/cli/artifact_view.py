@@ -1,4 +1,4 @@
-"""What is in an artifact, as tables for people and as JSON for programs."""
+"""An artifact as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BAR = 24
 
 
 def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
-    """Everything but the vectors themselves, which are told by their lengths and cosines per layer."""
+    """The artifact as JSON, with lengths and cosines of the vectors per layer in place of the vectors."""
     provenance, gate = artifact.provenance, artifact.gate
     calibration = artifact.calibration
     return {
@@ -73,7 +73,7 @@ def as_json(artifact: AlignerArtifact) -> dict[str, Any]:
 
 
 def tables(artifact: AlignerArtifact) -> list[Table]:
-    """Settings, the gates compared, held-out open rates and the finalists of the strength search."""
+    """The artifact as tables: settings, gates, held-out open rates, finalists of the search, and more."""
     calibration = artifact.calibration
     shown = [_settings(artifact)]
     if calibration.get("gates"):
@@ -91,7 +91,7 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
 
 
 def map_table(transfer: Mapping[str, Any]) -> Table:
-    """From which aligned layer each target layer's vector comes, and how much of it can be trusted."""
+    """The map between the models: aligned layer and explained variance for each target layer."""
     table = Table(
         title=f"Map from the aligned model: {percent(transfer['explained'])} of held-out variance explained "
         f"(median of the upper half; trusted from {percent(transfer['least'])})",
@@ -108,7 +108,7 @@ def map_table(transfer: Mapping[str, Any]) -> Table:
 
 
 def answers_table(answers: Mapping[str, Any]) -> Table:
-    """What vectors that were learned from the aligned model's answers do for those held out."""
+    """Cross-entropy of held-out answers with the vectors that were learned from answers."""
     layers = ", ".join(map(str, answers["layers"]))
     table = Table(
         title=f"Layers {layers}: learned from the aligned model's answers to {answers['prompts']} prompts",
@@ -116,24 +116,24 @@ def answers_table(answers: Mapping[str, Any]) -> Table:
     )
     table.add_column("target")
     table.add_column("nats per token of a held-out answer", justify="right")
-    found = answers["cross_entropy"]
-    table.add_row("bare", f"{found['bare']:.2f}")
-    table.add_row("with the vectors it gave", f"{found['start']:.2f}")
-    table.add_row("with those learned", f"{found['learned']:.2f}")
+    nats = answers["cross_entropy"]
+    table.add_row("bare", f"{nats['bare']:.2f}")
+    table.add_row("with the vectors it gave", f"{nats['start']:.2f}")
+    table.add_row("with those learned", f"{nats['learned']:.2f}")
     return table
 
 
 def pair_words(target: ModelRecord, aligned: ModelRecord) -> str:
-    """What an aligned model shares with the target, and what not."""
-    found = relations(target, aligned)
-    same = [one.what for one in found if one.same]
-    other = [one.what + (f" ({one.found})" if one.found else "") for one in found if not one.same]
+    """Properties that an aligned model shares with the target, and others, in words."""
+    properties = relations(target, aligned)
+    same = [one.what for one in properties if one.same]
+    other = [one.what + (f" ({one.found})" if one.found else "") for one in properties if not one.same]
     words = [f"the same {', '.join(same)}"] * bool(same) + [f"another {', '.join(other)}"] * bool(other)
     return "; ".join(words)
 
 
 def layer_chart(artifact: AlignerArtifact) -> Table:
-    """Cosine of SRV and SSV per layer as bars, their lengths, and where the gate reads and steering acts."""
+    """Cosine of SRV and SSV by layer as bars, their lengths, and the layers of gate and steering."""
     table = Table(
         title="SRV (target) and SSV (aligned model) by layer", title_justify="left", box=None, pad_edge=False
     )
@@ -163,13 +163,13 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
 
 
 def layer_separability(artifact: AlignerArtifact) -> dict[int, float]:
-    """Cross-validated AUROC of each layer that was tried alone, at the last token, by its better gate."""
-    found: dict[int, float] = {}
+    """Cross-validated AUROC by layer: of the best gate that reads this layer alone, at the last token."""
+    best: dict[int, float] = {}
     for trial in artifact.calibration.get("gates") or []:
         if len(trial["reads"]) == 1 and trial["reads"][0][1] == 0 and trial["auroc"] is not None:
             layer = trial["reads"][0][0]
-            found[layer] = max(found.get(layer, 0.0), trial["auroc"])
-    return dict(sorted(found.items()))
+            best[layer] = max(best.get(layer, 0.0), trial["auroc"])
+    return dict(sorted(best.items()))
 
 
 def _settings(artifact: AlignerArtifact) -> Table:
@@ -179,21 +179,21 @@ def _settings(artifact: AlignerArtifact) -> Table:
     table.add_column()
 
     def row(name: str, value: str) -> None:
-        # As Text: names, paths and prompts may hold brackets, which rich would take for markup.
+        # As Text: rich would read brackets in names, paths and prompts as markup.
         table.add_row(name, Text(value))
 
     model = provenance.target.model
     row("target", f"{provenance.target.spec} ({model.architecture}, {model.depth} layers × {model.width})")
     row("aligned model", provenance.guide)
     if provenance.aligned is not None:
-        row("which has", pair_words(provenance.target, provenance.aligned))
+        row("relation to target", pair_words(provenance.target, provenance.aligned))
     row("gate", gate_words(artifact.gate))
     row("operating point", operating_point(artifact.calibration))
     unit = "× unit SSV" if steering.norm == "unit" else "× SSV"
     where = "from the prompt's last token on" if steering.positions == "from_gate" else "all tokens"
     alpha = strength_words(steering.strength, steering.profile)
-    told = f"layers {written(steering.layers)}, {alpha} {unit}, {where}"
-    row("steering", "none: a gate alone, for --on-open refuse" if artifact.gate_only else told)
+    steered = f"layers {written(steering.layers)}, {alpha} {unit}, {where}"
+    row("steering", "none: a gate alone, for --on-open refuse" if artifact.gate_only else steered)
     row("fitted in", format_words(provenance.versions) if DTYPE in provenance.versions else "-")
     counts = f"{prompts.get('harmful', '-')} harmful, {prompts.get('harmless', '-')} harmless"
     row("prompts", f"{prompts.get('source', '-')}: {counts}")
@@ -206,8 +206,8 @@ def _settings(artifact: AlignerArtifact) -> Table:
 def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) -> Table:
     limit = "" if max_false_open is None else f" at {percent(max_false_open)} false opens"
     table = Table(
-        title=f"Gates compared by cross-validation{limit}: the best of each family of {len(trials)} tried; "
-        "the first was taken (of those that are alike within one standard error, the best separation)",
+        title=f"Gates compared by cross-validation{limit}: the best of each family, {len(trials)} tried. The "
+        "first was chosen (the best separation among gates within one standard error)",
         title_justify="left",
     )
     table.add_column("gate")
@@ -265,12 +265,12 @@ def _finalists(search: Mapping[str, Any]) -> Table:
     trials = finalists(search)
     took = f", {search['seconds']:.0f} s" if search.get("seconds") else ""
     measured = bool(search.get("harmless"))
-    words = [told for told in (false_open_words(search), order_words(search)) if told]
+    notes = [words for words in (false_open_words(search), order_words(search)) if words]
     table = Table(
         title=f"Steering, on {search['generated']} harmful prompts with the gate held open "
         f"({len(search['trials'])} settings scored{took})",
         title_justify="left",
-        caption="\n".join(f"{told}." for told in words) or None,
+        caption="\n".join(f"{words}." for words in notes) or None,
         caption_justify="left",
     )
     columns = ["layers", "strength", "cross-entropy", "refusals", "compliance", "gibberish"]
@@ -279,27 +279,27 @@ def _finalists(search: Mapping[str, Any]) -> Table:
         table.add_column(name, justify="right" if name else "left")
 
     def row(trial: Mapping[str, Any], mark: str) -> None:
-        told = [
+        cells = [
             written(trial["layers"]),
             f"{trial['strength']:.3g}{' per layer' if trial.get('profile') else ''}",
             _three(trial["cross_entropy"]),
             *(percent(trial[name]) for name in ("refusal", "compliance", "gibberish")),
         ]
         if measured:
-            told += [_three(trial.get("drift"))]
-            told += [percent(trial.get(f"harmless_{name}")) for name in ("refusal", "gibberish")]
-        table.add_row(*told, mark)
+            cells += [_three(trial.get("drift"))]
+            cells += [percent(trial.get(f"harmless_{name}")) for name in ("refusal", "gibberish")]
+        table.add_row(*cells, mark)
 
     for trial in trials[:_FINALISTS_SHOWN]:
         row(trial, "chosen" if same_setting(trial, search["chosen"]) else "")
     below = [trial for trial in search.get("below_gate") or [] if trial["refusal"] is not None]
     if below:
         table.add_section()
-        row(below[0], "below the gate: not one pass")
+        row(below[0], "below the gate: needs two passes")
     table.add_section()
     bare = search.get("harmless_unsteered") or {}
-    told = ["", *(percent(bare.get(name)) for name in ("refusal", "gibberish"))] if measured else []
-    table.add_row("none", "", _three(search["unsteered_cross_entropy"]), "", "", "", *told, "")
+    cells = ["", *(percent(bare.get(name)) for name in ("refusal", "gibberish"))] if measured else []
+    table.add_row("none", "", _three(search["unsteered_cross_entropy"]), "", "", "", *cells, "")
     return table
 
 

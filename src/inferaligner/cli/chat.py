@@ -22,11 +22,12 @@ from inferaligner.cli.model_options import (
     load_aligner,
     warn_of_format,
 )
-from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
+from inferaligner.cli.open_options import Monitor, OnOpen, Refusal, policy_of
 from inferaligner.cli.terminal import check_text, fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
 from inferaligner.prompts.encoding import sees_images
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
+from inferaligner.steering.gate_policy import GatePolicy
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
@@ -44,10 +45,8 @@ def chat(
     aligner: AlignerPlace,
     image: ImageFiles = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    monitor: Annotated[
-        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
-    ] = True,
-    on_open: OnOpen = WhenOpen.steer,
+    monitor: Monitor = True,
+    on_open: OnOpen = "steer",
     refusal: Refusal = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -55,17 +54,17 @@ def chat(
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Talk to TARGET with the gate in place. Within: /image, /compare, /reset, /quit."""
+    """Chat with TARGET with the gate in place. Commands in the chat: /image, /compare, /reset, /quit."""
     shown = [picture_from(file) for file in image or []]
     fitted = load_aligner(aligner)
-    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
+    policy = policy_of(fitted.artifact, on_open=on_open, refusal=refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.reader)
     warn_of_format(fitted.artifact, loaded)
     note(f"{_HELP}   /help: this")
-    conversation = Conversation(fitted, loaded, max_new_tokens, text, monitor=monitor)
+    conversation = Conversation(fitted, loaded, max_new_tokens, policy)
     for picture in shown:
         conversation.show(picture)
     while (line := _ask()) is not None:
@@ -90,21 +89,26 @@ class Conversation:
         fitted: Aligner,
         loaded: LoadedModel,
         max_new_tokens: int,
-        refusal: str | None = None,
-        *,
-        monitor: bool = True,
+        policy: GatePolicy | None = None,
     ) -> None:
-        self._opening = {"monitor": monitor, **opening(refusal)}
+        """
+        Args:
+            fitted: the aligner.
+            loaded: the model that it was fitted on.
+            max_new_tokens: longest answer, in tokens.
+            policy: what happens to turns that open the gate; None steers them.
+        """
+        self._policy = policy or GatePolicy()
         self._fitted = fitted
         self._loaded = loaded
         self._max_new_tokens = max_new_tokens
         self._turns: list[dict[str, Any]] = []
-        self._pictures: list[Picture] = []  # of all turns, and of the one to come
-        self._waiting = 0  # those of the turn to come
+        self._pictures: list[Picture] = []  # of all turns, the next one included
+        self._waiting = 0  # pictures of the next turn
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every turn but the system prompt that the aligner was fitted with."""
+        """Removes every turn except the system prompt that the aligner was fitted with."""
         system = self._fitted.artifact.provenance.system_prompt
         self._turns = [] if system is None else [{"role": "system", "content": system}]
         self._pictures, self._waiting = [], 0
@@ -117,14 +121,20 @@ class Conversation:
         self._waiting += 1
 
     def say(self, text: str) -> None:
-        """Answers one turn of the user on stdout, as it is generated."""
+        """Answers one turn of the user and prints the answer to stdout while it is generated."""
         from inferaligner.prompts.chat import turn_content
 
         shown = tuple(self._pictures[len(self._pictures) - self._waiting :])
         prompt = ImagePrompt(text, shown) if shown else text
         turns = [*self._turns, {"role": "user", "content": turn_content(prompt)}]
         loaded = self._loaded
-        with self._fitted.apply(loaded.model, loaded.reader, **self._opening) as guard:
+        with self._fitted.apply(
+            loaded.model,
+            loaded.reader,
+            on_open=self._policy.on_open,
+            refusal=self._policy.refusal,
+            monitor=self._policy.monitor,
+        ) as guard:
             answer = self._answer(turns, guard)
             for decision in guard.decisions:
                 if decision.answer_token is not None:
@@ -132,9 +142,9 @@ class Conversation:
         self._turns, self._waiting = [*turns, {"role": "assistant", "content": answer}], 0
 
     def compare(self) -> None:
-        """Answers the last turn once more, by the bare model; the first answer stays the one that counts."""
+        """Prints the bare model's answer to the last turn; the conversation keeps the first answer."""
         if not self._turns or self._turns[-1]["role"] != "assistant":
-            raise InputError("There is no turn yet that could be compared; say something first.")
+            raise InputError("There is no turn to compare yet; write one first.")
         self._answer(self._turns[:-1], None)
 
     def _answer(self, turns: list[dict[str, Any]], guard: Guard | None) -> str:
@@ -169,7 +179,7 @@ class Conversation:
 
 
 def _streamer(tokenizer: Any, guard: Guard | None) -> Any:
-    """Prints the answer as it comes, after a mark that says what the gate did."""
+    """A streamer that prints the answer while it is generated, after a line about the gate's decision."""
     from transformers import TextStreamer
 
     class MarkedStreamer(TextStreamer):
@@ -178,7 +188,7 @@ def _streamer(tokenizer: Any, guard: Guard | None) -> Any:
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             if not self.begun:
                 self.begun = True
-                # By the first token the prompt has passed the gate.
+                # The gate has decided by the first token.
                 if guard is None:
                     _mark("without the aligner")
                 else:
@@ -195,7 +205,7 @@ def _mark(text: str) -> None:
 
 
 def _command(line: str, conversation: Conversation) -> bool:
-    """Does what a line that begins with "/" says; False to leave."""
+    """Runs a line that begins with "/"; returns False to leave the chat."""
     word = line.split()[0].lower()
     if word in ("/quit", "/exit"):
         return False

@@ -1,4 +1,4 @@
-"""`inferaligner export DIR --to gguf`: a control vector for llama.cpp."""
+"""`inferaligner export DIR --to gguf`: writes a control vector for llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inferaligner.cli.terminal import note, warn
 
 
 class Format(str, Enum):
-    """What an aligner can be exported to."""
+    """Formats of export."""
 
     gguf = "gguf"
 
@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Export the steering vectors, strength included, as a control vector for llama.cpp.
 
-    No gate goes along: llama.cpp adds it to every token of every prompt.
+    The file has no gate: llama.cpp steers every prompt, at every token.
     """
     check_output_file(output)
     artifact = load_artifact(place)
@@ -38,7 +38,7 @@ def export(
 
     write_control_vector(artifact, output)
     warn(
-        "No gate goes along: llama.cpp steers every prompt with it, harmless ones too, at every token. "
-        "Expect refusals and changed answers on benign traffic; where that matters, serve with inferaligner."
+        "The file has no gate: llama.cpp steers every prompt, harmless ones too, at every token. Expect "
+        "refusals and changed answers on benign traffic. To avoid that, serve with inferaligner."
     )
     note(f"Written to {output}. Use it: llama-server -m MODEL.gguf --control-vector {output}")

@@ -1,4 +1,4 @@
-"""`inferaligner generate TARGET --aligner DIR`: answers, with and without."""
+"""`inferaligner generate TARGET --aligner DIR`: answers with the gate, and on request without it too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from inferaligner.cli.model_options import (
     load_aligner,
     warn_of_format,
 )
-from inferaligner.cli.open_options import OnOpen, Refusal, WhenOpen, check_open, opening
+from inferaligner.cli.open_options import Monitor, OnOpen, Refusal, policy_of
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import check_text, note, print_json_line
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.cli.answers_file import AnswersFile
     from inferaligner.models.loading import LoadedModel
+    from inferaligner.steering.gate_policy import GatePolicy
 
 
 def generate(
@@ -54,7 +55,7 @@ def generate(
     ] = None,
     image: ImageFiles = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also answer without the aligner (unaligned_response).")
+        bool, typer.Option("--compare", help="Answer without the aligner too (unaligned_response).")
     ] = False,
     output: Annotated[
         Path | None,
@@ -62,20 +63,18 @@ def generate(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write JSON lines here as they are done; an interrupted run is continued.",
+            help="Write the JSON lines to this file as they are generated; an interrupted run is continued.",
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the output file anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are answered at once.")] = 32,
-    monitor: Annotated[
-        bool, typer.Option(help="Read answers while they are generated, if the aligner has a monitor.")
-    ] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
+    monitor: Monitor = True,
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON lines on stdout, also on a terminal.")
+        bool, typer.Option("--json", help="Print JSON lines on a terminal too, instead of panels.")
     ] = False,
-    on_open: OnOpen = WhenOpen.steer,
+    on_open: OnOpen = "steer",
     refusal: Refusal = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -93,7 +92,7 @@ def generate(
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
-    text = check_open(fitted.artifact, on_open, refusal, monitor=monitor)
+    policy = policy_of(fitted.artifact, on_open=on_open, refusal=refusal, monitor=monitor)
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     answers: AnswersFile | None = None
     if output is not None:
@@ -110,7 +109,7 @@ def generate(
                 "dtype": dtype,
                 "quantization": quantization,
                 "chat_template": chat_template,
-                **({} if text is None else {"refusal": text}),
+                **({} if policy.refusal_text is None else {"refusal": policy.refusal_text}),
             },
         )
         if answers.finished == len(prompts):
@@ -130,8 +129,7 @@ def generate(
         compare=compare,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        refusal=text,
-        monitor=monitor,
+        policy=policy,
     )
     if answers is None:
         for batch in rows:
@@ -157,13 +155,25 @@ def answer_rows(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
-    refusal: str | None = None,
-    monitor: bool = True,
+    policy: GatePolicy,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Answers, batch by batch in the prompts' order; with a `refusal`, open prompts get that text.
+    """Answers prompts with the gate in place, greedily.
 
-    Raises at once, not with the first batch: `MismatchError` if the aligner is not for this model,
-    `PromptTooLongError` for any prompt.
+    Args:
+        fitted: the aligner.
+        loaded: the model that it was fitted on.
+        prompts: what to answer.
+        compare: answer without the aligner too.
+        max_new_tokens: longest answer, in tokens.
+        batch_size: prompts per batch.
+        policy: what happens to prompts that open the gate.
+
+    Returns:
+        The output rows, batch by batch, in the prompts' order.
+
+    Raises:
+        MismatchError: the aligner was fitted on another model. Raised at once, not with the first batch.
+        PromptTooLongError: any prompt is too long; also at once.
     """
     from inferaligner.prompts.chat import context_length, encode_chats
 
@@ -172,7 +182,7 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.reader, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, refusal, monitor)
+    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, policy)
 
 
 def _batches(
@@ -182,13 +192,12 @@ def _batches(
     compare: bool,
     max_new_tokens: int,
     batch_size: int,
-    refusal: str | None,
-    monitor: bool,
+    policy: GatePolicy,
 ) -> Iterator[list[dict[str, Any]]]:
     from inferaligner.models.generation import generate_answers
 
     def answers(batch: Sequence[Prompt], decisions: Any = None) -> list[Any]:
-        found = generate_answers(
+        generated = generate_answers(
             loaded.model,
             loaded.reader,
             batch,
@@ -197,16 +206,22 @@ def _batches(
             system=fitted.artifact.provenance.system_prompt,
             decisions=decisions,
         )
-        return sorted(found, key=lambda answer: answer.row)
+        return sorted(generated, key=lambda answer: answer.row)
 
-    watched = monitor and fitted.artifact.monitor is not None
+    refusal = policy.refusal_text
+    watched = policy.monitor and fitted.artifact.monitor is not None
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        applied = fitted.apply(loaded.model, loaded.reader, monitor=monitor, **opening(refusal))
-        with applied as guard:
+        with fitted.apply(
+            loaded.model,
+            loaded.reader,
+            on_open=policy.on_open,
+            refusal=policy.refusal,
+            monitor=policy.monitor,
+        ) as guard:
             aligned = answers(batch, lambda: guard.decisions)
-        # A batch of closed rows alone is the bare model's own output already, bit for bit. Where one row
-        # opened, the whole batch runs again, so that each row keeps its company and its numerics.
+        # A batch without open rows is the bare model's own output already, bit for bit. Where a row opened,
+        # the whole batch runs again, because a row's numerics depend on the rows beside it.
         bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
         yield [
             {

@@ -1,4 +1,4 @@
-"""`inferaligner inspect DIR`: what is in an artifact."""
+"""`inferaligner inspect DIR`: shows an artifact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from inferaligner.errors import InputError
 
 Place = Annotated[
     str,
-    typer.Argument(metavar="DIR", help="What `fit` wrote, or a hub id of an aligner.", show_default=False),
+    typer.Argument(
+        metavar="DIR", help="Folder that `fit` wrote, or the hub id of an aligner.", show_default=False
+    ),
 ]
 
 
@@ -23,20 +25,22 @@ def inspect(
     plots: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Draw vectors, gates and the strength search as PNGs.", show_default=False
+            metavar="FOLDER",
+            help="Write figures of vectors, gates and the strength search here, as PNG.",
+            show_default=False,
         ),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a page with the figures: gate, vectors, the surface of the strength search.",
+            help="Write a page with the figures of gate, vectors and strength search to this file.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in an aligner: settings, where they came from, and the figures of the fit."""
+    """Show an aligner: its settings, the models and prompts of the fit, and the figures of the fit."""
     if plots is not None and plots.exists() and not plots.is_dir():
         raise InputError(f"--plots {plots} is a file; expected a folder.")
     if html is not None:
@@ -45,20 +49,20 @@ def inspect(
 
     from inferaligner.cli import artifact_view
 
-    drawn: list[Path] = []
+    written: list[Path] = []
     if plots is not None:
         from inferaligner.cli.artifact_plots import draw
 
-        drawn = draw(artifact, plots)
+        written = draw(artifact, plots)
     if html is not None:
         from inferaligner.reporting.artifact_page import artifact_page
 
         write_whole(html, artifact_page(artifact).encode("utf-8", "replace"))
-        drawn.append(html)
+        written.append(html)
     if as_json:
         print_json(artifact_view.as_json(artifact))
     else:
         for table in [*artifact_view.tables(artifact), artifact_view.layer_chart(artifact)]:
             results().print(table)
-    for file in drawn:
-        note(f"Drawn: {file}")
+    for file in written:
+        note(f"Written: {file}")

@@ -1,4 +1,4 @@
-"""`inferaligner judge DIR`: other judges on stored answers, and how far a judge agrees with people."""
+"""`inferaligner judge DIR`: other judges on stored answers, and the agreement of a judge with people."""
 
 from __future__ import annotations
 
@@ -12,22 +12,45 @@ from inferaligner.cli.model_options import AsJson
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results
 from inferaligner.errors import InputError
+from inferaligner.judges import JudgeOptions
 
 if TYPE_CHECKING:
-    from inferaligner.judges.pair_judge import PairJudge
+    from inferaligner.judges import Judge
 
 _MODEL = "A language model as the judge"
 _CLASSIFIER = "A local classifier as the judge"
 _LABELS = "Measuring the judge"
+_DEFAULTS = JudgeOptions()
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        from rich.table import Table
+
+        from inferaligner.judges.catalogue import declared
+
+        table = Table("judge", "what it is", "needs", title="Judges")
+        for name, module in sorted(declared().items()):
+            summary = (module.__doc__ or "").strip().splitlines()[0]
+            table.add_row(name, summary, getattr(module, "OPTION", ""))
+        results().print(table)
+        raise typer.Exit
 
 
 def judge(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="What `evaluate` wrote; its results and report are renewed."),
+        typer.Argument(
+            metavar="[DIR]", help="The folder that `evaluate` wrote; its results and report are rewritten."
+        ),
+    ] = None,
+    judge_name: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="NAME", help="A judge by its name, as NAME or NAME=OPTION (--list)."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The judge's model.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(metavar="NAME", help="Short for --judge language-model=NAME.", rich_help_panel=_MODEL),
     ] = None,
     base_url: Annotated[
         str | None,
@@ -35,56 +58,83 @@ def judge(
     ] = None,
     api_key_variable: Annotated[
         str,
-        typer.Option(metavar="NAME", help="The environment variable of the key.", rich_help_panel=_MODEL),
+        typer.Option(metavar="NAME", help="The environment variable with the key.", rich_help_panel=_MODEL),
     ] = "OPENAI_API_KEY",
     rubric: Annotated[
         str,
         typer.Option(
             metavar="NAME", help="attack-success, graded-harm or over-refusal.", rich_help_panel=_MODEL
         ),
-    ] = "attack-success",
-    concurrency: Annotated[int, typer.Option(min=1, help="Questions at a time.", rich_help_panel=_MODEL)] = 8,
+    ] = _DEFAULTS.rubric,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Questions in flight at a time.", rich_help_panel=_MODEL)
+    ] = _DEFAULTS.concurrency,
     per_minute: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most questions a minute.", rich_help_panel=_MODEL)
+        int | None,
+        typer.Option(min=1, metavar="N", help="At most N questions a minute.", rich_help_panel=_MODEL),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where replies are kept.", rich_help_panel=_MODEL),
+        typer.Option(
+            metavar="FILE",
+            help="The file that keeps replies; by default one in ~/.cache/inferaligner.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A folder or a hub id.", rich_help_panel=_CLASSIFIER),
+        typer.Option(
+            metavar="MODEL",
+            help="A folder or a hub id; short for --judge classifier=MODEL.",
+            rich_help_panel=_CLASSIFIER,
+        ),
     ] = None,
     template: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Of a causal one: {prompt} and {answer}.", rich_help_panel=_CLASSIFIER
+            metavar="FILE",
+            help="The text for a causal classifier, with {prompt} and {answer} in it.",
+            rich_help_panel=_CLASSIFIER,
         ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD", help="Its labels, the positive one first.", rich_help_panel=_CLASSIFIER),
+        typer.Option(
+            metavar="WORD",
+            help="A label of a causal classifier, the positive one first. Repeatable.",
+            rich_help_panel=_CLASSIFIER,
+        ),
     ] = None,
     labelled: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Answers with people's labels.", rich_help_panel=_LABELS),
+        typer.Option(metavar="FILE", help="Answers with human labels.", rich_help_panel=_LABELS),
     ] = None,
-    answer_column: Annotated[str, typer.Option(rich_help_panel=_LABELS)] = "answer",
-    label_column: Annotated[str, typer.Option(rich_help_panel=_LABELS)] = "label",
+    answer_column: Annotated[
+        str, typer.Option(help="The column of the answers.", rich_help_panel=_LABELS)
+    ] = "answer",
+    label_column: Annotated[
+        str, typer.Option(help="The column of the labels.", rich_help_panel=_LABELS)
+    ] = "label",
     positive: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Labels that should be found.", rich_help_panel=_LABELS),
+        typer.Option(
+            metavar="LABEL",
+            help="A label in FILE that the judge should detect. Repeatable.",
+            rich_help_panel=_LABELS,
+        ),
     ] = None,
     harmbench: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write completions in HarmBench's form, a file per method."),
     ] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List the judges, and exit.", callback=_list, is_eager=True)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge stored answers again, without generating; or measure a judge against labelled answers.
 
-    Without --model and --classifier the judge is the rules. Verdicts are written as they come; the same
-    command again goes on where it was.
+    The default judge is the rules. The same command continues an interrupted run.
     """
     from inferaligner.evaluation.judging import measure
 
@@ -93,16 +143,26 @@ def judge(
     if harmbench is not None and folder is None:
         raise InputError("--harmbench needs the folder of an evaluation.")
     if labelled is not None and not positive:
-        raise InputError("--labelled needs --positive LABEL: which of the file's labels should be found.")
+        raise InputError(
+            "--labelled needs --positive LABEL: a label in the file that the judge should detect."
+        )
     if labelled is not None and not labelled.is_file():
         raise InputError(f"{labelled} does not exist.")
-    chosen, kinds = _judge(
-        model, base_url, api_key_variable, rubric, concurrency, per_minute, cache, classifier, template, label
+    options = JudgeOptions(
+        base_url,
+        os.environ.get(api_key_variable) or None,
+        rubric,
+        concurrency,
+        per_minute,
+        cache,
+        None if template is None else _text(template),
+        tuple(label or ()),
     )
+    chosen = _judge(judge_name, model, classifier, options)
     summary: dict[str, Any] = {"judge": chosen.name}
-    told = ""
+    agreement = ""
     if labelled is not None:
-        found, told = measure(
+        measured, agreement = measure(
             labelled,
             chosen,
             RichStages(),
@@ -111,19 +171,19 @@ def judge(
             positive=positive or (),
         )
         summary["agreement"] = {
-            "told": told,
-            **{name: vars(getattr(found, name)) for name in ("accuracy", "precision", "recall")},
+            "told": agreement,
+            **{name: vars(getattr(measured, name)) for name in ("accuracy", "precision", "recall")},
         }
         if not as_json:
-            results().print(f"{chosen.name}. {told}", markup=False, highlight=False)
+            results().print(f"{chosen.name}. {agreement}", markup=False, highlight=False)
     if folder is not None:
-        summary |= _again(folder, chosen, kinds, told, harmbench, quiet=as_json)
+        summary |= _judge_again(folder, chosen, agreement, harmbench, quiet=as_json)
     if as_json:
         print_json(summary)
 
 
-def _again(
-    folder: Path, chosen: PairJudge, kinds: tuple[str, ...], told: str, harmbench: Path | None, *, quiet: bool
+def _judge_again(
+    folder: Path, chosen: Judge, agreement: str, harmbench: Path | None, *, quiet: bool
 ) -> dict[str, Any]:
     from inferaligner.evaluation import harmbench_export
     from inferaligner.evaluation.judging import judge_by_rules, judge_records
@@ -132,13 +192,13 @@ def _again(
     from inferaligner.reporting.evaluation import report
 
     run = RunFolder(folder)
-    judged = [r for r in run.records if "response" in r and (not kinds or r["kind"] in kinds)]
-    if not judged:
-        raise InputError(f"{folder} has no answers of the kinds {', '.join(kinds)} to judge.")
+    answers = [r for r in run.records if "response" in r and (not chosen.kinds or r["kind"] in chosen.kinds)]
+    if not answers:
+        raise InputError(f"{folder} has no answers of the kinds {', '.join(chosen.kinds)} to judge.")
     if chosen.name == RuleJudge.name:
-        asked = judge_by_rules(folder, judged)
+        judged = judge_by_rules(folder, answers)
     else:
-        asked = judge_records(folder, judged, chosen, RichStages(), told=told)
+        judged = judge_records(folder, answers, chosen, RichStages(), measured=agreement)
     if harmbench is not None:
         harmbench_export.write(run.records, harmbench)
         note(f"Completions in {harmbench}.")
@@ -146,47 +206,27 @@ def _again(
     rows = renewed.write_results()
     page = renewed.write_report(report(renewed, rows))
     if not quiet:
-        note(f"{len(judged)} answers judged, {asked} asked about. Report: {page}", style="bold")
-    return {"asked": asked, "results": [row for row in rows if row["judge"] == chosen.name]}
+        note(f"{len(answers)} answers, {judged} judged in this run. Report: {page}", style="bold")
+    return {"asked": judged, "results": [row for row in rows if row["judge"] == chosen.name]}
 
 
-def _judge(
-    model: str | None,
-    base_url: str | None,
-    variable: str,
-    rubric: str,
-    concurrency: int,
-    per_minute: int | None,
-    cache: Path | None,
-    classifier: str | None,
-    template: Path | None,
-    labels: list[str] | None,
-) -> tuple[PairJudge, tuple[str, ...]]:
-    """The judge, and the kinds of suites that it is for; none means all."""
-    if model is not None and classifier is not None:
-        raise InputError("Give --model or --classifier, not both.")
-    if model is not None:
-        from inferaligner.judges.language_model import Endpoint, LanguageModelJudge
-        from inferaligner.judges.reply_cache import ReplyCache
-        from inferaligner.judges.rubric import RUBRICS
+def _judge(name: str | None, model: str | None, classifier: str | None, options: JudgeOptions) -> Judge:
+    from inferaligner.judges.catalogue import make_judge
+    from inferaligner.judges.rules import RuleJudge
 
-        if rubric not in RUBRICS:
-            raise InputError(f"There is no rubric {rubric!r}; expected one of {', '.join(RUBRICS)}.")
-        place = cache or Path.home() / ".cache" / "inferaligner" / "judge-replies.sqlite"
-        key = os.environ.get(variable) or None
-        endpoint = Endpoint(model, base_url, key, concurrency, per_minute)
-        asked = RUBRICS[rubric]
-        return LanguageModelJudge(endpoint, asked, ReplyCache(place)), asked.kinds
-    if classifier is not None:
-        from inferaligner.judges.classifier import ClassifierJudge
+    specs = {
+        "--judge": name,
+        "--model": None if model is None else f"language-model={model}",
+        "--classifier": None if classifier is None else f"classifier={classifier}",
+    }
+    given = [flag for flag, spec in specs.items() if spec is not None]
+    if len(given) > 1:
+        raise InputError(f"Give {' or '.join(given)}, not both.")
+    return make_judge(next((spec for spec in specs.values() if spec is not None), RuleJudge.name), options)
 
-        text = None
-        if template is not None:
-            try:
-                text = template.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise InputError(f"The template {template} cannot be read ({error}).") from None
-        return ClassifierJudge(classifier, template=text, labels=labels or ()), ("harmful", "jailbreak")
-    from inferaligner.judges.pair_judge import RulesOnPairs
 
-    return RulesOnPairs(), ()
+def _text(template: Path) -> str:
+    try:
+        return template.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"The template {template} cannot be read ({error}).") from None

@@ -1,77 +1,61 @@
-"""`--on-open` and `--refusal`: what a prompt gets that opens the gate."""
+"""The options about an open gate that several commands share, and the policy that they make up."""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferaligner.cli.terminal import check_text
-from inferaligner.errors import InputError
+from inferaligner.steering import gate_policy
+from inferaligner.steering.gate_policy import FLAGS, REFUSAL, AllowedPrompts, GatePolicy
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
 
-_PANEL = "Where the gate is open"
-
-
-class WhenOpen(str, Enum):
-    """Steer the model, or answer with a text."""
-
-    steer = "steer"
-    refuse = "refuse"
-
+PANEL = "What the gate does"
 
 OnOpen = Annotated[
-    WhenOpen,
+    gate_policy.OnOpen,
     typer.Option(
-        help="Steer the model, or answer with --refusal and generate nothing. An aligner without "
+        help="Steer prompts that open the gate, or answer them with --refusal. An aligner without steering "
         "vectors can only refuse.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 Refusal = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="The answer of --on-open refuse (by default: I'm sorry, but I can't help with that.).",
-        rich_help_panel=_PANEL,
+        help=f"The answer of --on-open refuse (by default: {REFUSAL}).",
+        rich_help_panel=PANEL,
         show_default=False,
+    ),
+]
+Monitor = Annotated[
+    bool,
+    typer.Option(
+        help="Read answers while they are generated, if the aligner has a monitor.", rich_help_panel=PANEL
     ),
 ]
 
 
-def check_open(
-    artifact: AlignerArtifact, on_open: WhenOpen, refusal: str | None, *, monitor: bool
-) -> str | None:
-    """The text for open prompts, or None where they are steered. `monitor`: whether answers are to be read.
+def policy_of(
+    artifact: AlignerArtifact,
+    *,
+    on_open: gate_policy.OnOpen,
+    refusal: str | None,
+    monitor: bool,
+    shadow: bool = False,
+    prompts: AllowedPrompts = "chat",
+) -> GatePolicy:
+    """The policy that a command's options describe, checked against the aligner.
 
-    Raises `InputError` for options that do not go together, or with this aligner.
+    Raises:
+        InputError, SteeringError: as `GatePolicy.check`, in words of flags.
     """
-    if on_open is WhenOpen.steer:
-        if refusal is not None:
-            raise InputError("--refusal was given without --on-open refuse. Give both, or neither.")
-        if artifact.gate_only:
-            raise InputError(
-                "This aligner is a gate alone, fitted without an aligned model: it has nothing to steer "
-                "with. Give --on-open refuse."
-            )
-        return None
-    if monitor and artifact.monitor is not None:
-        raise InputError(
-            "This aligner has a monitor, which steers answers that have begun; with --on-open refuse nothing "
-            "is steered. Give --no-monitor to leave answers unread, or leave --on-open out."
-        )
-    from inferaligner.steering.refusal import REFUSAL
-
-    text = (REFUSAL if refusal is None else refusal).strip()
-    if not text:
-        raise InputError("--refusal is empty; expected the text that open prompts are answered with.")
-    check_text(text, "--refusal")
-    return text
-
-
-def opening(refusal: str | None) -> dict[str, Any]:
-    """The arguments of `Aligner.apply` for it."""
-    return {} if refusal is None else {"on_open": "refuse", "refusal": refusal}
+    if refusal is not None:
+        check_text(refusal, FLAGS.refusal)
+    policy = GatePolicy(shadow=shadow, on_open=on_open, refusal=refusal, monitor=monitor, prompts=prompts)
+    policy.check(artifact, FLAGS)
+    return policy

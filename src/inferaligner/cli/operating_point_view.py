@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
+from inferaligner.method.decision import opens
 from inferaligner.storage.model_card import percent, promise_words
 from inferaligner.storage.operating_point_record import OperatingPoint
 
@@ -53,7 +54,7 @@ def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
     for name in ("open before", "open now", "n"):
         effects.add_column(name, justify="right")
     for name, scores in (after.calibration.get("held_out_scores") or {}).items():
-        counts = [sum(score + bias > 0 for score in scores) / len(scores) for bias in (old, new)]
+        counts = [sum(opens(score + bias) for score in scores) / len(scores) for bias in (old, new)]
         effects.add_row(Text(f"held out: {name}"), *map(percent, counts), str(len(scores)))
     former = before.operating_point
     for name, record in (former.traffic if former is not None else {}).items():

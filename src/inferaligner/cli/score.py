@@ -41,7 +41,9 @@ def score(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File for the lines, not stdout.", show_default=False
+        ),
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",

@@ -1,4 +1,4 @@
-"""What clients call the model, on every engine alike."""
+"""The model's name for clients, the same on both engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FLAG = "--served-model-name"
 
 
 def served_name(target: str) -> str:
-    """The name of a model that was given none: the folder or file at a path (without .gguf), else the target
-    as it was asked for (a hub id, `builtin:NAME`)."""
+    """The default name of a model: of a path its last part (without .gguf), else the target as given (a hub
+    id, `builtin:NAME`)."""
     place = expanded(target)
     return re.sub(r"\.gguf$", "", place.resolve().name) if place.exists() else target

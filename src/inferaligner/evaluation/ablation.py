@@ -65,29 +65,29 @@ class Setting:
 class Steered(Method):
     """Every row steered with one setting."""
 
-    def __init__(self, bench: MethodContext, setting: Setting, vectors: Tensor) -> None:
-        super().__init__(setting.name, setting.name, bench)
-        gate = bench.need_aligner(setting.name).artifact.gate
+    def __init__(self, context: MethodContext, setting: Setting, vectors: Tensor) -> None:
+        super().__init__(setting.name, setting.name, context)
+        gate = context.need_aligner(setting.name).artifact.gate
         factors = setting.profile or (1.0,) * len(setting.layers)
         additions = {
             layer: setting.strength * factor * vectors[layer]
             for layer, factor in zip(setting.layers, factors, strict=True)
         }
         self._plan = SteeringPlan(gate, additions, setting.positions)
-        self._digest = bench.need_aligner(setting.name).artifact.digest()
+        self._digest = context.need_aligner(setting.name).artifact.digest()
 
     def acting(self) -> AbstractContextManager[Guard | None]:
-        return Guard(self.bench.target.model, self._plan, "always")
+        return Guard(self.context.target.model, self._plan, "always")
 
     def settings(self) -> dict[str, object]:
         return {"aligner": self._digest}
 
 
 def strength_settings(
-    bench: MethodContext, factors: Sequence[float], sources: Sequence[str], blocks: Sequence[Sequence[int]]
+    context: MethodContext, factors: Sequence[float], sources: Sequence[str], blocks: Sequence[Sequence[int]]
 ) -> list[Setting]:
     """A setting per factor of the fitted strength, source and block; without blocks, the fitted layers."""
-    steering = bench.need_aligner("ablation").artifact.steering
+    steering = context.need_aligner("ablation").artifact.steering
     return [
         Setting(
             source,  # type: ignore[arg-type]
@@ -102,9 +102,9 @@ def strength_settings(
     ]
 
 
-def position_settings(bench: MethodContext) -> list[Setting]:
+def position_settings(context: MethodContext) -> list[Setting]:
     """Both positions at the fitted setting."""
-    steering = bench.need_aligner("ablation").artifact.steering
+    steering = context.need_aligner("ablation").artifact.steering
     positions: tuple[Positions, ...] = ("from_gate", "all")
     return [
         Setting("aligned", steering.layers, steering.strength, where, profile=steering.profile)
@@ -112,24 +112,24 @@ def position_settings(bench: MethodContext) -> list[Setting]:
     ]
 
 
-def settings_of(bench: MethodContext, settings: Sequence[Setting]) -> list[Method]:
+def settings_of(context: MethodContext, settings: Sequence[Setting]) -> list[Method]:
     """A method per setting, the bare model first."""
-    artifact = bench.need_aligner("ablation").artifact
+    artifact = context.need_aligner("ablation").artifact
     depth = len(artifact.ssv)
     for setting in settings:
         if max(setting.layers) >= depth or min(setting.layers) < 0:
             raise InputError(f"Layers {list(setting.layers)} do not exist: there are 0 to {depth - 1}.")
     return [
-        Method("none", "bare model", bench),
-        *(Steered(bench, setting, artifact.directions(setting.source)) for setting in settings),
+        Method("none", "bare model", context),
+        *(Steered(context, setting, artifact.directions(setting.source)) for setting in settings),
     ]
 
 
 def prompt_count_methods(
-    bench: MethodContext, aligned: LoadedModel, counts: Sequence[int], stages: Stages
+    context: MethodContext, aligned: LoadedModel, counts: Sequence[int], stages: Stages
 ) -> tuple[list[Setting], list[Method]]:
     """The fitted setting with SSVs of fewer prompts of the fitting part; `counts` are prompts per class."""
-    artifact = bench.need_aligner("ablation").artifact
+    artifact = context.need_aligner("ablation").artifact
     steering = artifact.steering
     samples = samples_from_contrast(load_contrast_set())
     harmful, harmless = samples.for_vectors()
@@ -142,7 +142,7 @@ def prompt_count_methods(
         ids = encode_chats(
             aligned.reader,
             [samples.fitting[at].text for at in rows],
-            system=bench.system,
+            system=context.system,
             max_length=context_length(aligned.model.config),
         )
         with stages.stage("aligned model: activations", len(ids)) as advance:
@@ -154,8 +154,8 @@ def prompt_count_methods(
             "aligned", steering.layers, steering.strength, steering.positions, count, steering.profile
         )
         settings.append(setting)
-        made.append(Steered(bench, setting, unit(vectors) if steering.norm == "unit" else vectors))
-    return settings, [Method("none", "bare model", bench), *made]
+        made.append(Steered(context, setting, unit(vectors) if steering.norm == "unit" else vectors))
+    return settings, [Method("none", "bare model", context), *made]
 
 
 def ablation_rows(records: Sequence[Record]) -> list[ResultRow]:

@@ -58,7 +58,7 @@ class Recipe:
 
     def described(self, folder: Path) -> dict[str, Any]:
         """The content of `run.json`; a run in `folder` is continued only if it has the same content."""
-        target = self.methods[0].bench.target
+        target = self.methods[0].context.target
         longest = max(len(text_of(item.prompt)) for subset in self.subsets for item in subset.items)
         tokens = longest // _CHARACTERS_PER_TOKEN + self.max_new_tokens
         # Free memory changes between runs, but a continued run must form the same batches.

@@ -31,21 +31,21 @@ FITTED_ON = 1500
 """Prompts of the contrast set that these gates are fitted on; the fitted gate was fitted on all prompts."""
 
 
-def gate_methods(bench: MethodContext, stages: Stages) -> list[Method]:
+def gate_methods(context: MethodContext, stages: Stages) -> list[Method]:
     """The fitted gate, gates of every kind, and the paper's and CAST's if the aligner has their vectors."""
-    aligner = bench.need_aligner("ablation")
+    aligner = context.need_aligner("ablation")
     artifact = aligner.artifact
     samples = _some(FITTED_ON)
     layers, offsets = artifact.gate.layers, artifact.gate.offsets
     ids = encode_chats(
-        bench.target.reader,
+        context.target.reader,
         [sample.text for sample in samples],
-        system=bench.system,
-        max_length=context_length(bench.target.model.config),
+        system=context.system,
+        max_length=context_length(context.target.model.config),
     )
     with stages.stage("target: activations", len(ids)) as advance:
         recorded = record_activations(
-            bench.target.model, ids, layers=layers, offsets=offsets, advance=advance
+            context.target.model, ids, layers=layers, offsets=offsets, advance=advance
         )
     last, first = (GateRead(layers[-1], offsets[0]),), offsets[:1]
     several = tuple(GateRead(layer, offset) for layer in layers for offset in first)
@@ -58,7 +58,7 @@ def gate_methods(bench: MethodContext, stages: Stages) -> list[Method]:
         f"whitened, layers {_listed(layers)}, {len(offsets)} tokens": (whitened, everywhere),
     }
     limit = float(artifact.calibration.get("max_false_open") or 0.02)
-    made: list[Method] = [Gated("fitted", "the fitted gate", bench, aligner)]
+    made: list[Method] = [Gated("fitted", "the fitted gate", context, aligner)]
     tried = set()
     for name, (builder, reads) in kinds.items():
         # With one layer or one token, two kinds are the same gate.
@@ -66,9 +66,9 @@ def gate_methods(bench: MethodContext, stages: Stages) -> list[Method]:
             tried.add((builder.name, reads))
             trial = try_gate(builder, GateCrossValidation(reads, recorded, samples), limit)
             gate = build_gate(trial, recorded, samples)
-            made.append(Gated(name, name, bench, Aligner(replace(artifact, gate=gate))))
+            made.append(Gated(name, name, context, Aligner(replace(artifact, gate=gate))))
     others = [name for name in ("paper", "cast") if lacking(name, artifact) is None]
-    return [*made, *(method for method in make_methods(others, bench) if method.gate is not None)]
+    return [*made, *(method for method in make_methods(others, context) if method.gate is not None)]
 
 
 def gate_figures(

@@ -1,10 +1,11 @@
-"""Completions in the form of HarmBench, for its own evaluation script and classifiers.
+"""Completions in the form of HarmBench, for its evaluation script and classifiers.
 
 completions/METHOD.json   {behaviour: [{"test_case", "generation"}]}
-behaviors.csv             the behaviours, with the columns of its own files
+behaviors.csv             the behaviours, with the columns of HarmBench's files
 
-HarmBench's behaviours keep their names there. Its copyright behaviours need its own file of behaviours, whose
-tags say so; this one has no tags.
+HarmBench's behaviours keep their names. Its copyright behaviours are recognised by tags, which
+`behaviors.csv`
+lacks: use HarmBench's own file of behaviours for them.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ COLUMNS = (
 
 
 def completions(records: Sequence[Record]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """By method: behaviour to test cases with their generations, of harmful and jailbreak suites."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    """The answers to harmful and jailbreak suites: by method and behaviour, a list with one test case."""
+    by_method: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for record in _answered(records):
         case = {"test_case": record["prompt"], "generation": record["response"]}
-        found.setdefault(record["method"], {})[_behaviour(record)] = [case]
-    return found
+        by_method.setdefault(record["method"], {})[_behaviour(record)] = [case]
+    return by_method
 
 
 def behaviours(records: Sequence[Record]) -> str:
-    """The CSV of all behaviours that were asked; a context stands in the behaviour, as it was asked."""
+    """The CSV of all behaviours in the records; a context is part of its behaviour, as in the prompt."""
     rows = {_behaviour(record): record for record in _answered(records)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -53,19 +54,21 @@ def behaviours(records: Sequence[Record]) -> str:
 
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Writes both, and returns the files of completions.
+    """Writes the completions and the behaviours into the folder; returns the files of completions.
 
     Raises:
-        InputError: there is nothing harmful to write, or the folder cannot be written to.
+        InputError: the records have no answer to a harmful prompt, or the folder cannot be written to.
     """
-    found = completions(records)
-    if not found:
-        raise InputError("This run has no answers to harmful or jailbreak suites, which HarmBench is about.")
+    by_method = completions(records)
+    if not by_method:
+        raise InputError(
+            "This run has no answers to harmful or jailbreak suites, and HarmBench judges no others."
+        )
     written = []
     try:
         (folder / "completions").mkdir(parents=True, exist_ok=True)
         replace_file(folder / "behaviors.csv", behaviours(records).encode("utf-8", "replace"))
-        for method, cases in found.items():
+        for method, cases in by_method.items():
             file = folder / "completions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', method).strip('-')}.json"
             replace_file(file, (dump(cases, indent=1) + "\n").encode("utf-8", "replace"))
             written.append(file)
@@ -79,5 +82,5 @@ def _answered(records: Sequence[Record]) -> Iterator[Record]:
 
 
 def _behaviour(record: Record) -> str:
-    named = record.get("name") or f"{record['suite']}_{record['row']}"
-    return re.sub(r"[^\w.-]+", "_", str(named)).strip("_")
+    name = record.get("name") or f"{record['suite']}_{record['row']}"
+    return re.sub(r"[^\w.-]+", "_", str(name)).strip("_")

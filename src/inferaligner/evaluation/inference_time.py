@@ -127,10 +127,10 @@ def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
             decisions = method.decide([prompt])
             context = method.acting() if decisions is None or decisions[0].open else None
         if context is None:
-            _answer(loaded, text, length, method.bench.system)
+            _answer(loaded, text, length, method.context.system)
         else:
             with context:
-                _answer(loaded, text, length, method.bench.system)
+                _answer(loaded, text, length, method.context.system)
         if loaded.model.device.type == "cuda":
             torch.cuda.synchronize(loaded.model.device)
         return time.perf_counter() - begun

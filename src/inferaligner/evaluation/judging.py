@@ -1,66 +1,85 @@
-"""Judging stored answers again, and measuring a judge against people's labels."""
+"""Judges stored answers again, and measures a judge against human labels."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.judged import verdict_file
-from inferaligner.evaluation.records_file import Record, key_of
+from inferaligner.evaluation.judgements_file import finished_entries, judgements_file
+from inferaligner.evaluation.records_file import Key, Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.fit.progress import Stages
-from inferaligner.judges.pair_judge import Agreement, Label, PairJudge, agreement
-from inferaligner.judges.rules import RuleJudge, judge
+from inferaligner.judges import Judge, Judgement
+from inferaligner.judges.agreement import Agreement, agreement
+from inferaligner.judges.rules import RuleJudge
+from inferaligner.judges.rules import judge as judge_answer
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump
 
 
 def judge_records(
-    folder: Path, records: Sequence[Record], judge: PairJudge, tell: Stages, *, told: str = ""
+    folder: Path, records: Sequence[Record], judge: Judge, stages: Stages, *, measured: str = ""
 ) -> int:
-    """Asks for every verdict that is not there yet and writes each at once; equal answers are asked for once.
+    """Judges every record without a stored judgement and stores each judgement at once.
 
-    Returns how many answers were asked about. `told` is the judge's agreement, for reports.
+    Equal answers to one prompt are judged once.
+
+    Args:
+        folder: the folder of the run.
+        records: records of generated answers.
+        judge: the judge, by whose name the file is called.
+        stages: reports progress.
+        measured: the judge's agreement with people, as `measure` returns it, for reports.
+
+    Returns:
+        The number of answers that were judged.
+
+    Raises:
+        InputError: the judge cannot be reached, or the file cannot be written.
     """
-    file = verdict_file(folder, judge.name)
+    file = judgements_file(folder, judge.name)
     try:
         file.parent.mkdir(exist_ok=True)
-        known, size = _known(file)
+        stored, size = _stored(file)
         with file.open("ab") as out:
             out.truncate(size)
-            if size == 0 or told:
-                _put(out, {"judge": judge.name, "agreement": told or judge.agreement})
-            missing = [r for r in records if known.get(key_of(r)) != r["digest"]]
-            # Methods share answers: one verdict serves all of them.
-            asked = list(dict.fromkeys((r["prompt"], r["response"]) for r in missing))
+            if size == 0 or measured:
+                _append(out, {"judge": judge.name, "agreement": measured or judge.agreement})
             rows: dict[tuple[str, str], list[Record]] = {}
-            for record in missing:
-                rows.setdefault((record["prompt"], record["response"]), []).append(record)
-            with tell.stage(f"judge: {judge.name}", len(asked)) as advance:
-                for index, label in judge.judge_pairs(asked):
-                    for record in rows[asked[index]]:
-                        _put(out, _entry(record, label))
+            for record in records:
+                if stored.get(key_of(record)) != record["digest"]:
+                    rows.setdefault((record["prompt"], record["response"]), []).append(record)
+            pairs = list(rows)
+            with stages.stage(f"judge: {judge.name}", len(pairs)) as advance:
+                for index, judgement in judge.judge_each(pairs):
+                    for record in rows[pairs[index]]:
+                        _append(out, _entry(record, judgement))
                     advance(1)
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}).") from None
-    return len(asked)
+    return len(pairs)
 
 
 def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
-    """Writes what the rules of today say of every answer that they judged when it was made; returns how many.
+    """Judges again, by the current rules, every answer that was judged by rules when it was generated.
 
-    `RunFolder` takes these verdicts in place of the records' own, likelihoods considered alike.
+    `RunFolder` prefers these judgements to the records' own. Both use the stored likelihoods.
+
+    Returns:
+        The number of answers that were judged.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     entries: list[dict[str, Any]] = [{"judge": RuleJudge.name, "agreement": RuleJudge.agreement}]
     for record in records:
         if "outcome" in record:
-            verdict = judge(record["response"], mean_logprob=record.get("mean_logprob"))
-            entries.append(_entry(record, Label(verdict.outcome, reason=verdict.reason)))
-    file = verdict_file(folder, RuleJudge.name)
+            judgement = judge_answer(record["response"], mean_logprob=record.get("mean_logprob"))
+            entries.append(_entry(record, judgement))
+    file = judgements_file(folder, RuleJudge.name)
     try:
         file.parent.mkdir(exist_ok=True)
         replace_file(file, b"".join(map(_line, entries)))
@@ -70,58 +89,65 @@ def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
 
 
 def measure(
-    file: Path, judge: PairJudge, tell: Stages, *, answer: str, label: str, positive: Sequence[str]
+    file: Path, judge: Judge, stages: Stages, *, answer: str, label: str, positive: Sequence[str]
 ) -> tuple[Agreement, str]:
-    """The judge against the labels in a file: rows with `prompt`, an answer and a label.
+    """Measures the judge on answers with human labels.
+
+    Args:
+        file: rows with the columns `answer` and `label`, and with `prompt` where the judge reads prompts.
+        judge: the judge.
+        stages: reports progress.
+        answer: the column of the answers.
+        label: the column of the labels.
+        positive: the labels in the file that correspond to the judge's positive labels.
+
+    Returns:
+        The agreement, and the same as one sentence.
 
     Raises:
-        InputError: columns are missing, or no row has a positive label.
+        InputError: a column is missing, or no row has a positive label.
     """
     rows = rows_of(file)
     for name in (answer, label):
         if not rows or name not in rows[0]:
-            there = ", ".join(rows[0]) if rows else "nothing"
-            raise InputError(f"{file} has no column {name!r}; it has {there}. Name the columns.")
-    labels = [str(row[label]) in positive for row in rows]
-    if not any(labels):
-        found = sorted({str(row[label]) for row in rows})
-        raise InputError(f"No row of {file} has a label {list(positive)}; there are {found[:8]}.")
-    said = [""] * len(rows)
+            columns = ", ".join(rows[0]) if rows else "no rows"
+            raise InputError(f"{file} has no column {name!r}; it has {columns}. Name the columns.")
+    people = [str(row[label]) in positive for row in rows]
+    if not any(people):
+        labels = sorted({str(row[label]) for row in rows})
+        raise InputError(f"No row of {file} has a label {list(positive)}; its labels are {labels[:8]}.")
+    judged = [""] * len(rows)
     pairs = [(str(row.get("prompt", "")), str(row[answer])) for row in rows]
-    with tell.stage(f"agreement: {judge.name}", len(rows)) as advance:
-        for index, verdict in judge.judge_pairs(pairs):
-            said[index] = verdict.label
+    with stages.stage(f"agreement: {judge.name}", len(rows)) as advance:
+        for index, judgement in judge.judge_each(pairs):
+            judged[index] = judgement.label
             advance(1)
-    found_agreement = agreement(said, judge.positive, labels)
-    return found_agreement, found_agreement.told(file.stem)
+    measured = agreement(judged, judge.positive, people)
+    return measured, measured.sentence(file.stem)
 
 
-def _known(file: Path) -> tuple[dict[tuple[str, str, int], str], int]:
-    """Verdicts that are there, by key with the digest of the answer; and the bytes of finished lines."""
-    known: dict[tuple[str, str, int], str] = {}
+def _stored(file: Path) -> tuple[dict[Key, str], int]:
+    """Digests of the answers with a judgement, by key; and the number of bytes of finished lines."""
+    stored: dict[Key, str] = {}
     size = 0
     if file.exists():
-        for line in file.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            size += len(line)
-            entry = json.loads(line)
+        for entry, size in finished_entries(file):  # noqa: B007 (the last one is needed)
             if "row" in entry:
-                known[key_of(entry)] = entry["digest"]
-    return known, size
+                stored[key_of(entry)] = entry["digest"]
+    return stored, size
 
 
-def _entry(record: Record, label: Label) -> dict[str, Any]:
+def _entry(record: Record, judgement: Judgement) -> dict[str, Any]:
     method, suite, row = key_of(record)
     place = {"method": method, "suite": suite, "row": row, "digest": record["digest"]}
-    return {**place, "label": label.label, "score": label.score, "reason": label.reason}
+    return {**place, "label": judgement.label, "score": judgement.score, "reason": judgement.reason}
 
 
 def _line(entry: dict[str, Any]) -> bytes:
     return (dump(entry) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _put(out: Any, entry: dict[str, Any]) -> None:
+def _append(out: Any, entry: dict[str, Any]) -> None:
     out.write(_line(entry))
     out.flush()
     os.fsync(out.fileno())

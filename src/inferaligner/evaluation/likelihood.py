@@ -1,7 +1,7 @@
-"""Log-likelihood of given answers: multiple choice, the leaning towards a refusal, and salad.
+"""Log-likelihoods of given answers: for multiple choice, the odds of a refusal, and word salad.
 
-Context and answer go through the model in one right-padded pass, so "the last token" of a row is not the
-end of its prompt; the guard is told where each prompt ends, or its gate would read the answer.
+Prompt and answer go through the model in one right-padded pass, so the last token of a row is not the end of
+its prompt. The guard gets the length of each prompt, or its gate would read the answer.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _TOKENS_PER_PASS = 2048
 
 REFUSAL_OPENINGS = ("I'm sorry, but I can't", "I cannot")
 COMPLIANCE_OPENINGS = ("Sure", "Here")
-"""How answers begin; what is compared is which pair is likelier, not how likely either is. The compliant
-ones are a word each, read where the prompt ends, so that a prompt goes through the model once."""
+"""Beginnings of answers; the two pairs are compared with each other. A compliant opening is one word, read at
+the
+prompt's end, so that a prompt goes through the model once."""
 
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One row of a pass: a prompt with the beginning of an answer, off which several answers are read."""
+    """One row of a pass: a prompt with the beginning of an answer, from which several answers are read."""
 
     prompt: int
     context: list[int]
@@ -55,26 +56,38 @@ def answer_logprobs(
     system: str | None = None,
     guard: Guard | None = None,
 ) -> list[list[float]]:
-    """Sum of the natural-log likelihoods of each answer's tokens after its prompt, `[prompts][answers]`.
+    """Sums the natural-log likelihoods of each answer's tokens after its prompt.
 
-    Raises `PromptTooLongError` for a prompt that does not fit with its answers.
+    Args:
+        model: the model, under `guard` if there is one.
+        tokenizer: its tokenizer or processor.
+        prompts: texts of the user; they go through the chat template.
+        answers: for each prompt, the answers to it.
+        system: a system prompt.
+        guard: the open guard on the model.
+
+    Returns:
+        `[prompts][answers]`.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit into the context with its answers.
     """
     plain = tokenizer_of(tokenizer)
-    said = [[tuple(plain(a, add_special_tokens=False)["input_ids"]) for a in row] for row in answers]
+    encoded = [[tuple(plain(a, add_special_tokens=False)["input_ids"]) for a in row] for row in answers]
     limit = context_length(model.config)
-    # Each prompt with its own answers: another prompt's longer answers take no room from it.
-    rooms = None if limit is None else [limit - max(map(len, row), default=0) for row in said]
+    # A prompt needs room for its own answers only, not for the longer answers of other prompts.
+    rooms = None if limit is None else [limit - max(map(len, row), default=0) for row in encoded]
     contexts = encode_chats(tokenizer, list(prompts), system=system, max_length=rooms)
     readings = [
         reading
-        for prompt, (context, row) in enumerate(zip(contexts, said, strict=True))
+        for prompt, (context, row) in enumerate(zip(contexts, encoded, strict=True))
         for reading in _readings(prompt, context, row)
     ]
-    found: list[dict[Tokens, float]] = [{} for _ in prompts]
+    results: list[dict[Tokens, float]] = [{} for _ in prompts]
     for batch in _batches(readings):
         for reading, sums in zip(batch, _pass(model, batch, guard), strict=True):
-            found[reading.prompt].update(zip(reading.answers, sums, strict=True))
-    return [[found[prompt][tokens] for tokens in row] for prompt, row in enumerate(said)]
+            results[reading.prompt].update(zip(reading.answers, sums, strict=True))
+    return [[results[prompt][tokens] for tokens in row] for prompt, row in enumerate(encoded)]
 
 
 def refusal_leaning(
@@ -85,7 +98,7 @@ def refusal_leaning(
     system: str | None = None,
     guard: Guard | None = None,
 ) -> list[float]:
-    """Log of the odds of a refusal's opening against a compliant one, per prompt. No judge is needed."""
+    """The log odds of a refusing against a compliant opening, per prompt; needs no judge."""
     openings = (*REFUSAL_OPENINGS, *COMPLIANCE_OPENINGS)
     rows = answer_logprobs(model, tokenizer, prompts, [openings] * len(prompts), system=system, guard=guard)
     split = len(REFUSAL_OPENINGS)
@@ -94,11 +107,11 @@ def refusal_leaning(
 
 @torch.no_grad()
 def mean_logprobs(model: PreTrainedModel, answers: Sequence[Sequence[int]]) -> list[float | None]:
-    """Mean natural-log likelihood per token of answers by themselves; None for fewer than two tokens.
+    """Mean natural-log likelihood per token of answers without their prompts; None below two tokens.
 
-    Call it without a guard: what is asked is whether the *unsteered* model finds the texts likely.
+    Call it without a guard: the likelihood is meant under the *unsteered* model.
     """
-    found: list[float | None] = [None] * len(answers)
+    means: list[float | None] = [None] * len(answers)
     order = sorted(
         (row for row, tokens in enumerate(answers) if len(tokens) > 1), key=lambda r: len(answers[r])
     )
@@ -109,13 +122,13 @@ def mean_logprobs(model: PreTrainedModel, answers: Sequence[Sequence[int]]) -> l
         logits = model(input_ids=ids, use_cache=False).logits
         for at, row in enumerate(batch):
             length = len(answers[row])
-            told = torch.log_softmax(logits[at, : length - 1].float(), -1)
-            found[row] = float(told.gather(-1, ids[at, 1:length, None].to(told.device)).mean())
-    return found
+            logprobs = torch.log_softmax(logits[at, : length - 1].float(), -1)
+            means[row] = float(logprobs.gather(-1, ids[at, 1:length, None].to(logprobs.device)).mean())
+    return means
 
 
 def _readings(prompt: int, context: list[int], answers: Sequence[Tokens]) -> Iterator[_Reading]:
-    """What has to go through the model: never an answer's last token, nor a beginning that another has."""
+    """Rows for the model, without any answer's last token or a beginning that another row contains."""
     stems: dict[Tokens, list[Tokens]] = {}
     for answer in sorted(set(answers), key=lambda tokens: (-len(tokens), tokens)):
         begun = answer[:-1]
@@ -126,7 +139,7 @@ def _readings(prompt: int, context: list[int], answers: Sequence[Tokens]) -> Ite
 
 
 def _batches(readings: Sequence[_Reading]) -> Iterator[list[_Reading]]:
-    """Of about one length, as many as a pass takes."""
+    """Batches of rows of about one length, each as large as a pass allows."""
     order = sorted(range(len(readings)), key=lambda at: (readings[at].length, at))
     batch: list[_Reading] = []
     for at in order:
@@ -144,11 +157,11 @@ def _pass(model: Any, batch: Sequence[_Reading], guard: Guard | None) -> list[li
     ids = _padded([[*reading.context, *reading.stem] for reading in batch])
     lengths = torch.tensor([reading.length for reading in batch])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    told = nullcontext() if guard is None else guard.prompt_lengths([len(r.context) for r in batch])
-    # The head is run from the shortest prompt's end on: of a small model it is a large part of the work.
+    prompt_ends = nullcontext() if guard is None else guard.prompt_lengths([len(r.context) for r in batch])
+    # The head runs from the shortest prompt's end on: in a small model it is a large part of the work.
     skipped = min(len(reading.context) for reading in batch) - 1 if _keeps_logits(model) else 0
     kept = {"logits_to_keep": ids.shape[1] - skipped} if skipped else {}
-    with told:
+    with prompt_ends:
         output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **kept)
     sums = []
     for row, reading in enumerate(batch):
@@ -161,13 +174,13 @@ def _pass(model: Any, batch: Sequence[_Reading], guard: Guard | None) -> list[li
 
 
 def _keeps_logits(model: Any) -> bool:
-    """Whether the model can leave the head out for the first tokens."""
+    """Whether the model's head can skip the first tokens."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """`[rows, longest]`, padded on the right, where causal attention does not look."""
+    """`[rows, longest]`, padded on the right, which causal attention does not read."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
 

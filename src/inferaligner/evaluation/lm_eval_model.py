@@ -3,9 +3,9 @@
     python -m inferaligner.evaluation.lm_eval_model run --model inferaligner \\
         --model_args pretrained=./my-llama,aligner=./my-aligner --tasks medqa_4options --apply_chat_template
 
-lm-eval gives context and continuation in one right-padded pass, where "the last token" is the end of an
-answer; here the guard is told where each context ends. Without `aligner` the same code runs the bare model,
-batch by batch alike, so that log-likelihoods of closed prompts can be compared bit by bit.
+lm-eval puts context and continuation into one right-padded pass, whose last token is the end of an answer;
+here the guard gets the length of each context. Without `aligner` the same code runs the bare model in the
+same batches, so that log-likelihoods of closed prompts can be compared bit by bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 
 from inferaligner.aligner import Aligner
 from inferaligner.errors import InputError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.loading import load_model
 from inferaligner.prompts.chat import template_suffix
 from inferaligner.steering.guard import Guard
@@ -33,10 +33,12 @@ class InferAlignerLM(HFLM):  # type: ignore[misc]
     """A target with its aligner, or without one.
 
     Args:
-        pretrained: any spec that `inferaligner` takes.
-        aligner: what `fit` wrote; nothing for the bare model.
+        pretrained: a folder, a hub id or any other model that `inferaligner` loads.
+        aligner: the folder that `fit` wrote; None for the bare model.
+        batch_size: contexts a pass; 8 where it is no number.
+        dtype, device, chat_template: as in the commands of `inferaligner`.
         raw: allow contexts that do not end as the chat template ends a prompt. The gate was fitted on such
-            ends, so its decisions mean nothing otherwise; by default that is an error.
+            ends and its decisions mean nothing without them, so by default they are an error.
     """
 
     def __init__(
@@ -59,26 +61,26 @@ class InferAlignerLM(HFLM):  # type: ignore[misc]
         self._raw = raw
         self._open = ExitStack()
         self._guard: Guard | None = None
-        self.decisions: list[Decision] = []  # one per request row, in the order in which they were run
+        self.decisions: list[Decision] = []  # one per row, in the order in which the rows were run
         if aligner is not None:
             fitted = Aligner.from_pretrained(aligner)
             if fitted.artifact.provenance.system_prompt is not None:
                 raise InputError(
-                    "This aligner was fitted with a system prompt, which lm-eval does not know of. "
+                    "This aligner was fitted with a system prompt, which lm-eval cannot give. "
                     "Use `inferaligner evaluate`, or an aligner that was fitted without one."
                 )
             self._guard = self._open.enter_context(fitted.apply(loaded.model, loaded.tokenizer))
 
     def close(self) -> None:
-        """Takes the hooks off; the model is as it was."""
+        """Removes the hooks from the model."""
         self._open.close()
         self._guard = None
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both, each by itself.
+        """Encodes both separately.
 
-        lm-eval moves blanks at the context's end to the continuation; with most chat templates that takes the
-        last token of the prompt away, which is the one that the gate reads.
+        lm-eval moves blanks from the context's end to the continuation. With most chat templates that removes
+        the last token of the prompt, which the gate reads.
         """
         return (
             list(self.tok_encode(context)),
@@ -89,20 +91,20 @@ class InferAlignerLM(HFLM):  # type: ignore[misc]
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """Sum of log-likelihoods of each continuation, and whether greedy decoding would give it."""
-        lengths = [len(context) + len(said) for _, context, said in requests]
+        lengths = [len(context) + len(continuation) for _, context, continuation in requests]
         order = sorted(range(len(requests)), key=lambda at: (lengths[at], at))
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             pairs = [self._fitting(requests[at][1], requests[at][2]) for at in batch]
             for at, result in zip(batch, self._pass(pairs), strict=True):
-                found[at] = result
+                results[at] = result
                 text, _, _ = requests[at]
                 self.cache_hook.add_partial("loglikelihood", text, result)
-        return found
+        return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Whole texts have no prompt, so there is nothing to gate: bare model only."""
+        """For the bare model only: a whole text has no prompt that a gate could read."""
         if self._guard is not None:
             raise InputError(
                 "Rolling log-likelihoods (perplexity of whole texts) have no prompt that a gate could read. "
@@ -123,37 +125,38 @@ class InferAlignerLM(HFLM):  # type: ignore[misc]
 
     @torch.no_grad()
     def _pass(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        longest = max(len(context) + len(said) for context, said in pairs)
-        rows = [[*context, *said] for context, said in pairs]
+        rows = [[*context, *continuation] for context, continuation in pairs]
+        longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
-        told: Any = nullcontext()
+        prompt_ends: Any = nullcontext()
         if self._guard is not None:
             for context, _ in pairs:
                 self._check_end(context)
-            told = self._guard.prompt_lengths([len(context) for context, _ in pairs])
-        with told:
+            prompt_ends = self._guard.prompt_lengths([len(context) for context, _ in pairs])
+        with prompt_ends:
             logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         if self._guard is not None:
             self.decisions += self._guard.decisions
         results = []
-        for row, (context, said) in enumerate(pairs):
-            at = logits[row, len(context) - 1 : len(context) - 1 + len(said)].float()
-            wanted = torch.tensor(said, device=at.device)
-            value = float(at.log_softmax(-1).gather(-1, wanted[:, None]).sum())
-            results.append((value, bool((at.argmax(-1) == wanted).all())))
+        for row, (context, continuation) in enumerate(pairs):
+            first = len(context) - 1
+            predicted = logits[row, first : first + len(continuation)].float()
+            actual = torch.tensor(continuation, device=predicted.device)
+            value = float(predicted.log_softmax(-1).gather(-1, actual[:, None]).sum())
+            results.append((value, bool((predicted.argmax(-1) == actual).all())))
         return results
 
-    def _fitting(self, context: list[int], said: list[int]) -> tuple[list[int], list[int]]:
-        """Cut from the left where the two are too long, as lm-eval does: the prompt's end stays."""
-        return context[max(0, len(context) + len(said) - self.max_length) :], said
+    def _fitting(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Cuts a context that is too long from the left, as lm-eval does, so that the prompt's end stays."""
+        return context[max(0, len(context) + len(continuation) - self.max_length) :], continuation
 
     def _check_end(self, context: list[int]) -> None:
         if self._guard is None or self._raw or context[-len(self._suffix) :] == self._suffix:
             return
         raise InputError(
             "A context does not end as the chat template ends a prompt, where the gate reads. Run lm-eval "
-            "with --apply_chat_template, or give raw=True to gate it all the same."
+            "with --apply_chat_template, or give raw=True to gate such contexts."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.inference_time import Timing, time_rows
-from inferaligner.evaluation.judged import Judged, judged_rows, read_judged
+from inferaligner.evaluation.judgements_file import StoredJudgements, judgement_rows, read_judgements
 from inferaligner.evaluation.metrics import ResultRow, result_rows
 from inferaligner.evaluation.records_file import RUN, Record, key_of, read_records
 from inferaligner.judges.rules import RuleJudge
@@ -37,19 +37,17 @@ class RunFolder:
                 f"{folder} holds a run without a record; finish it with `inferaligner evaluate`."
             )
         self.run: dict[str, Any] = _json(folder / RUN)
-        judged = read_judged(folder, self.records)
-        self.judged: list[Judged] = [other for other in judged if other.judge != RuleJudge.name]
+        judged = read_judgements(folder, self.records)
+        self.judged: list[StoredJudgements] = [other for other in judged if other.judge != RuleJudge.name]
         for again in judged:
-            if (
-                again.judge == RuleJudge.name
-            ):  # the rules' outcomes of a later version replace the records' own
+            if again.judge == RuleJudge.name:  # outcomes of a later version replace the records' own
                 self.records = [_renewed(record, again) for record in self.records]
 
     def results(self) -> list[ResultRow]:
         """Every figure of the run, from the records, the labels of other judges, and the timings."""
         rows = result_rows(self.records)
         for judged in self.judged:
-            rows += judged_rows(judged, self.records)
+            rows += judgement_rows(judged, self.records)
         return [*rows, *time_rows(self.timings())]
 
     def timings(self) -> list[Timing]:
@@ -74,8 +72,8 @@ class RunFolder:
         return self.folder / REPORT
 
 
-def _renewed(record: Record, judged: Judged) -> Record:
-    verdict = judged.verdicts.get(key_of(record))
+def _renewed(record: Record, judged: StoredJudgements) -> Record:
+    verdict = judged.judgements.get(key_of(record))
     if verdict is None:
         return record
     return {**record, "outcome": verdict["label"], "reason": verdict["reason"]}

@@ -29,7 +29,7 @@ from inferaligner.evaluation.suites.sampling import Subset
 from inferaligner.fit.progress import Advance, Stages
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
@@ -75,7 +75,7 @@ class Runner:
 
     def _check_lengths(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:
         """Raises `PromptTooLongError` before the first answer, not after hours of work."""
-        target = methods[0].bench.target
+        target = methods[0].context.target
         limit = context_length(target.model.config)
         for method in methods:
             for subset in subsets:
@@ -83,14 +83,14 @@ class Runner:
                 encode_chats(
                     target.reader,
                     prompts,
-                    system=method.bench.system,
+                    system=method.context.system,
                     max_length=None if limit is None else limit - 1,
                 )
 
     def _suite(self, method: Method, subset: Subset, advance: Advance) -> None:
         suite, everything = subset.suite, list(range(len(subset.items)))
         untrusted = suite.kind == "benign" and suite.task == "reply"
-        if (untrusted or method.watches) and method.gated() is not None:
+        if (untrusted or method.has_monitor) and method.gated() is not None:
             if suite.task == "pick":
                 self._picks(method, subset, everything, self._decide(method, subset), advance, own_gate=True)
             else:
@@ -148,7 +148,7 @@ class Runner:
         own_gate: bool = False,
     ) -> None:
         """Generates answers; with `own_gate` the gate decides inside `generate`, row by row."""
-        loaded, system, settings = method.model(), method.bench.system, self._settings
+        loaded, system, settings = method.model(), method.context.system, self._settings
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         lean = settings.likelihoods and subset.suite.kind in ("harmful", "jailbreak")
@@ -168,7 +168,7 @@ class Runner:
             # For every method, the bare model included: the judge needs the same evidence for all of them.
             likelihoods: Sequence[float | None] = [None] * len(batch)
             if settings.likelihoods:
-                likelihoods = _likelihoods(method.bench.target, loaded, answers)
+                likelihoods = _likelihoods(method.context.target, loaded, answers)
             records = []
             for row, answer, leaning, likely in zip(batch, answers, leanings, likelihoods, strict=True):
                 record = self._head(method, subset, row, decisions)
@@ -225,7 +225,7 @@ class Runner:
         own_gate: bool = False,
     ) -> None:
         """Picks the likeliest choice; with `own_gate` the gate decides in that pass which rows to steer."""
-        loaded, system = method.model(), method.bench.system
+        loaded, system = method.model(), method.context.system
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
         for batch in plan_batches(list(map(len, ids)), list(rows), _PICKS_PER_BATCH):

@@ -13,6 +13,7 @@ from inferaligner.errors import CalibrationError
 from inferaligner.fit.options import FitModel, FitOptions
 from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Samples
+from inferaligner.method.decision import opens
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import tokenizer_of
 
@@ -111,8 +112,8 @@ def wrongly_opened(samples: Samples, scores: Sequence[float], most: int = _HARML
     rows = [row for row, s in enumerate(samples.fitting) if not s.harmful and not s.wrapped]
     rows.sort(key=lambda row: (samples.fitting[row].fold(97), samples.fitting[row].text))
     if scores:
-        opened = [row for row in rows if scores[row] > 0]
-        closed = sorted((row for row in rows if scores[row] <= 0), key=lambda row: -scores[row])
+        opened = [row for row in rows if opens(scores[row])]
+        closed = sorted((row for row in rows if not opens(scores[row])), key=lambda row: -scores[row])
         rows = [*opened, *closed]
     return [samples.fitting[row].text for row in rows[:most]]
 

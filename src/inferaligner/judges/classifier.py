@@ -1,30 +1,31 @@
-"""Local classifiers as judges, through transformers.
+"""A local classifier as the judge, through transformers.
 
 A *sequence* classifier has its labels in its configuration and reads prompt and answer as a pair of texts. A
-*causal* one is asked with a template and says its label as the first word: HarmBench's says yes or no to a
-template of its own (give it with `template`), Llama Guard says safe or unsafe to its chat template.
+*causal* classifier reads both in a template and writes its label as the first word of its reply. HarmBench's
+writes yes or no (give its template with `template`); Llama Guard writes safe or unsafe and has its template
+as its chat template.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferaligner.errors import InputError, ModelLoadError
-from inferaligner.judges.pair_judge import Label, Pair
+from inferaligner.judges import Judge, Judgement, JudgeOptions, Pair
 
-_NAMES = {
-    "{prompt}": "{prompt}",
-    "{behavior}": "{prompt}",
-    "{answer}": "{answer}",
-    "{generation}": "{answer}",
-}
+NAME = "classifier"
+OPTION = "a model: --classifier MODEL, or --judge classifier=MODEL"
+
+_PROMPT_FIELDS, _ANSWER_FIELDS = ("{prompt}", "{behavior}"), ("{answer}", "{generation}")
+_FIELD = re.compile("|".join(map(re.escape, (*_PROMPT_FIELDS, *_ANSWER_FIELDS))))
 
 
-class ClassifierJudge:
+class ClassifierJudge(Judge):
     """One classifier with its labels."""
 
-    agreement = ""
+    kinds = ("harmful", "jailbreak")
 
     def __init__(
         self,
@@ -36,11 +37,18 @@ class ClassifierJudge:
         batch_size: int = 8,
         device: str = "cpu",
     ) -> None:
-        """`labels` are the words of a causal classifier, `positive` those for which it is asked.
+        """Loads the classifier.
+
+        Args:
+            spec: a folder or a hub id.
+            template: the text for a causal classifier, with `{prompt}` and `{answer}`; without one its chat
+                template is used.
+            labels: the labels of a causal classifier.
+            positive: the labels whose detection is measured; by default the first label.
 
         Raises:
-            ModelLoadError: nothing usable there.
-            InputError: a causal classifier without labels, or labels that it cannot tell apart.
+            ModelLoadError: there is no such model, or it is not one that transformers loads.
+            InputError: labels are missing, unknown or begin with the same token.
         """
         import transformers
 
@@ -57,16 +65,14 @@ class ClassifierJudge:
                 else transformers.AutoModelForCausalLM
             )
             self._model: Any = auto.from_pretrained(spec).eval().to(device)
-        except Exception as error:  # its own errors, and whatever the HTTP library of the day raises
+        except Exception as error:  # of transformers, or of the HTTP library that it uses
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelLoadError(f"The classifier {spec} cannot be loaded ({reason[:200]}).") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._sequence = sequence
         if sequence:
-            self._labels = [
-                str(self._model.config.id2label[at]) for at in range(self._model.config.num_labels)
-            ]
+            self._labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         else:
             self._labels = list(labels)
             self._tokens = self._first_tokens()
@@ -75,18 +81,21 @@ class ClassifierJudge:
         if unknown:
             raise InputError(f"{spec} has the labels {self._labels}, not {sorted(unknown)}.")
 
-    def judge_pairs(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Label]]:
-        """Labels in order, batch by batch; the probability of the label is its reason."""
+    def judge(self, prompt: str, answer: str) -> Judgement:
+        """Judges one answer; the label's probability is the reason."""
+        return self.judge_all([(prompt, answer)])[0]
+
+    def judge_each(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Judgement]]:
+        """Judges the answers in order, a batch in one pass."""
         import torch
 
         for start in range(0, len(pairs), self._batch_size):
             batch = pairs[start : start + self._batch_size]
             with torch.no_grad():
                 logits = self._logits(batch)
-            shares = logits.float().softmax(-1)
-            for at, share in enumerate(shares):
-                best = int(share.argmax())
-                yield start + at, Label(self._labels[best], reason=f"probability {float(share[best]):.3f}")
+            for index, probabilities in enumerate(logits.float().softmax(-1), start=start):
+                best = int(probabilities.argmax())
+                yield index, Judgement(self._labels[best], f"probability {float(probabilities[best]):.3f}")
 
     def _logits(self, batch: Sequence[Pair]) -> Any:
         """`[rows, labels]`."""
@@ -102,11 +111,7 @@ class ClassifierJudge:
         if self._template is None:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        import re
-
-        fields = {"{prompt}": prompt, "{answer}": answer}
-        pattern = "|".join(re.escape(name) for name in _NAMES)
-        return re.sub(pattern, lambda match: fields[_NAMES[match[0]]], self._template)
+        return _FIELD.sub(lambda match: prompt if match[0] in _PROMPT_FIELDS else answer, self._template)
 
     def _first_tokens(self) -> list[int]:
         tokens = [self._tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in self._labels]
@@ -116,3 +121,8 @@ class ClassifierJudge:
                 "--label yes --label no."
             )
         return tokens
+
+
+def make(option: str, options: JudgeOptions) -> Judge:
+    """Makes the judge of the classifier `option`, a folder or a hub id. Raises as `ClassifierJudge`."""
+    return ClassifierJudge(option, template=options.template, labels=options.labels)

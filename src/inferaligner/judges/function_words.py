@@ -1,8 +1,8 @@
-"""The little words of many languages: real sentences are full of them, word salad is not."""
+"""Function words of many languages: sentences are full of them, word salad is not."""
 
 from __future__ import annotations
 
-# One language of Latin script after another, for presence only: words shared between languages do no harm.
+# By language of Latin script. Only membership is tested, so a word may stand in several languages.
 _BY_LANGUAGE = {
     "en": "the of and to in a is that for it as was with be by on not he i this are or his from at which but",
     "en, too": "an had they you were their one all we can her has there been if more when will would who so",
@@ -33,8 +33,9 @@ _BY_LANGUAGE = {
 }
 FUNCTION_WORDS = frozenset(word for words in _BY_LANGUAGE.values() for word in words.split())
 
-# What cannot follow in English prose, by the word before: an article wants a noun phrase, "of" an object and
-# "is" no second verb. Not "can" and "will", which are nouns too. Capitals are left alone ("plan A and").
+# Words that cannot follow a word in English prose: after an article comes a noun phrase, after "of" an
+# object, and no second verb after "is". "can" and "will" are left out because they are nouns too. Words with
+# capitals are not looked up ("plan A and").
 _VERBS = "is are was were am been has had would could should did does"
 _AFTER_ARTICLE = (
     "the a an my your our their of and or but be have to from with for by because if it he she they we i us"

@@ -1,4 +1,4 @@
-"""Replies of judges on the disk: asked once, kept for ever. A database, so that several runs may share it."""
+"""Replies of judges on the disk, in a database that several runs may use at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inferaligner.errors import InputError
 
 
 class ReplyCache:
-    """Texts by a key of what was asked of whom."""
+    """Replies by the key of their question (`key_of_question`)."""
 
     def __init__(self, file: Path) -> None:
         """Raises `InputError` if the file cannot be used."""
@@ -27,13 +27,13 @@ class ReplyCache:
             ) from None
 
     def get(self, key: str) -> str | None:
-        """The reply to what was asked before, or None."""
+        """The reply to a question, or None if it was not asked before."""
         with self._lock:
-            found = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if found is None else str(found[0])
+            row = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
 
     def put(self, key: str, reply: str) -> None:
-        """Keeps a reply; it is on the disk when this returns."""
+        """Stores a reply; it is on the disk when this returns."""
         with self._lock:
             self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
             self._database.commit()
@@ -44,5 +44,5 @@ class ReplyCache:
 
 
 def key_of_question(*parts: str) -> str:
-    """A key of everything that a reply depends on."""
+    """A key of everything that a reply depends on: the endpoint, the model and the question."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

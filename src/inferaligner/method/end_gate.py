@@ -1,9 +1,9 @@
 """The gate of prompts that do not end as the chat template ends them.
 
-The guidance gate knows the template's own tokens and no others. Behind a begun answer, and at the end of raw
-text, another affine score is read: of the last token, whatever it is, with weights and biases that were
-fitted on such prompts. A begun answer is judged by both: by the guidance gate where the template handed over
-to the assistant, and by this one at its end; either opens. Raw text has only its end.
+The guidance gate was fitted on the template's own tokens. Behind a begun answer, and at the end of raw text,
+another affine score reads the last token, with weights and biases that were fitted on such prompts. A begun
+answer is judged by both gates: by the guidance gate where the template hands over to the assistant, and by
+this one at its end; either opens. Raw text has only its end.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from inferaligner.method.gate import GateRead, GuidanceGate
 
 @dataclass(frozen=True)
 class EndGate:
-    """`gate` reads the end of a prompt; its own bias is not used. `begun` and `raw` are the biases for begun
-    answers and for raw text. `calibrated` is False where nothing was fitted on such prompts."""
+    """The gate of a prompt's own end.
+
+    Attributes:
+        gate: reads the last tokens; its own bias is not used.
+        begun: bias for begun answers.
+        raw: bias for raw text.
+        calibrated: whether the gate was fitted on such prompts.
+    """
 
     gate: GuidanceGate
     begun: float
@@ -31,14 +37,14 @@ class EndGate:
 
     @classmethod
     def uncalibrated(cls, gate: GuidanceGate) -> EndGate:
-        """The guidance gate itself at the prompt's last tokens, for aligners without a gate for these places.
+        """The guidance gate at the prompt's last tokens, for aligners without an end gate.
 
-        It opens on most ordinary prompts there, which errs on the safe side.
+        There it opens on most ordinary prompts, which errs on the safe side.
         """
         return cls(gate, gate.bias, gate.bias, calibrated=False)
 
     def check_fits(self, width: int, deepest: int) -> None:
-        """Raises `ArtifactError` for another width, or reads above the guidance gate's last layer."""
+        """Raises `ArtifactError` unless the width matches and no read lies above layer `deepest`."""
         if self.gate.weights.shape[1] != width or self.gate.last_layer > deepest:
             raise ArtifactError(
                 f"The gate of begun answers has width {self.gate.weights.shape[1]} and reads up to layer "
@@ -47,7 +53,7 @@ class EndGate:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What an artifact keeps beside the weights."""
+        """The entry in an artifact's JSON file; the weights are stored beside it."""
         return {
             "kind": self.gate.kind,
             "biases": {"begun": self.begun, "raw": self.raw},
@@ -56,9 +62,10 @@ class EndGate:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any] | None, weights: Tensor | None) -> EndGate | None:
-        """From an artifact's settings; None in artifacts without one.
+        """Reads the entry of an artifact; None in artifacts without an end gate.
 
-        Raises `ArtifactError`, `KeyError` or `TypeError` for settings that make no sense.
+        Raises:
+            ArtifactError, KeyError, TypeError: the settings are incomplete or unusable.
         """
         if settings is None:
             return None

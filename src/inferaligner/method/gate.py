@@ -14,43 +14,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from inferaligner.errors import ArtifactError, CalibrationError
+from inferaligner.method.decision import Decision, opens
 
 
 @dataclass(frozen=True, order=True)
 class GateRead:
-    """One place that a gate looks at: after decoder layer `layer`, `offset` tokens before the last."""
+    """A place that a gate reads: after decoder layer `layer`, `offset` tokens before the last one."""
 
     layer: int
     offset: int = 0
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What the gate said about one row: positive score = harmful = open.
-
-    `answer_token` is the generated token (counted from 1) at which the monitor opened a row whose prompt had
-    not (in shadow mode: would have); `score` is the prompt's all the same.
-    """
-
-    score: float
-    open: bool
-    answer_token: int | None = None
-
-    @property
-    def opened_at(self) -> int | Literal["prompt"] | None:
-        """ "prompt", the number of the generated token, or None for a row that stayed closed."""
-        return "prompt" if self.open and self.answer_token is None else self.answer_token
-
-
-@dataclass(frozen=True)
 class GuidanceGate:
-    """Weights `[reads, width]` (float32, CPU) and bias of the affine score; `kind` says how it was made."""
+    """The weights and the bias of the affine score.
+
+    Attributes:
+        kind: how the gate was fitted.
+        reads: the places that are read.
+        weights: `[reads, width]` (float32, CPU).
+        bias: b; a larger bias is stricter.
+    """
 
     kind: str
     reads: tuple[GateRead, ...]
@@ -66,11 +55,9 @@ class GuidanceGate:
         if len(set(self.reads)) != len(self.reads):
             raise ArtifactError(f"The gate reads one place twice: {self.reads}.")
         if any(read.layer < 0 or read.offset < 0 for read in self.reads):
-            raise ArtifactError(f"Gate layers and offsets count from 0 upward, found {self.reads}.")
+            raise ArtifactError(f"Gate layers and offsets count from 0 upward; the reads are {self.reads}.")
         if not torch.isfinite(self.weights).all() or self.bias != self.bias or abs(self.bias) == float("inf"):
-            raise ArtifactError(
-                "The gate holds NaN or infinite numbers; it could never decide. Fit it again."
-            )
+            raise ArtifactError("The gate holds NaN or infinite numbers, so it cannot decide. Fit it again.")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -88,7 +75,19 @@ class GuidanceGate:
         return max(read.layer for read in self.reads)
 
     def scores(self, activations: Tensor, layers: Sequence[int], offsets: Sequence[int]) -> Tensor:
-        """Scores `[prompts]` from recorded activations `[prompts, layers, offsets, width]`."""
+        """Scores recorded activations.
+
+        Args:
+            activations: `[prompts, layers, offsets, width]`.
+            layers: decoder layers of the second axis.
+            offsets: token offsets of the third axis.
+
+        Returns:
+            Scores `[prompts]` (float32), the bias included.
+
+        Raises:
+            CalibrationError: a place that the gate reads was not recorded.
+        """
         total = torch.full((activations.shape[0],), self.bias, dtype=torch.float32)
         layer_at, offset_at = list(layers), list(offsets)
         for read, weight in zip(self.reads, self.weights, strict=True):
@@ -103,8 +102,7 @@ class GuidanceGate:
 
     def decide(self, scores: Tensor) -> list[Decision]:
         """One decision per score `[rows]`."""
-        # Not `score > 0`: a NaN must open the gate, not slip through it.
-        return [Decision(score=score, open=not score <= 0) for score in scores.tolist()]
+        return [Decision(score=score, open=opens(score)) for score in scores.tolist()]
 
     def with_bias(self, bias: float) -> GuidanceGate:
         """The same gate at another operating point."""

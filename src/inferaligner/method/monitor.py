@@ -5,9 +5,9 @@ window:
 
     s_t = w · a_l(token t) + c,     r_t = (s_{t-W+1} + … + s_t) / W,     open from the first r_t + b > 0 on
 
-Tokens are numbered from 1, and before the first one s = 0: the centre c puts the average token of a benign
-answer there, so what is not known yet is taken for benign. The end-of-text token and what follows it are
-not read. Once open, a row stays open.
+Tokens are numbered from 1, and s = 0 before the first one: the centre c puts the average token of a benign
+answer at 0, so tokens that do not exist yet count as benign. The end-of-text token and the tokens after it
+are not read. An open row stays open.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ from inferaligner.errors import ArtifactError
 
 @dataclass(frozen=True)
 class AnswerMonitor:
-    """Weights `[width]` (float32, CPU), centre c and bias b of the score after decoder layer `layer`.
+    """The numbers of the monitor's score.
 
-    It is averaged over the last `window` generated tokens; `kind` says how the weights were made.
+    Attributes:
+        kind: how the weights were fitted.
+        layer: the decoder layer after which tokens are read.
+        window: W, generated tokens that the score is averaged over.
+        weights: w `[width]` (float32, CPU).
+        centre: c.
+        bias: b; a larger bias is stricter.
     """
 
     kind: str
@@ -48,16 +54,16 @@ class AnswerMonitor:
         numbers = math.isfinite(self.centre) and math.isfinite(self.bias)
         if not (numbers and torch.isfinite(self.weights).all()):
             raise ArtifactError(
-                "The monitor holds NaN or infinite numbers; it could never decide. Fit it again."
+                "The monitor holds NaN or infinite numbers, so it cannot decide. Fit it again."
             )
 
     def token_scores(self, activations: Tensor) -> Tensor:
-        """s `[...]` of activations `[..., width]` after the monitor's layer."""
+        """Token scores s `[...]` of activations `[..., width]` after the monitor's layer."""
         # A sum over the width, not a matrix product: its rounding does not depend on the batch.
         return (activations.float() * self.weights.to(activations.device)).sum(-1) + self.centre
 
     def running(self, scores: Tensor) -> Tensor:
-        """r `[answers, tokens]` from s of whole answers `[answers, tokens]`, the bias not added."""
+        """Running scores r of whole answers, from s; both `[answers, tokens]`, without the bias."""
         return running_means(scores, self.window)
 
     def with_bias(self, bias: float) -> AnswerMonitor:
@@ -66,6 +72,6 @@ class AnswerMonitor:
 
 
 def running_means(scores: Tensor, window: int) -> Tensor:
-    """The mean of each value and the `window - 1` before it `[rows, tokens]`; zeros before the first."""
+    """The mean of each value and the `window - 1` values before it, `[rows, tokens]`; 0 before the first."""
     padded = torch.nn.functional.pad(scores, (window - 1, 0))
     return padded.unfold(-1, window, 1).mean(-1)

@@ -16,13 +16,16 @@ from pydantic import (
 
 
 class SteeringSettings(BaseModel):
-    """x_l = x'_l + α·p_l·θ_l for l in `layers`; θ_l is the SSV as extracted ("difference") or of length one.
+    """The steering x_l = x'_l + α·p_l·θ_l.
 
-    Where vectors were learned from answers, θ_l is those instead.
-
-    `profile` has a factor p_l for each of `layers` in their order, None for 1 everywhere: it shares out what
-    `strength` α scales. Without layers nothing is steered: the artifact is a gate alone, fitted without an
-    aligned model.
+    Attributes:
+        layers: the steered decoder layers l. Without layers nothing is steered: the artifact is a gate alone,
+            fitted without an aligned model.
+        strength: α.
+        norm: whether θ_l is the SSV as extracted ("difference") or of length one ("unit"). Vectors that were
+            learned from answers take the SSV's place.
+        positions: whether steering begins at the prompt's last token or at its first.
+        profile: a factor p_l for each of `layers`, in their order; None is 1 everywhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,9 +46,9 @@ class SteeringSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_an_empty_profile(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Versions that know of no profile read artifacts without one, and refuse the others.
-        told: dict[str, Any] = handler(self)
-        return told if self.profile is not None else {n: v for n, v in told.items() if n != "profile"}
+        # Versions before there were profiles can then read artifacts without one; they refuse the others.
+        fields: dict[str, Any] = handler(self)
+        return fields if self.profile is not None else {n: v for n, v in fields.items() if n != "profile"}
 
     @property
     def strengths(self) -> dict[int, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.encoding import Reader, has_pictures, seen_inputs, tokenizer_of
 from inferaligner.prompts.images import Prompt

@@ -72,7 +72,7 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
         methods=[(titles[name], _settings(entry)) for name, entry in run["methods"].items()],
         judge=judge.name,
         agreement=judge.agreement,
-        judged=[(j.judge, j.agreement or "not measured", len(j.verdicts)) for j in folder.judged],
+        judged=[(j.judge, j.agreement or "not measured", len(j.judgements)) for j in folder.judged],
         judged_rows=_judged_rows(rows, titles),
         leaning_rows=_leaning_rows(rows, titles),
         domain_rows=_domain_rows(rows, decision.method),

@@ -1,4 +1,4 @@
-"""POST /admin/aligner: a running server takes over what `inferaligner calibrate` has written."""
+"""POST /admin/aligner: replaces the operating point of a running server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inferaligner.storage.paths import expanded
 
 
 class SwapRequest(BaseModel):
-    """`aligner`: a folder on the server's disk; None reads the served one again."""
+    """`aligner` is a folder on the server's disk; without it the served folder is read again."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -26,26 +26,32 @@ class SwapRequest(BaseModel):
 
 
 class SwapAnswer(BaseModel):
-    """Digest and bias before and after."""
+    """Digest, bias and operating point, before and after."""
 
     before: dict[str, Any]
     after: dict[str, Any]
 
 
 class Admin:
-    """Changes the operating point of a running engine, and nothing else about it."""
+    """Changes the operating point of a running engine."""
 
     def __init__(self, engine: Engine, folder: str | None) -> None:
+        """`folder` is the aligner's; None where it was not read from a folder."""
         self._engine = engine
         self._folder = folder
-        self._one = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def swap(self, body: SwapRequest) -> SwapAnswer:
-        """Raises `ApiError` for a folder without a usable artifact, or with one of other vectors."""
+        """Reads an artifact and gives it to the engine.
+
+        Raises:
+            ApiError: the folder holds no usable artifact (400), or the artifact differs from the served one
+                in more than the operating point (409).
+        """
         place = body.aligner or self._folder
         if place is None:
-            raise ApiError("This server has its aligner from memory; name a folder.", param="aligner")
-        async with self._one:
+            raise ApiError("This server's aligner was not read from a folder; name one.", param="aligner")
+        async with self._lock:
             try:
                 fresh = await run_in_threadpool(AlignerArtifact.read, expanded(place))
             except (InferAlignerError, OSError, ValueError) as error:
@@ -54,10 +60,10 @@ class Admin:
             _check_same(before, fresh)
             await asyncio.wrap_future(self._engine.swap(Aligner(fresh)))
             self._folder = place
-        return SwapAnswer(before=_told(before), after=_told(fresh))
+        return SwapAnswer(before=_summary(before), after=_summary(fresh))
 
 
-def _told(artifact: AlignerArtifact) -> dict[str, Any]:
+def _summary(artifact: AlignerArtifact) -> dict[str, Any]:
     point = artifact.operating_point
     return {
         "sha256": artifact.digest(),
@@ -80,8 +86,8 @@ def _check_same(before: AlignerArtifact, after: AlignerArtifact) -> None:
     other = [name for name, alike in same.items() if not alike]
     if other:
         raise ApiError(
-            f"That aligner differs in {', '.join(other)}; a running server takes over another operating "
-            "point alone. Start a server with the new aligner.",
+            f"That aligner differs in {', '.join(other)}; a running server can only take another operating "
+            "point. Start a server with the new aligner.",
             status=409,
             param="aligner",
         )

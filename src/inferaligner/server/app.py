@@ -1,4 +1,4 @@
-"""The application: routes, and what every answer has in common."""
+"""The ASGI application: routes, error responses and middleware."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from inferaligner.aligner import Aligner
 from inferaligner.models.loading import LoadedModel
 from inferaligner.server.admin import Admin, SwapAnswer, SwapRequest
-from inferaligner.server.auth_middleware import Gatekeeper
+from inferaligner.server.auth_middleware import AuthMiddleware
 from inferaligner.server.engine.engine import Engine
-from inferaligner.server.engine.image_input import ImageDoor, turns_of
-from inferaligner.server.engine.projection import Observation, aligner_card, operating_point
+from inferaligner.server.engine.image_input import ImageInput, turns_and_pictures
+from inferaligner.server.engine.projection import PromptProjection, aligner_card, operating_point
 from inferaligner.server.engine.token_text import TokenText
 from inferaligner.server.errors import ApiError, no_such_model
-from inferaligner.server.event_log import Journal
-from inferaligner.server.generation import Generation
+from inferaligner.server.event_log import EventLog
+from inferaligner.server.generation import GenerationRoutes
 from inferaligner.server.keys import ApiKeys
 from inferaligner.server.metrics import ServerMetrics
-from inferaligner.server.prompts import PromptMaker
+from inferaligner.server.prompts import PromptEncoder
 from inferaligner.server.schema import (
     TAGS,
     Answer,
@@ -52,7 +52,7 @@ from inferaligner.version import __version__
 log = logging.getLogger("inferaligner.server")
 
 _PAGE_HEADERS = {
-    # One page, its own script and style, and nobody else's.
+    # The page may run its own script and style and connect to this server, and nothing else.
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -62,7 +62,7 @@ _PAGE_HEADERS = {
 
 
 class ProjectionRequest(BaseModel):
-    """A conversation whose last turn is to be drawn."""
+    """A conversation; the chart shows its last turn."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -80,20 +80,28 @@ def make_app(
     folder: str | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The server as an ASGI application; the engine runs between its start-up and its shutdown.
+    """Makes the server as an ASGI application. The engine runs from its start-up to its shutdown.
 
-    `folder` is where the aligner was read from, for `POST /admin/aligner`.
+    Args:
+        loaded: the target model with its tokenizer.
+        aligner: of that model.
+        settings: the operator's choices.
+        keys: API keys; None for a server that needs none.
+        audit: log of the gate's decisions; closed at shutdown.
+        audit_text: whether that log holds the prompts.
+        folder: folder that the aligner was read from, for `POST /admin/aligner`.
+        on_ready: called when the engine is ready.
     """
     state: dict[str, Engine] = {}
     metrics = ServerMetrics(
         lambda: (state["engine"].load.running, state["engine"].load.waiting) if state else (0, 0),
         lambda: state["engine"].aligner.artifact if state else aligner.artifact,
     )
-    journal = Journal(metrics, audit, loaded.tokenizer if audit_text else None)
-    engine = state["engine"] = Engine(loaded, aligner, settings, journal)
-    prompts = PromptMaker(loaded.reader, aligner.artifact, loaded.model, any_end=settings.prompts == "any")
-    generation = Generation(engine, prompts, TokenText(prompts.tokenizer))
-    observation = Observation(engine, loaded.model, prompts.reader)
+    event_log = EventLog(metrics, audit, loaded.tokenizer if audit_text else None)
+    engine = state["engine"] = Engine(loaded, aligner, settings, event_log)
+    prompts = PromptEncoder(loaded.reader, aligner.artifact, loaded.model, any_end=settings.prompts == "any")
+    generation = GenerationRoutes(engine, prompts, TokenText(prompts.tokenizer))
+    prompt_projection = PromptProjection(engine, loaded.model, prompts.reader)
     known_keys = keys or ApiKeys({})
     started = int(time.time())
 
@@ -114,7 +122,7 @@ def make_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        strict_content_type=False,  # curl -d sends none, or another one
+        strict_content_type=False,  # `curl -d` sends another content type
     )
     app.state.engine, app.state.metrics = engine, metrics
     _errors(app)
@@ -135,7 +143,7 @@ def make_app(
 
     @app.post("/v1/completions", responses=answers, tags=["OpenAI"])
     async def completions(request: Request, body: Annotated[CompletionRequest, Body()]) -> Response:
-        """Goes on with raw texts or token ids."""
+        """Continues raw texts or token ids."""
         return await generation.completion(request, body)
 
     card = ModelCard(id=settings.model_name, created=started, max_model_len=prompts.limit)
@@ -156,14 +164,14 @@ def make_app(
 
     @app.get("/v1/models/{model:path}", responses=problems(404), tags=["OpenAI"])
     async def model(model: str) -> ModelCard:
-        """The same by its name."""
+        """The model that is served, by its name."""
         if model != settings.model_name:
             raise no_such_model(model, settings.model_name)
         return card
 
     @app.get("/health", responses=problems(503), tags=["operation"])
     async def health() -> Health:
-        """Whether the engine runs. Asks for no key."""
+        """Whether the engine runs. Needs no key."""
         if not engine.alive:
             raise ApiError("The engine has stopped.", status=503)
         load = engine.load
@@ -198,18 +206,20 @@ def make_app(
 
     @app.post("/inferaligner/projection", responses=problems(400, 413, 503), tags=["InferAligner"])
     async def projection(body: Annotated[ProjectionRequest, Body()]) -> dict[str, Any]:
-        """A prompt's projections on the safety vectors by layer, beside those of the shipped prompts."""
+        """Projections of a prompt and of the shipped prompts on the safety vectors, by layer."""
         if not body.messages:
             raise ApiError("There are no messages.", param="messages")
-        turns, pictures = await run_in_threadpool(turns_of, body.messages, ImageDoor(settings.image_hosts))
+        turns, pictures = await run_in_threadpool(
+            turns_and_pictures, body.messages, ImageInput(settings.image_hosts)
+        )
         prompt = await run_in_threadpool(prompts.chat, turns, pictures)
-        return _plain_object(await run_in_threadpool(observation.of, prompt))
+        return _plain_object(await run_in_threadpool(prompt_projection.of, prompt))
 
     admin = Admin(engine, folder)
 
     @app.post("/admin/aligner", responses=problems(400, 401, 403, 409, 413, 503), tags=["operation"])
     async def swap_aligner(body: Annotated[SwapRequest, Body()]) -> SwapAnswer:
-        """Takes over another operating point. Always needs a key that opens /admin."""
+        """Replaces the operating point. Always needs a key for /admin."""
         return await admin.swap(body)
 
     if settings.playground:
@@ -221,7 +231,7 @@ def make_app(
 
     routes = {str(getattr(route, "path", "")) for route in app.routes}
     app.add_middleware(
-        Gatekeeper,
+        AuthMiddleware,
         keys=known_keys,
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
@@ -229,7 +239,7 @@ def make_app(
     )
     app.add_middleware(TolerantPaths)
     if settings.allow_origins:
-        # Outermost: a browser asks before it sends the key, and must be able to read that a key was wrong.
+        # Outermost: preflight requests carry no key, and a page must be able to read errors of a wrong key.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allow_origins,
@@ -241,7 +251,7 @@ def make_app(
 
 
 def _errors(app: FastAPI) -> None:
-    """Every error in OpenAI's shape."""
+    """Every error response has OpenAI's format."""
 
     @app.exception_handler(ApiError)
     async def ours(request: Request, error: ApiError) -> JSONResponse:
@@ -263,10 +273,10 @@ def _errors(app: FastAPI) -> None:
             )
         elif error.status_code == 405:
             message = (
-                f"{request.url.path:.200} does not take {request.method}; /openapi.json lists what it takes."
+                f"{request.url.path:.200} does not support {request.method}; /openapi.json lists the methods."
             )
-        told = ApiError(message, status=error.status_code)
-        return JSONResponse(told.body(), error.status_code, error.headers)
+        body = ApiError(message, status=error.status_code).body()
+        return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -275,7 +285,7 @@ def _errors(app: FastAPI) -> None:
 
 
 def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
-    """What is wrong with a request, and the field as the client wrote it."""
+    """The first error of an invalid request, and the path of its field."""
     problems = error.errors()
     if not problems:
         return "The request cannot be read.", None
@@ -287,7 +297,7 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
         return "The request has no body." if missing else (
             "The body is not a JSON object sent as application/json."
         ), None
-    # Tags of types stand between the fields; the last part is the field itself, whatever it is called.
+    # pydantic puts type tags between the fields; the last part is the field itself, whatever its name.
     *inner, last = first["loc"][1:]
     place = ".".join(str(part) for part in (*(each for each in inner if each not in TAGS), last))
     if last in TAGS and first["type"] != "extra_forbidden":
@@ -295,12 +305,12 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     if field := (first.get("ctx") or {}).get("field"):
         place = f"{place}.{field}"
     if first["type"] == "extra_forbidden":
-        return f"Unknown field {place!r:.200}; see /openapi.json for those that exist.", place[:200]
-    told = _in_plain_words(first)
-    return (f"{place}: {told}" if place else told)[:1000], place[:200] or None
+        return f"Unknown field {place!r:.200}; see /openapi.json for the known fields.", place[:200]
+    reason = _reason(first)
+    return (f"{place}: {reason}" if place else reason)[:1000], place[:200] or None
 
 
-def _in_plain_words(problem: Mapping[str, Any]) -> str:
+def _reason(problem: Mapping[str, Any]) -> str:
     limits = problem.get("ctx") or {}
     if problem["type"] == "missing":
         return "This field is required."
@@ -311,11 +321,11 @@ def _in_plain_words(problem: Mapping[str, Any]) -> str:
             if isinstance(problem["input"], str)
             else ("list", "entry", "entries")
         )
-        found = "is empty" if not problem["input"] else f"has {len(problem['input'])} {unit}"
+        size = "is empty" if not problem["input"] else f"has {len(problem['input'])} {unit}"
         least = kind == "too_short"
         limit = limits["min_length" if least else "max_length"]
         return (
-            f"The {thing} {found}; expected at {'least' if least else 'most'} {limit} "
+            f"The {thing} {size}; expected at {'least' if least else 'most'} {limit} "
             f"{one if limit == 1 else unit}."
         )
     if problem["type"] == "not_served":
@@ -324,5 +334,5 @@ def _in_plain_words(problem: Mapping[str, Any]) -> str:
 
 
 def _plain_object(value: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = plain(value)
-    return found
+    finite: dict[str, Any] = plain(value)
+    return finite

@@ -1,4 +1,4 @@
-"""Around the application: API keys, size limits, counting. Plain ASGI, so that streams pass untouched."""
+"""ASGI middleware around the application: API keys, size limit, and counts of responses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from inferaligner.server.keys import ApiKeys
 from inferaligner.server.metrics import ServerMetrics
 
 
-class Gatekeeper:
-    """Checks the key and the size of the body before anything is parsed, and counts what is answered."""
+class AuthMiddleware:
+    """Checks the API key and the size of the body before anything is parsed, and counts responses.
+
+    Plain ASGI, so that streams pass unchanged.
+    """
 
     def __init__(
         self, app: ASGIApp, *, keys: ApiKeys, metrics: ServerMetrics, max_body_bytes: int, routes: set[str]
@@ -32,13 +35,13 @@ class Gatekeeper:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        seen: MutableMapping[str, Any] = {"status": 499, "first": None}
+        response: MutableMapping[str, Any] = {"status": 499, "first": None}
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                seen["status"] = message["status"]
-            elif seen["first"] is None:
-                seen["first"] = time.perf_counter() - began
+                response["status"] = message["status"]
+            elif response["first"] is None:
+                response["first"] = time.perf_counter() - began
             await send(message)
 
         try:
@@ -54,42 +57,43 @@ class Gatekeeper:
         except ApiError as error:
             await send_error(error, counting)
         finally:
-            # Paths that do not exist share one name: nobody can make the page grow.
+            # Unknown paths share one label, so that requests cannot make the metrics page grow.
             route = scope["path"] if scope["path"] in self._routes else "other"
-            self._metrics.answered(route, seen["status"], seen["first"], time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._metrics.answered(route, response["status"], response["first"], seconds)
 
     async def _whole(self, receive: Receive) -> Receive:
-        """Reads the body here, where its size can be refused, and gives it on in one piece."""
+        """Reads the body, up to the limit, and returns a `receive` that gives it in one piece."""
         body = bytearray()
         more = True
         while more:
             message = await receive()
-            if message["type"] != "http.request":  # the client is gone
+            if message["type"] != "http.request":  # the client has disconnected
                 return receive
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self._limit:
                 raise self._too_large()
-        told = False
+        given = False
 
         async def replayed() -> Message:
-            nonlocal told
-            if told:
+            nonlocal given
+            if given:
                 return await receive()
-            told = True
+            given = True
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         return replayed
 
     def _too_large(self) -> ApiError:
         return ApiError(
-            f"The request is larger than {self._limit} bytes, which is the most that this server reads.",
+            f"The request is larger than {self._limit} bytes, the limit of this server.",
             status=413,
         )
 
 
 async def send_error(error: ApiError, send: Send) -> None:
-    """An error as a whole answer."""
+    """Sends an error as a whole response."""
     body = json.dumps(error.body()).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.status == 401:

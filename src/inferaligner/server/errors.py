@@ -1,4 +1,4 @@
-"""Errors that a client gets, in the shape that OpenAI's clients read."""
+"""Errors for clients, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TYPES = {
 
 
 class ApiError(InferAlignerError):
-    """An answer of another status than 200. `param` names the field of the request that is at fault."""
+    """An error response. `param` names the field of the request that has the error."""
 
     def __init__(
         self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
@@ -31,15 +31,15 @@ class ApiError(InferAlignerError):
         self.code = code
 
     def body(self) -> dict[str, Any]:
-        """`{"error": {"message", "type", "param", "code"}}`."""
+        """The body of the response: `{"error": {"message", "type", "param", "code"}}`."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-def no_such_model(asked: str, served: str) -> ApiError:
-    """The answer to a request for another model than the one that is served."""
+def no_such_model(requested: str, served: str) -> ApiError:
+    """The error of a request for another model than the served one."""
     return ApiError(
-        f"There is no model {asked!r:.100}; this server has {served!r}.",
+        f"There is no model {requested!r:.100}; this server has {served!r}.",
         status=404,
         param="model",
         code="model_not_found",
@@ -47,7 +47,7 @@ def no_such_model(asked: str, served: str) -> ApiError:
 
 
 class QueueFullError(ApiError):
-    """There is no room for more prompts."""
+    """The queue is full (429), or the server is shutting down (503)."""
 
     def __init__(self, message: str, *, status: int = 429) -> None:
         super().__init__(message, status=status, code="queue_full" if status == 429 else "shutting_down")

@@ -1,10 +1,11 @@
-"""What the engine reports goes to the metrics, the audit log, and, for failures, to the server's log."""
+"""Sends the engine's reports to the metrics and the audit log, and failures to the server's log."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+from inferaligner.server.engine.engine import Observer
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.metrics import ServerMetrics
 from inferaligner.serving.gate_report import GateReport
@@ -13,32 +14,32 @@ from inferaligner.storage.audit_log import AuditFile, decision_line
 log = logging.getLogger("inferaligner.server")
 
 
-class Journal:
-    """The engine's observer."""
+class EventLog(Observer):
+    """The observer of a server's engine."""
 
     def __init__(self, metrics: ServerMetrics, audit: AuditFile | None, tokenizer: Any = None) -> None:
-        """`tokenizer` is given where prompts are to be written out."""
+        """`tokenizer` is given where the audit log holds the prompts."""
         self.metrics = metrics
         self._audit = audit
         self._tokenizer = tokenizer
 
     def decided(self, job: Job, report: GateReport) -> None:
-        """One decision."""
+        """Records a decision."""
         self.metrics.decided(report, len(job.prompt.tokens))
         self._write(job, report)
 
     def opened(self, job: Job, report: GateReport) -> None:
-        """A monitor opened an answer: a line of its own, because the first one is written already."""
+        """Records that a monitor opened an answer, in a further line of the audit log."""
         self.metrics.opened()
         self._write(job, report)
 
     def failed(self, job: Job | None, error: Exception) -> None:
-        """A failure, with its traceback in the server's log and nothing of the prompt."""
+        """Records a failure with its traceback, without the prompt."""
         self.metrics.failed()
         log.error("%s failed", "the engine" if job is None else job.id, exc_info=error)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """A decoding step."""
+        """Counts a decoding step."""
         self.metrics.stepped(tokens, seconds)
 
     def _write(self, job: Job, report: GateReport) -> None:

@@ -1,24 +1,21 @@
-"""Server-sent events. A client that goes away ends the stream, and `on_close` is called in any case."""
+"""Server-sent events: the body of a streamed answer."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from inferaligner.server.errors import ApiError
-from inferaligner.server.request_stream import gone
 from inferaligner.storage.json_io import plain
 
-_DONE = b"data: [DONE]\n\n"
 
-
-class EventStream(Response):
-    """An answer of media type text/event-stream, one JSON object an event, `[DONE]` as the last."""
+class EventStream(StreamingResponse):
+    """A response of media type text/event-stream: one JSON object per event, then `[DONE]`."""
 
     media_type = "text/event-stream"
 
@@ -29,36 +26,37 @@ class EventStream(Response):
         headers: Mapping[str, str],
         on_close: Callable[[], None],
     ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
-        del self.headers["content-length"]
-        self._chunks = chunks
+        """Makes the response.
+
+        Args:
+            chunks: the events, as JSON objects.
+            headers: of the response, beside those that keep proxies from holding events back.
+            on_close: called once when the stream has ended, also when the client went away.
+        """
+        super().__init__(
+            _events(chunks), headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers}
+        )
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends until the chunks or the client end."""
-        writing = asyncio.ensure_future(self._write(send))
-        watching = asyncio.ensure_future(gone(receive))
+        """Sends events until the chunks end or the client disconnects."""
         try:
-            await asyncio.wait({writing, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
+            await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            pass
         finally:
-            for task in (writing, watching):
-                task.cancel()
-            await asyncio.gather(writing, watching, return_exceptions=True)
             self._on_close()
 
-    async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            async for chunk in self._chunks:
-                await send({"type": "http.response.body", "body": event(chunk), "more_body": True})
-        except ApiError as error:  # the status is out already; OpenAI's clients raise on this
-            await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
-        await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+
+async def _events(chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield _event(chunk)
+    except ApiError as error:  # the status 200 is sent already; OpenAI's clients raise on this event
+        yield _event(error.body())
+    yield b"data: [DONE]\n\n"
 
 
-def event(value: Mapping[str, Any]) -> bytes:
-    """One event."""
+def _event(value: Mapping[str, Any]) -> bytes:
     text = json.dumps(plain(dict(value)), ensure_ascii=False, separators=(",", ":"))
     return b"data: " + text.encode("utf-8", "replace") + b"\n\n"

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions and /v1/completions: from a request to jobs, from their words to an answer."""
+"""POST /v1/chat/completions and /v1/completions: from a request to jobs, from events to a response."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from inferaligner.server.engine.engine import Engine
-from inferaligner.server.engine.image_input import ImageDoor, turns_of
+from inferaligner.server.engine.image_input import ImageInput, turns_and_pictures
 from inferaligner.server.engine.jobs import Finished, Job, Listener, Piece, Prompt
 from inferaligner.server.engine.sampling import Sampling
 from inferaligner.server.engine.token_text import TokenText
 from inferaligner.server.errors import ApiError, no_such_model
 from inferaligner.server.event_stream import EventStream
-from inferaligner.server.prompts import PromptMaker
-from inferaligner.server.request_stream import Choice, Exchange, unless_gone
+from inferaligner.server.prompts import PromptEncoder
+from inferaligner.server.request_stream import Choice, RequestStream, unless_disconnected
 from inferaligner.server.schema import ChatRequest, CompletionRequest
 from inferaligner.serving.gate_report import KEY, OPEN_HEADER
 from inferaligner.storage.json_io import plain
 
-_CLOSED_REQUEST = 499  # nginx's number for a client that did not wait
+_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected
 _LONGEST_COMPLETION = 16  # OpenAI's default for raw completions
 
 Chunks = AsyncIterator[dict[str, Any]]
 
 
-class Generation:
-    """Both endpoints, which differ in the words they use."""
+class GenerationRoutes:
+    """The two endpoints that generate."""
 
-    def __init__(self, engine: Engine, prompts: PromptMaker, tokens: TokenText) -> None:
+    def __init__(self, engine: Engine, prompts: PromptEncoder, tokens: TokenText) -> None:
         self._engine = engine
         self._prompts = prompts
         self._tokens = tokens
-        self._door = ImageDoor(engine.settings.image_hosts)
+        self._images = ImageInput(engine.settings.image_hosts)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
-        """One conversation, `n` answers."""
+        """Answers a conversation with `n` choices."""
         self._check(body)
         if body.top_logprobs and not body.logprobs:
             raise ApiError("top_logprobs needs logprobs: true.", param="top_logprobs")
         if body.continue_final_message and body.messages[-1].role != "assistant":
             raise ApiError("The final message is not the assistant's.", param="continue_final_message")
-        messages, pictures = await run_in_threadpool(turns_of, body.messages, self._door)
+        messages, pictures = await run_in_threadpool(turns_and_pictures, body.messages, self._images)
         prompt = await run_in_threadpool(
             self._prompts.chat,
             messages,
@@ -56,12 +56,14 @@ class Generation:
         longest = body.max_completion_tokens or body.max_tokens
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         make = self._maker(body, [prompt], longest, None, logprobs=logprobs, param="max_tokens")
-        exchange = Exchange(self._engine, "chatcmpl", [prompt], make)
-        shape = _Chat(exchange, self._engine.settings.model_name, self._tokens, logprobs is not None)
-        return await self._answer(request, body, exchange, shape)
+        stream = RequestStream(self._engine, "chatcmpl", [prompt], make)
+        formatter = _ChatFormatter(
+            stream, self._engine.settings.model_name, self._tokens, logprobs is not None
+        )
+        return await self._answer(request, body, stream, formatter)
 
     async def completion(self, request: Request, body: CompletionRequest) -> Response:
-        """Raw texts or token ids, `n` answers each."""
+        """Continues raw texts or token ids with `n` choices each."""
         self._check(body)
         given = body.prompt
         several: Sequence[Any] = (
@@ -80,9 +82,11 @@ class Generation:
             raw=True,
             param="max_tokens",
         )
-        exchange = Exchange(self._engine, "cmpl", prompts, make)
-        shape = _Completion(exchange, self._engine.settings.model_name, self._tokens, body, several)
-        return await self._answer(request, body, exchange, shape)
+        stream = RequestStream(self._engine, "cmpl", prompts, make)
+        formatter = _CompletionFormatter(
+            stream, self._engine.settings.model_name, self._tokens, body, several
+        )
+        return await self._answer(request, body, stream, formatter)
 
     # -- common to both ------------------------------------------------------------------------------
 
@@ -92,12 +96,12 @@ class Generation:
             raise no_such_model(body.model, settings.model_name)
         if (body.n or 1) > settings.max_rows:
             raise ApiError(
-                f"n is {body.n}; this server makes {settings.max_rows} answers at most.", param="n"
+                f"n is {body.n}; this server generates {settings.max_rows} answers at most.", param="n"
             )
         if body.stream_options is not None and not body.stream:
             raise ApiError("stream_options needs stream: true.", param="stream_options")
-        asked = None if body.inferaligner is None else body.inferaligner.strength
-        if asked is not None and not settings.allow_override:
+        strength = None if body.inferaligner is None else body.inferaligner.strength
+        if strength is not None and not settings.allow_override:
             raise ApiError(
                 "This server does not let requests set the strength (its operator can: --allow-override).",
                 status=403,
@@ -158,7 +162,7 @@ class Generation:
         return make
 
     def _room(self, prompt: Prompt, n: int) -> int:
-        """Tokens that an answer may have: what the model reads, and what the cache holds."""
+        """Highest number of tokens of an answer, by the model's context and by the cache."""
         used = len(prompt.tokens)
         cache = self._engine.settings.cache_tokens // n - used
         return cache if self._prompts.limit is None else min(self._prompts.limit - used, cache)
@@ -187,92 +191,96 @@ class Generation:
         )
 
     async def _answer(
-        self, request: Request, body: ChatRequest | CompletionRequest, exchange: Exchange, shape: _Shape
+        self,
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        stream: RequestStream,
+        formatter: _Formatter,
     ) -> Response:
         try:
-            work = exchange.until_decided() if body.stream else exchange.complete()
-            await unless_gone(work, request.receive)
+            work = stream.until_decided() if body.stream else stream.complete()
+            await unless_disconnected(work, request.receive)
         except BaseException:
-            exchange.cancel()
+            stream.cancel()
             raise
-        if len(exchange.decided) < len(exchange.jobs) or (
-            not body.stream and any(choice.finished is None for choice in exchange.choices)
+        if len(stream.decided) < len(stream.jobs) or (
+            not body.stream and any(choice.finished is None for choice in stream.choices)
         ):
-            exchange.cancel()
+            stream.cancel()
             return Response(status_code=_CLOSED_REQUEST)
-        opened = any(report.open for report in exchange.reports())
+        opened = any(report.open for report in stream.reports())
         headers = {OPEN_HEADER: "true" if opened else "false"}
         if not body.stream:
-            return JSONResponse(plain(shape.whole()), headers=headers)
+            return JSONResponse(plain(formatter.body()), headers=headers)
         usage = bool(body.stream_options is not None and body.stream_options.include_usage)
-        return EventStream(shape.chunks(usage=usage), headers=headers, on_close=exchange.cancel)
+        return EventStream(formatter.chunks(usage=usage), headers=headers, on_close=stream.cancel)
 
 
-class _Shape:
-    """What both endpoints' answers have in common."""
+class _Formatter:
+    """Formats the events of a request as a response. Each endpoint has a subclass."""
 
     whole_object: str
     chunk_object: str
 
-    def __init__(self, exchange: Exchange, model: str, tokens: TokenText) -> None:
-        self.exchange = exchange
+    def __init__(self, stream: RequestStream, model: str, tokens: TokenText) -> None:
+        self.stream = stream
         self.tokens = tokens
-        self._head = {"id": exchange.id, "created": int(time.time()), "model": model}
+        self._head = {"id": stream.id, "created": int(time.time()), "model": model}
 
-    def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
+    def body(self) -> dict[str, Any]:
+        """The whole response."""
         return {
             **self._head,
             "object": self.whole_object,
-            "choices": [self.choice(at, choice) for at, choice in enumerate(self.exchange.choices)],
-            "usage": self.exchange.usage(),
-            KEY: self.exchange.report(),
+            "choices": [self.choice(at, choice) for at, choice in enumerate(self.stream.choices)],
+            "usage": self.stream.usage(),
+            KEY: self.stream.report(),
         }
 
     async def chunks(self, *, usage: bool) -> Chunks:
-        """The answer piece by piece.
+        """Yields the chunks of a streamed response.
 
-        Every chunk has a choice, as OpenAI's clients expect it; `usage` alone adds one without, at the end.
+        Every chunk has a choice, as OpenAI's clients expect; only the last one, with `usage`, has none.
         The report is in the chunk that ends the last choice: by then a monitor has read all of them.
         """
         extra: dict[str, Any] = {"usage": None} if usage else {}
         head = {**self._head, "object": self.chunk_object, **extra}
-        for first in self.openings():
-            yield {**head, "choices": [first], KEY: self.exchange.report()}
-        async for at, event in self.exchange.events():
+        for first in self.first_choices():
+            yield {**head, "choices": [first], KEY: self.stream.report()}
+        async for at, event in self.stream.events():
             monitor = event.monitor if isinstance(event, Piece) else None
-            made = list(self.pieces(at, event)) or ([] if monitor is None else [self.nothing(at)])
+            made = list(self.pieces(at, event)) or ([] if monitor is None else [self.empty_choice(at)])
             chunks = [{**head, "choices": [choice]} for choice in made]
             if monitor is not None:
-                read = len(self.exchange.choices[at].tokens) - 1
+                read = len(self.stream.choices[at].tokens) - 1
                 chunks[0][KEY] = {"monitor": {"token": read, "score": monitor}}
-            if isinstance(event, Finished) and self.exchange.finished:
-                chunks[-1][KEY] = self.exchange.report()
+            if isinstance(event, Finished) and self.stream.finished:
+                chunks[-1][KEY] = self.stream.report()
             for chunk in chunks:
                 yield chunk
         if usage:
-            yield {**head, "choices": [], "usage": self.exchange.usage()}
+            yield {**head, "choices": [], "usage": self.stream.usage()}
 
     def choice(self, at: int, choice: Choice) -> dict[str, Any]:
         raise NotImplementedError
 
-    def openings(self) -> Sequence[dict[str, Any]]:
+    def first_choices(self) -> Sequence[dict[str, Any]]:
         return ()
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:
-        """What an event adds to a choice; of one that finishes it, something in any case."""
+        """The chunks' choices for an event; at least one for `Finished`."""
         raise NotImplementedError
 
-    def nothing(self, at: int) -> dict[str, Any]:
-        """A choice to which nothing is added."""
+    def empty_choice(self, at: int) -> dict[str, Any]:
+        """A choice without new text."""
         raise NotImplementedError
 
 
-class _Chat(_Shape):
+class _ChatFormatter(_Formatter):
     whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, exchange: Exchange, model: str, tokens: TokenText, logprobs: bool) -> None:
-        super().__init__(exchange, model, tokens)
+    def __init__(self, stream: RequestStream, model: str, tokens: TokenText, logprobs: bool) -> None:
+        super().__init__(stream, model, tokens)
         self._logprobs = logprobs
 
     def choice(self, at: int, choice: Choice) -> dict[str, Any]:
@@ -285,14 +293,14 @@ class _Chat(_Shape):
             "stop_reason": choice.finished.stop_reason,
         }
 
-    def openings(self) -> Sequence[dict[str, Any]]:
+    def first_choices(self) -> Sequence[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
         return [
             {"index": at, "delta": delta, "logprobs": None, "finish_reason": None}
-            for at in range(len(self.exchange.choices))
+            for at in range(len(self.stream.choices))
         ]
 
-    def nothing(self, at: int) -> dict[str, Any]:
+    def empty_choice(self, at: int) -> dict[str, Any]:
         return {"index": at, "delta": {}, "logprobs": None, "finish_reason": None}
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:
@@ -316,22 +324,22 @@ class _Chat(_Shape):
         return made
 
 
-class _Completion(_Shape):
+class _CompletionFormatter(_Formatter):
     whole_object, chunk_object = "text_completion", "text_completion"
 
     def __init__(
         self,
-        exchange: Exchange,
+        stream: RequestStream,
         model: str,
         tokens: TokenText,
         body: CompletionRequest,
         given: Sequence[str | Sequence[int]],
     ) -> None:
-        super().__init__(exchange, model, tokens)
+        super().__init__(stream, model, tokens)
         self._body = body
-        self._n = exchange.jobs[0].n
+        self._n = stream.jobs[0].n
         self._given = given
-        self._offsets = [len(self._prompt(at)) if body.echo else 0 for at in range(len(exchange.choices))]
+        self._offsets = [len(self._prompt(at)) if body.echo else 0 for at in range(len(stream.choices))]
 
     def _prompt(self, at: int) -> str:
         given = self._given[at // self._n]
@@ -341,7 +349,7 @@ class _Completion(_Shape):
         assert choice.finished is not None
         echo, logprobs = self._body.echo, None
         if self._body.logprobs is not None:
-            before = self.exchange.decided[at // self._n].prompt_logprobs if echo else ()
+            before = self.stream.decided[at // self._n].prompt_logprobs if echo else ()
             logprobs = self.tokens.completion([*before, *choice.logprobs])
         return {
             "index": at,
@@ -351,17 +359,17 @@ class _Completion(_Shape):
             "stop_reason": choice.finished.stop_reason,
         }
 
-    def openings(self) -> Sequence[dict[str, Any]]:
+    def first_choices(self) -> Sequence[dict[str, Any]]:
         if not self._body.echo:
             return ()
         made = []
-        for at in range(len(self.exchange.choices)):
-            before = self.exchange.decided[at // self._n].prompt_logprobs
+        for at in range(len(self.stream.choices)):
+            before = self.stream.decided[at // self._n].prompt_logprobs
             logprobs = self.tokens.completion(before) if self._body.logprobs is not None else None
             made.append({"index": at, "text": self._prompt(at), "logprobs": logprobs, "finish_reason": None})
         return made
 
-    def nothing(self, at: int) -> dict[str, Any]:
+    def empty_choice(self, at: int) -> dict[str, Any]:
         return {"index": at, "text": "", "logprobs": None, "finish_reason": None}
 
     def pieces(self, at: int, event: Piece | Finished) -> Sequence[dict[str, Any]]:

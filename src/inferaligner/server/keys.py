@@ -1,8 +1,8 @@
 """API keys: which key may use which routes.
 
-The key file has one key a line, and the routes it opens as prefixes: `KEY /v1 /inferaligner`. A key may be
-given as `sha256:HEX`, so that the file holds nothing that opens anything. Without a file everybody may use
-everything but `/admin`, which always wants a key.
+Each line of the key file has a key and prefixes of the routes that it may use: `KEY /v1 /inferaligner`. A key
+may be given by its hash, as `sha256:HEX`. Without a key file, every route but `/admin` is open to everybody;
+`/admin` always needs a key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inferaligner.errors import InputError
 from inferaligner.server.errors import ApiError
 
 PUBLIC = ("/", "/health", "/openapi.json")
-"""Routes that ask for no key: they tell nothing about requests."""
+"""Routes that need no key: they show nothing about requests."""
 
 ADMIN = "/admin"
 _DEFAULT_ROUTES = ("/v1", "/inferaligner", "/metrics")
@@ -25,13 +25,17 @@ _DEFAULT_ROUTES = ("/v1", "/inferaligner", "/metrics")
 
 @dataclass(frozen=True)
 class ApiKeys:
-    """`routes` by the SHA-256 of the key."""
+    """Prefixes of the allowed routes, by the SHA-256 of the key."""
 
     routes: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def read(cls, file: str | Path | None) -> ApiKeys:
-        """Raises `InputError` for a file that is missing, empty, or not as described above."""
+        """Reads a key file; None for no keys.
+
+        Raises:
+            InputError: the file cannot be read, or is not as described above.
+        """
         if file is None:
             return cls({})
         place = Path(file)
@@ -58,7 +62,15 @@ class ApiKeys:
         return cls(routes)
 
     def check(self, path: str, authorization: str | None) -> None:
-        """Raises `ApiError` (401 or 403) unless the caller may use this route."""
+        """Checks a request.
+
+        Args:
+            path: of the route.
+            authorization: value of the request's Authorization header.
+
+        Raises:
+            ApiError: the key is missing or unknown (401), or may not use this route (403).
+        """
         administers = _under(path, ADMIN)
         if path in PUBLIC or (not self.routes and not administers):
             return
@@ -74,7 +86,7 @@ class ApiKeys:
         given = _digest(key.strip())
         opens = [
             routes for digest, routes in self.routes.items() if hmac.compare_digest(digest, given)
-        ]  # every one is looked at: time tells nothing
+        ]  # compares with every key, so that the time taken depends on no key
         if not opens:
             raise ApiError("This API key is not known here.", status=401, code="invalid_api_key")
         if not any(_under(path, route) for route in opens[0]):

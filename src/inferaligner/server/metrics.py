@@ -1,4 +1,4 @@
-"""Prometheus metrics; `inferaligner_requests` and `inferaligner_gate_score` are named as on vLLM."""
+"""Prometheus metrics. `inferaligner_requests` and `inferaligner_gate_score` have the same names on vLLM."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _FEWEST = 20
 
 
 class ServerMetrics:
-    """Counts of one server; a registry of its own, so that two servers in one process do not mix."""
+    """The metrics of one server, in a registry of its own: one process may run several servers."""
 
     def __init__(self, load: Callable[[], tuple[int, int]], artifact: Callable[[], AlignerArtifact]) -> None:
-        """`load` tells rows running and prompts waiting, `artifact` the one in use."""
+        """`load` returns the numbers of running rows and waiting prompts, `artifact` the served artifact."""
         self.registry = CollectorRegistry()
         self._recent: deque[float] = deque(maxlen=_RECENT)  # without the gate's bias
         self._lock = Lock()
@@ -43,16 +43,22 @@ class ServerMetrics:
         self._scores = histogram(
             "gate_score", "Scores of the guidance gate; above 0 it opens.", SCORE_BUCKETS
         )
-        self._monitor = counter("monitor_opened", "Answers that the monitor opened on the way.")
-        self._failed = counter("failed", "Requests that the model could not compute.")
-        self._tokens = counter("tokens", "Tokens read (prompt) and made (answer).", ("kind",))
-        self._http = counter("http_requests", "Answers by route and status.", ("route", "status"))
-        self._latency = histogram("request_seconds", "From a request to the end of its answer.", _SECONDS)
-        self._first = histogram("first_byte_seconds", "From a request to its first byte.", _SECONDS)
-        self._step = histogram("step_seconds", "One decoding step of all running rows.", _SECONDS)
+        self._monitor = counter(
+            "monitor_opened", "Answers that the monitor opened while they were generated."
+        )
+        self._failed = counter("failed", "Requests that failed in the model or the engine.")
+        self._tokens = counter("tokens", "Tokens of prompts and of answers.", ("kind",))
+        self._http = counter("http_requests", "HTTP responses by route and status.", ("route", "status"))
+        self._latency = histogram(
+            "request_seconds", "Seconds from a request to the end of its response.", _SECONDS
+        )
+        self._first = histogram(
+            "first_byte_seconds", "Seconds from a request to the first byte of its response.", _SECONDS
+        )
+        self._step = histogram("step_seconds", "Seconds of one decoding step of all running rows.", _SECONDS)
         for name, text, at in (
             ("running_rows", "Answers that are being generated.", 0),
-            ("queue_depth", "Prompts that wait.", 1),
+            ("queue_depth", "Prompts in the queue.", 1),
         ):
             gauge = Gauge(f"inferaligner_{name}", text, registry=self.registry)
             gauge.set_function(lambda at=at: load()[at])
@@ -89,7 +95,11 @@ class ServerMetrics:
                 self._first.observe(first)
 
     def drift(self) -> Drift | None:
-        """The latest scores against the calibration's; None where there are too few, or none stored."""
+        """Compares the latest scores with the calibration's.
+
+        Returns:
+            None where there are fewer than 20 scores, or the artifact holds none to compare with.
+        """
         artifact = self._artifact()
         with self._lock:
             scores = [score + artifact.gate.bias for score in self._recent]
@@ -101,12 +111,12 @@ class ServerMetrics:
             return None
 
     def page(self) -> bytes:
-        """The exposition text."""
+        """The metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
 
 
 class _DriftCollector(Collector):  # type: ignore[misc]
-    """Computed when the page is read, from the latest thousand decisions."""
+    """Metrics of drift, computed from the latest 1000 decisions when the page is read."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
@@ -121,11 +131,11 @@ class _DriftCollector(Collector):  # type: ignore[misc]
                 "Kolmogorov-Smirnov distance of recent scores from the calibration's.",
                 drift.distance,
             ),
-            ("drift_p_value", "Probability of such a distance without drift.", drift.p_value),
+            ("drift_p_value", "Probability of at least this distance without drift.", drift.p_value),
             ("recent_open_rate", "Share of recent requests above the operating point.", drift.open.value),
             (
                 "open_rate_limit",
-                "False-open rate that the operating point stands for.",
+                "False-open rate that the operating point allows.",
                 drift.limit,
             ),
         ):

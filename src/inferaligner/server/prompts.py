@@ -1,8 +1,8 @@
-"""From what a client sends to the tokens of a prompt, and the places where the gate must look.
+"""From messages or raw text to the tokens of a prompt, with the position where the gate reads.
 
-The gate was fitted where the chat template ends a prompt. A begun answer behind that place is judged by the
-turn before it, and at its own end by the gate that was fitted on such ends; whichever is open counts. Raw
-text has only its end, and is refused unless the operator takes it.
+The gate was fitted at the place where the chat template ends a prompt. With a begun answer after that place,
+it reads there, and a second gate, fitted on begun answers, reads at the prompt's end; the prompt is open if
+either gate is. Raw text has no such place, and is refused unless the operator allows it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,21 @@ from inferaligner.server.engine.jobs import Prompt
 from inferaligner.server.errors import ApiError
 
 
-class PromptMaker:
-    """Renders and encodes; safe to use from several threads."""
+class PromptEncoder:
+    """Renders and encodes prompts, and checks them. Safe to use from several threads."""
 
     def __init__(self, reader: Reader, artifact: AlignerArtifact, model: Any, *, any_end: bool) -> None:
-        """`any_end`: whether raw text is taken, and begun answers where the aligner has no gate for them."""
+        """Prepares the tokenizer.
+
+        Args:
+            reader: tokenizer or processor of the model.
+            artifact: the aligner's.
+            model: the target model.
+            any_end: whether raw text is allowed, and begun answers where the aligner has no gate for them.
+        """
         self.limit = context_length(model.config)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        # A copy: encoding and decoding at the same time can trip over each other in a fast tokenizer.
+        # A copy: a fast tokenizer must not encode here while the engine decodes.
         self.reader = copy.deepcopy(reader)
         self.tokenizer = tokenizer_of(self.reader)
         self.sees = sees_images(reader)
@@ -61,14 +68,21 @@ class PromptMaker:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> Prompt:
-        """A conversation. One that ends with the assistant's turn is a prefill, if that is to be continued.
+        """Renders and encodes a conversation.
 
-        `pictures` go where the messages have places for them. Raises `ApiError` for what the template cannot
-        render, and for pictures that the model cannot see.
+        Args:
+            messages: the turns.
+            pictures: for the placeholders in the messages, in their order.
+            add_generation_prompt: whether the template opens the assistant's turn.
+            continue_final_message: whether the last message is a begun answer to continue.
+
+        Raises:
+            ApiError: the template cannot render the messages, the model does not read pictures, or the prompt
+                is not allowed.
         """
         if pictures and not self.sees:
             raise ApiError(
-                "This server's model reads text alone; leave the images out.",
+                "This server's model reads text only; leave the images out.",
                 param="messages",
             )
         turns = [dict(message) for message in messages]
@@ -104,7 +118,11 @@ class PromptMaker:
         return replace(self.check(seen, param="messages", pictures=True), seen=seen)
 
     def raw(self, prompt: str | Sequence[int]) -> Prompt:
-        """A text as it stands, or its token ids."""
+        """Encodes raw text, or takes its token ids.
+
+        Raises:
+            ApiError: a token does not exist, or the prompt is not allowed.
+        """
         if isinstance(prompt, str):
             with self._lock:
                 ids = self._encode(prompt, special=True)
@@ -118,7 +136,12 @@ class PromptMaker:
         return self.check(list(prompt), param="prompt")
 
     def check(self, ids: Sequence[int], *, param: str, pictures: bool = False) -> Prompt:
-        """The prompt, with the places to look at. Raises `ApiError` if it cannot be gated or is too long."""
+        """Checks token ids and finds the position where the gate reads.
+
+        Raises:
+            ApiError: the prompt is too short for the gate, too long for the model, or has an end that is not
+                allowed.
+        """
         if not pictures and not self._image_tokens.isdisjoint(ids):
             raise ApiError("The prompt has a place for an image, and there is no image for it.", param=param)
         if len(ids) < self._shortest:

@@ -1,7 +1,6 @@
-"""A request under way: its jobs in the engine, and what they tell, brought to the event loop.
+"""One HTTP request in the engine: its jobs, and their events on the event loop.
 
-Whoever stops listening, the client that vanished included, lets the jobs go: their rows are free at the next
-step.
+When the client disconnects, the jobs are cancelled and their rows are free at the next step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MakeJob = Callable[[str, Prompt, Listener], Job]
 
 @dataclass
 class Choice:
-    """One answer as it grows."""
+    """One answer while it is generated."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -32,7 +31,7 @@ class Choice:
     finished: Finished | None = None
 
     def add(self, event: Piece | Finished) -> None:
-        """More of it."""
+        """Adds an event."""
         self.text += event.text
         if isinstance(event, Finished):
             self.finished = event
@@ -42,22 +41,32 @@ class Choice:
                 self.logprobs.append(event.logprob)
 
 
-class Exchange:
-    """The jobs of one request. Choices are numbered over all prompts: prompt · n + choice."""
+class RequestStream:
+    """The jobs of one request and their events. Choices are numbered as prompt · n + choice."""
 
     def __init__(self, engine: Engine, kind: str, prompts: Sequence[Prompt], make: MakeJob) -> None:
-        """Raises `QueueFullError` if the engine takes no more."""
+        """Gives the jobs to the engine.
+
+        Args:
+            engine: of the server.
+            kind: prefix of the request's id, as OpenAI's.
+            prompts: one job is made for each.
+            make: makes a job from its id, its prompt and its listener.
+
+        Raises:
+            QueueFullError: the engine's queue is full, or it is shutting down.
+        """
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self._engine = engine
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def listener(number: int) -> Listener:
-            def hear(event: Event) -> None:
+            def receive(event: Event) -> None:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
 
-            return hear
+            return receive
 
         several = len(prompts) > 1
         self.jobs = [
@@ -70,9 +79,10 @@ class Exchange:
         engine.submit(self.jobs)
 
     async def until_decided(self) -> None:
-        """Returns when the gate has decided on every prompt; what comes meanwhile is kept.
+        """Waits until the gate has decided on every prompt; other events are kept for `events`.
 
-        Raises `ApiError` for what the engine could not compute.
+        Raises:
+            ApiError: a job failed.
         """
         while len(self.decided) < len(self.jobs):
             number, event = await self._events.get()
@@ -84,7 +94,11 @@ class Exchange:
                 self._early.append((number, event))
 
     async def events(self) -> AsyncIterator[tuple[int, Piece | Finished]]:
-        """`(choice number, event)` until every choice is finished; after `until_decided`."""
+        """Yields `(choice number, event)` until every choice is finished. Called after `until_decided`.
+
+        Raises:
+            ApiError: a job failed.
+        """
         open_choices = len(self.choices)
         while open_choices:
             number, event = self._early.pop(0) if self._early else await self._events.get()
@@ -98,49 +112,53 @@ class Exchange:
             yield at, event
 
     async def complete(self) -> None:
-        """Waits for everything."""
+        """Waits until every choice is finished.
+
+        Raises:
+            ApiError: a job failed.
+        """
         await self.until_decided()
         async for _ in self.events():
             pass
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has come to its end."""
+        """Whether every choice is finished."""
         return all(choice.finished is not None for choice in self.choices)
 
     def cancel(self) -> None:
-        """Lets go of what is not finished; a second time it does nothing."""
+        """Cancels the jobs unless they are finished. May be called twice."""
         if not self.finished:
             self._engine.cancel(self.jobs)
 
-    # -- what became of it -----------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------
 
     def reports(self) -> list[GateReport]:
-        """One per prompt: the decision, or what a monitor made of it in any of its answers."""
-        found = []
+        """One report per prompt: the gate's, or of a monitor that opened one of its answers."""
+        reports = []
         for number, job in enumerate(self.jobs):
             report = self.decided[number].report
             ends = [choice.finished for choice in self.choices[number * job.n : (number + 1) * job.n]]
             later = [end.report for end in ends if end is not None and end.report.open]
-            found.append(report if report.open or not later else later[0])
-        return found
+            reports.append(report if report.open or not later else later[0])
+        return reports
 
     def report(self) -> dict[str, Any] | list[dict[str, Any]]:
-        """As an answer carries it: an object, or a list for several prompts."""
-        told = [report.public() for report in self.reports()]
-        return told[0] if len(told) == 1 else told
+        """The field `inferaligner` of the response: an object, or a list for several prompts."""
+        reports = [report.public() for report in self.reports()]
+        return reports[0] if len(reports) == 1 else reports
 
     def usage(self) -> dict[str, int]:
-        """Token counts."""
+        """Token counts in OpenAI's format."""
         prompt = sum(len(job.prompt.tokens) for job in self.jobs)
         answer = sum(len(choice.tokens) for choice in self.choices)
         return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
-async def unless_gone(work: Awaitable[Value], receive: Callable[[], Awaitable[Any]]) -> Value | None:
-    """The work's result; None, and the work cancelled, if the client goes away before."""
+async def unless_disconnected(work: Awaitable[Value], receive: Callable[[], Awaitable[Any]]) -> Value | None:
+    """Awaits `work`; if the client disconnects first, cancels it and returns None."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(gone(receive))
+    watch = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
@@ -150,7 +168,6 @@ async def unless_gone(work: Awaitable[Value], receive: Callable[[], Awaitable[An
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def gone(receive: Callable[[], Awaitable[Any]]) -> None:
-    """Returns when the client has gone away."""
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

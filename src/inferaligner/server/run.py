@@ -1,4 +1,4 @@
-"""Runs the application until it is told to stop, and lets what runs come to its end."""
+"""Runs the application until a signal stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from inferaligner.errors import InputError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve on. Raises `InputError` if the address cannot be had."""
+    """Opens a socket to serve on.
+
+    Raises:
+        InputError: the address cannot be used.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -25,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve_until_stopped(app: Any, listener: socket.socket, *, grace: int) -> None:
-    """Serves; after SIGINT or SIGTERM no request is taken, and running ones have `grace` seconds to end."""
+    """Serves until SIGINT or SIGTERM; then running requests have `grace` seconds to end."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = uvicorn.Config(
         app,
@@ -36,7 +40,7 @@ def serve_until_stopped(app: Any, listener: socket.socket, *, grace: int) -> Non
         lifespan="on",
         ws="none",
     )
-    # uvicorn raises the signal once more when it has stopped; that is no reason to die of it.
+    # uvicorn raises the signal once more after it has stopped; these handlers ignore it.
     before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         uvicorn.Server(config).run(sockets=[listener])

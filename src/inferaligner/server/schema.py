@@ -1,9 +1,9 @@
-"""Requests and answers, field by field; FastAPI makes the OpenAPI description from them.
+"""Requests and responses, field by field; FastAPI makes the OpenAPI description from them.
 
-What is not described here is refused with status 400 and the field's name: a misspelt option that is
-silently ignored would be a bug for whoever sent it. Every field of OpenAI's is described (a test compares
-them with the types of the `openai` package); those that this server cannot honour are taken where their value
-changes nothing (`Neutral`), null included.
+An unknown field is refused with status 400 and its name: a misspelt option that is ignored would be a hidden
+bug of the client. Every field of OpenAI's is described (a test compares them with the types of the
+`openai` package). Fields that this server does not support are accepted with values that change nothing
+(`Neutral`), null included.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _whole(text: str) -> str:
 
 
 class Neutral:
-    """Of a field that this server cannot honour: null and `values` are taken, everything else is refused with
-    `reason`."""
+    """The type of a field that this server does not support: null and `values` are accepted, other values are
+    refused with `reason`."""
 
     def __init__(self, reason: str, *values: Any) -> None:
         self._reason = reason
@@ -56,7 +56,7 @@ class Neutral:
 
 
 def _one_of(kind: Callable[[Any], str | None], expected: str) -> Discriminator:
-    """Which of a field's types a value is meant for, so that an error is one of that type alone."""
+    """Chooses the type of a field by the value's form, so that errors concern this type alone."""
     return Discriminator(kind, custom_error_type="kind", custom_error_message=f"Expected {expected}")
 
 
@@ -81,10 +81,10 @@ def _kind_of_prompt(value: Any) -> str | None:
 TAGS = frozenset(
     f"<{kind}>" for kind in ("text", "list", "image_url", "refusal", "tokens", "texts", "lists of tokens")
 )
-"""What pydantic puts into the place of an error for the type that was chosen: no field of the client's."""
+"""Tags of the chosen types, which pydantic puts into the path of an error; they are no fields."""
 
 _NO_TOOLS = "this server does not serve tools yet"
-_TEXT_ALONE = "this server answers in plain text alone"
+_TEXT_ALONE = "this server answers in plain text only"
 
 Text = Annotated[str, AfterValidator(_whole)]
 Stop = Annotated[Text, Field(min_length=1, max_length=200)]
@@ -103,7 +103,7 @@ class _Request(BaseModel):
 
 
 class StreamOptions(_Request):
-    """`include_usage`: one more chunk with token counts before the end."""
+    """`include_usage` adds a last chunk with token counts."""
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[
@@ -112,7 +112,7 @@ class StreamOptions(_Request):
 
 
 class GateOptions(_Request):
-    """What only this server understands.
+    """Options of this server.
 
     `strength` replaces the aligner's α for this request (0: the bare model), where the operator allows that;
     `trace` adds the monitor's running score to the chunks of a stream.
@@ -123,7 +123,7 @@ class GateOptions(_Request):
 
 
 class _Generation(_Request):
-    model: Text | None = Field(None, description="As in GET /v1/models; may be left out.")
+    model: Text | None = Field(None, description="As in GET /v1/models; optional.")
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
@@ -145,7 +145,7 @@ class _Generation(_Request):
 
 
 class _Part(_Request):
-    # Of a cache that this server does not have: it changes no answer.
+    # Options of a prompt cache, which this server does not have.
     cache_control: dict[str, Any] | None = None
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
@@ -158,28 +158,28 @@ class TextPart(_Part):
 
 
 class RefusalPart(_Part):
-    """What the assistant said when it refused, in the form of a part."""
+    """A refusal of the assistant, as a part of a message."""
 
     type: Literal["refusal"]
     refusal: Text
 
     @property
     def text(self) -> str:
-        """The same as of a text."""
+        """The refusal."""
         return self.refusal
 
 
 class ImageUrl(_Request):
-    """Where an image is: a `data:` URL, or an address that the operator allows."""
+    """The URL of an image: a `data:` URL, or an https URL of a host that the operator allows."""
 
     url: Annotated[Text, Field(min_length=1)]
     detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="Changes nothing: the model has one way to look."
+        None, description="Ignored: the model has one resolution."
     )
 
 
 class ImagePart(_Part):
-    """An image in a message of the user, for a model that sees."""
+    """An image in a message of the user, for a vision-language model."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -201,7 +201,7 @@ Content = Annotated[
 def _served_role(role: str) -> str:
     if role in ("tool", "function"):
         raise PydanticCustomError(
-            "not_served", "This server does not serve tools yet, so nobody has their results"
+            "not_served", "This server does not serve tools yet, so there are no results of tools"
         )
     return role
 
@@ -209,8 +209,8 @@ def _served_role(role: str) -> str:
 class Message(_Request):
     """One turn of a conversation.
 
-    An assistant's may carry all that a server of OpenAI's shape puts into the message of an answer, so that
-    it can be sent back as it came.
+    An assistant's message may have every field that servers with OpenAI's API put into an answer, so that
+    clients can send answers back unchanged.
     """
 
     role: Annotated[
@@ -221,8 +221,8 @@ class Message(_Request):
     refusal: Text | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None
-    annotations: list[Any] | None = Field(None, description="Changes nothing: the model is not shown them.")
-    # What clients' libraries add to an answer, and what this server says beside it; they change nothing.
+    annotations: list[Any] | None = Field(None, description="Ignored: the model does not get them.")
+    # Fields that client libraries and this server add to an answer. They are ignored.
     cache_control: dict[str, Any] | None = None
     parsed: Any = None
     provider_specific_fields: Any = None
@@ -230,7 +230,7 @@ class Message(_Request):
     tool_calls: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
     tool_call_id: Annotated[Any, Neutral(_NO_TOOLS)] = None
     function_call: Annotated[Any, Neutral(_NO_TOOLS)] = None
-    audio: Annotated[Any, Neutral("this server's model does not hear or speak")] = None
+    audio: Annotated[Any, Neutral("this server's model has no audio")] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Message:
@@ -253,7 +253,7 @@ class Message(_Request):
 
     @property
     def text(self) -> str:
-        """Its text in one piece; of an answer without content, the refusal that came in its place."""
+        """The text of all parts; the refusal where an answer has no content."""
         if self.content is None:
             return self.refusal or ""
         if isinstance(self.content, str):
@@ -271,16 +271,16 @@ class ChatRequest(_Generation):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(
-        None, description="Go on with the last message, which is the assistant's (a prefill)."
+        None, description="Continue the last message, which must be the assistant's (a prefill)."
     )
-    # Of OpenAI's. They change no answer here, whatever they say:
+    # Fields of OpenAI's that are ignored:
     metadata: dict[str, Text] | None = Field(None, max_length=64)
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: Text | None = None
     parallel_tool_calls: bool | None = None
-    # And those that would, were they honoured:
+    # Fields of OpenAI's that are not supported, and would change the answer:
     tools: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
     tool_choice: Annotated[Any, Neutral(_NO_TOOLS, "none", "auto")] = None
     functions: Annotated[Any, Neutral(_NO_TOOLS, [])] = None
@@ -312,12 +312,12 @@ class CompletionRequest(_Generation):
     max_tokens: int | None = Field(None, ge=0, le=10_000_000)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: Annotated[Any, Neutral("this server makes the answers that it returns; ask for n", 1)] = None
+    best_of: Annotated[Any, Neutral("this server generates no more answers than it returns; use n", 1)] = None
     suffix: Annotated[Any, Neutral("this server does not fill in between two texts", "")] = None
 
 
 class GateReportBody(BaseModel):
-    """What the gate said. `score` is null where the model's numbers were not finite, which opens the gate."""
+    """The gate's decision. `score` is null where it is not finite, which opens the gate."""
 
     open: bool
     score: float | None
@@ -337,7 +337,7 @@ class Usage(BaseModel):
 
 
 class Answer(BaseModel):
-    """An answer of either endpoint. `inferaligner` is a list for a request of several prompts."""
+    """A response of either endpoint. `inferaligner` is a list for a request with several prompts."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -351,7 +351,7 @@ class Answer(BaseModel):
 
 
 class ErrorFields(BaseModel):
-    """What went wrong, in OpenAI's words."""
+    """An error in OpenAI's format."""
 
     message: str
     type: str
@@ -360,7 +360,7 @@ class ErrorFields(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An answer of any status that is not 200."""
+    """A response with an error."""
 
     error: ErrorFields
 

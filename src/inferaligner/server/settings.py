@@ -1,44 +1,30 @@
-"""The operator's choices, fixed while the server runs. Clients can change none of them."""
+"""The operator's choices, fixed while the embedded server runs. Clients can change none of them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from inferaligner.steering.refusal import REFUSAL, OnOpen
+from inferaligner.steering.gate_policy import GatePolicy
 
 
-class ServerSettings(BaseModel):
-    """How the embedded server gates, and how much it takes on.
+class ServerSettings(GatePolicy):
+    """The gate's policy, and how much work the embedded server accepts.
 
     Attributes:
-        model_name: what clients call the model.
-        shadow: decide and report, never steer.
-        on_open: steer an opened request, or answer it with `refusal`.
-        monitor: read answers too, if the aligner has a monitor.
-        prompts: `chat` takes prompts that end as the chat template ends them, and answers begun behind that
-            where the aligner has a gate for them; `any` takes raw text too.
+        model_name: the model's name in requests and answers.
         allow_override: requests may set the strength, 0 included.
         max_rows: answers that are generated at the same time.
-        max_queue: prompts that may wait; more get status 429.
-        answer_tokens: of a chat request that sets no limit.
+        max_queue: prompts that may wait; further ones get status 429.
+        answer_tokens: longest answer to a chat request that sets no limit.
         cache_tokens: tokens that the KV cache may hold, padding counted.
-        prefill_tokens: tokens of new prompts between two steps of the others; a longer prompt goes alone.
-        max_body_bytes: of a request.
+        prefill_tokens: tokens of new prompts between two decoding steps; a longer prompt is run alone.
+        max_body_bytes: largest body of a request.
         playground: whether `/` shows the playground.
-        allow_origins: origins of web pages that browsers let use this server (CORS); `*` is all of them.
-        image_hosts: hosts that images may be fetched from, by https; without any, data URLs alone are taken.
+        allow_origins: origins of web pages that may use this server from a browser (CORS); `*` is all.
+        image_hosts: hosts from which images may be fetched by https; without any, only data URLs are taken.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model_name: str = "model"
-    shadow: bool = False
-    on_open: OnOpen = "steer"
-    refusal: str = REFUSAL
-    monitor: bool = True
-    prompts: Literal["chat", "any"] = "chat"
     allow_override: bool = False
     max_rows: int = Field(64, ge=1)
     max_queue: int = Field(512, ge=1)

@@ -1,0 +1,1 @@
+"""Parts that the embedded server and the vLLM plugin share."""

@@ -1,7 +1,4 @@
-"""What every server does with a request before its routes see it: HEAD, and slashes at the end of a path.
-
-Plain ASGI, for the embedded server and for vLLM's.
-"""
+"""ASGI middleware of both servers: HEAD requests, and slashes at the end of a path."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class TolerantPaths:
-    """ASGI middleware: `/v1/models/` is `/v1/models`, and HEAD is answered as GET is, without the body.
+    """Serves `/v1/models/` as `/v1/models`, and HEAD as GET without the body.
 
-    A path of slashes alone stays the root. HEAD of a route that has no GET stays what it was: status 405.
+    A path of slashes alone is the root. HEAD of a route without GET is status 405.
     """
 
     def __init__(self, app: App) -> None:

@@ -1,0 +1,1 @@
+"""Figures about scores and counts: exact intervals, AUROC, thresholds, and the distance of two samples."""

@@ -1,7 +1,8 @@
-"""Rates, rankings and thresholds with honest intervals.
+"""Rates, AUROC and thresholds with confidence intervals.
 
-Everything a report prints as `value [low, high], n` and everything the operating point of the gate rests on.
-Only numpy is needed: the exact binomial quantities come from a stable tail sum and bisection.
+Reports print these intervals as `value [low, high], n`, and the gate's operating point rests on them.
+Binomial tails and their inverses are scipy's incomplete beta function: P(X <= k) = 1 - I_p(k + 1, n - k).
+`scipy.stats` has the same figures, but takes a second to import.
 
 Scores follow the one polarity of the package: larger = more harmful; label True (or 1) = harmful.
 """
@@ -9,12 +10,12 @@ Scores follow the one polarity of the package: larger = more harmful; label True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincc, betainccinv, betaincinv
 
 from inferaligner.errors import InputError
 
@@ -36,100 +37,69 @@ class Interval:
 
 
 def binomial_at_most(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), accurate in the far tail as well.
-
-    The sum runs outwards from the largest term of the *smaller* tail, so nothing cancels and it ends after
-    some multiple of sqrt(n) terms.
-    """
-    if k < 0:
-        return 0.0
-    if k >= n or p <= 0.0:
-        return 1.0
-    if p >= 1.0:
-        return 0.0
-    if k > n * p:
-        return 1.0 - _lower_tail(n - k - 1, n, 1.0 - p, p)
-    return _lower_tail(k, n, p, 1.0 - p)
-
-
-def binomial_at_least(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p), accurate in the far tail as well."""
-    if k <= 0:
-        return 1.0
-    if k > n or p <= 0.0:
-        return 0.0
-    if p >= 1.0:
-        return 1.0
-    if k < n * p:
-        return 1.0 - _lower_tail(k - 1, n, p, 1.0 - p)
-    return _lower_tail(n - k, n, 1.0 - p, p)
-
-
-def _lower_tail(k: int, n: int, p: float, q: float) -> float:
-    """Sum of the terms k, k-1, ..., 0 of Binomial(n, p) with q = 1 - p; k must not be past the mean."""
-    if k < 0:
-        return 0.0
-    log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    term = math.exp(log_choose + k * math.log(p) + (n - k) * math.log(q))
-    total = term
-    for i in range(k, 0, -1):
-        term *= i / (n - i + 1) * (q / p)
-        total += term
-        if term < total * 1e-18:
-            break
-    return min(total, 1.0)
+    """P(X <= k) for X ~ Binomial(n, p), accurate in the far tail as well."""
+    if k < 0 or k >= n:
+        return float(k >= n)
+    return float(betaincc(k + 1, n - k, p))
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The exact (never too narrow) interval of a rate: `k` successes out of `n`.
+    """The exact two-sided (Clopper-Pearson) interval of a rate.
+
+    Args:
+        k: number of successes.
+        n: number of trials.
+        confidence: probability that the interval covers the true rate, at least.
+
+    Returns:
+        `k / n` with its bounds; each bound leaves out (1 - confidence) / 2.
 
     Raises:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
+
+    Example:
+        >>> clopper_pearson(7, 10)
+        Interval(value=0.7, low=0.347..., high=0.933..., n=10)
     """
     _check_counts(k, n, confidence)
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     side = (1.0 - confidence) / 2.0
-    low = 0.0 if k == 0 else _root(lambda p: binomial_at_least(k, n, p) >= side)
-    high = 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= side)
-    return Interval(k / n, low, high, n)
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, side))
+    return Interval(k / n, low, _upper(k, n, side), n)
 
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
-    """The largest rate that `k` of `n` does not contradict: the smallest p with P(Binomial(n, p) <= k) <= 1 -
-    confidence. One-sided, exact; 1 - (1 - confidence)^(1/n) for k = 0.
+    """The exact one-sided upper bound of a rate after `k` successes in `n` trials.
+
+    It is the p with P(Binomial(n, p) <= k) = 1 - confidence; for k = 0 that is 1 - (1 - confidence)^(1/n).
+
+    Args:
+        k: number of successes.
+        n: number of trials.
+        confidence: probability that the true rate is at or below the bound, at least.
 
     Raises:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
     """
     _check_counts(k, n, confidence)
-    return 1.0 if k == n else _root(lambda p: binomial_at_most(k, n, p) <= 1.0 - confidence)
+    return _upper(k, n, 1.0 - confidence)
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The score interval of a rate: shorter than Clopper-Pearson, right on average rather than always.
-
-    Raises:
-        InputError: unless 0 <= k <= n and 0 < confidence < 1.
-    """
-    _check_counts(k, n, confidence)
-    if n == 0:
-        return Interval(math.nan, 0.0, 1.0, 0)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
-    rate = k / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # At the ends the formula gives 0 and 1 up to rounding; state them exactly.
-    low = 0.0 if k == 0 else max(0.0, centre - half)
-    high = 1.0 if k == n else min(1.0, centre + half)
-    return Interval(rate, low, high, n)
+def _upper(k: int, n: int, error: float) -> float:
+    """The p with P(Binomial(n, p) <= k) = error."""
+    return 1.0 if k == n else float(betainccinv(k + 1, n - k, error))
 
 
 def auroc(scores: Scores, labels: Labels) -> float:
-    """P(a harmful score > a harmless score), ties counted one half.
+    """The area under the ROC curve: P(a harmful score > a harmless score), ties counted one half.
+
+    Args:
+        scores: one score per row, larger = more harmful.
+        labels: one label per row, True or 1 = harmful.
 
     Raises:
-        InputError: unless scores and labels pair up, both classes occur and every score is a number.
+        InputError: unless there is one label per score, both classes occur and no score is NaN.
     """
     return _auroc(*_by_class(scores, labels))
 
@@ -137,10 +107,18 @@ def auroc(scores: Scores, labels: Labels) -> float:
 def bootstrap_auroc(
     scores: Scores, labels: Labels, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """The AUROC with a percentile interval; each class is resampled on its own.
+    """The AUROC with a bootstrap percentile interval; each class is resampled on its own.
 
-    When the classes separate perfectly every resample does too, and the bootstrap would claim certainty.
-    Then the bound is the exact one for min(positives, negatives) disjoint pairs, all of them ordered rightly.
+    When the classes separate perfectly, every resample separates too, and the bootstrap interval would have
+    the width 0. Then the interval is the exact one for min(positives, negatives) disjoint pairs, all of them
+    in the right order.
+
+    Args:
+        scores: one score per row, larger = more harmful.
+        labels: one label per row, True or 1 = harmful.
+        confidence: share of the resamples inside the interval.
+        draws: number of resamples.
+        seed: of the resamples; the same seed gives the same interval.
 
     Raises:
         InputError: as `auroc`, or unless 0 < confidence < 1 and draws >= 1.
@@ -155,8 +133,10 @@ def bootstrap_auroc(
         exact = clopper_pearson(round(value * pairs), pairs, confidence)
         return Interval(value, exact.low, exact.high, n)
     generator = np.random.default_rng(seed)
-    values, place = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-    above, below = place[: positives.size], place[positives.size :]
+    # scipy.stats.bootstrap gives the same kind of interval, but would draw other resamples from the same seed
+    # (figures in stored artifacts and reports would change), and counting per distinct value is faster.
+    values, ranks = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
+    above, below = ranks[: positives.size], ranks[positives.size :]
     samples = np.empty(draws)
     for draw in range(draws):
         hits = np.bincount(above[generator.integers(0, above.size, above.size)], minlength=values.size)
@@ -169,36 +149,19 @@ def bootstrap_auroc(
     return Interval(value, float(low), float(high), n)
 
 
-def true_positive_rate_at(
-    scores: Scores, labels: Labels, false_positive_rate: float, confidence: float = 0.95
-) -> Interval:
-    """The share of harmful scores above the lowest threshold that passes at most this share of harmless ones.
-
-    The interval (Clopper-Pearson) is for the harmful side with the threshold taken as given; `n` counts
-    harmful rows.
-
-    Raises:
-        InputError: as `auroc`, or unless 0 <= false_positive_rate < 1.
-    """
-    positives, negatives = _by_class(scores, labels)
-    if not 0.0 <= false_positive_rate < 1.0:
-        raise InputError(
-            f"false positive rate {false_positive_rate}: expected 0 <= rate < 1, for example 0.01"
-        )
-    # The small allowance keeps 0.29 * 100 = 28.999999999999996 from losing a row.
-    allowed = math.floor(false_positive_rate * negatives.size + 1e-9)
-    threshold = np.sort(negatives)[negatives.size - 1 - allowed]
-    return clopper_pearson(int(np.count_nonzero(positives > threshold)), positives.size, confidence)
-
-
 def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
-    """How many of `n` benign calibration scores may lie above the threshold.
+    """How many of `n` benign calibration scores may lie above the gate's threshold.
 
-    The largest r such that a threshold put *at* the (r + 1)-th largest benign score (the gate opens strictly
-    above it) keeps the false-open rate of the population at or below `epsilon` with probability at least 1 -
-    `delta` over the draw of the calibration set. The rate there is Beta(r + 1, n - r), or smaller where
-    scores tie, so the condition reads P(Binomial(n, epsilon) <= r) <= delta. No assumption on the
-    distribution of the scores.
+    Let the threshold be the (r + 1)-th largest benign score; the gate opens strictly above it. The true
+    false-open rate is then Beta(r + 1, n - r) distributed, or smaller where scores tie, whatever the
+    distribution of the scores. The result is the largest r for which this rate is at most `epsilon` with
+    probability at least 1 - `delta` over the draw of the calibration set: P(Binomial(n, epsilon) <= r) <=
+    delta.
+
+    Args:
+        n: number of benign calibration scores.
+        epsilon: highest false-open rate to allow.
+        delta: highest probability that the rate is exceeded all the same.
 
     Returns:
         r >= 0, or None when `n` is too small for any threshold inside the sample (see `smallest_sample`).
@@ -206,50 +169,32 @@ def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
     Raises:
         InputError: unless n >= 0, 0 < epsilon < 1 and 0 < delta < 1.
     """
-    _check_promise(epsilon, delta)
+    _check_rates(epsilon, delta)
     if n < 0:
         raise InputError(f"{n} calibration scores: expected a count")
-    if n == 0 or binomial_at_most(0, n, epsilon) > delta:
-        return None
-    good, bad = 0, n  # P(X <= n) = 1 > delta, so n itself never qualifies
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if binomial_at_most(middle, n, epsilon) <= delta:
-            good = middle
-        else:
-            bad = middle
-    return good
+    allowed = np.arange(n)
+    possible = int(np.count_nonzero(betaincc(allowed + 1, n - allowed, epsilon) <= delta))
+    return possible - 1 if possible else None
 
 
 def smallest_sample(epsilon: float, delta: float) -> int:
-    """The fewest benign prompts from which `order_statistic_index` can promise anything: 299 for (0.01,
-    0.05).
+    """The smallest `n` for which `order_statistic_index` returns a number: 299 for (0.01, 0.05).
+
+    Args:
+        epsilon: highest false-open rate to allow.
+        delta: highest probability that the rate is exceeded all the same.
 
     Raises:
         InputError: unless 0 < epsilon < 1 and 0 < delta < 1.
     """
-    _check_promise(epsilon, delta)
+    _check_rates(epsilon, delta)
     n = max(1, math.ceil(math.log(delta) / math.log1p(-epsilon)))
-    # The quotient may fall on either side of an integer by rounding; settle it with the very test that is
-    # used.
+    # Rounding may put the quotient on either side of an integer, so the test itself settles it.
     while order_statistic_index(n, epsilon, delta) is None:
         n += 1
     while n > 1 and order_statistic_index(n - 1, epsilon, delta) is not None:
         n -= 1
     return n
-
-
-def _root(reached: Callable[[float], bool]) -> float:
-    """The smallest p in [0, 1] for which `reached` holds; it must be false below and true above."""
-    low, high = 0.0, 1.0
-    while True:
-        middle = (low + high) / 2.0
-        if middle in (low, high):
-            return high
-        if reached(middle):
-            high = middle
-        else:
-            low = middle
 
 
 def _auroc(positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]) -> float:
@@ -260,11 +205,11 @@ def _auroc(positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64
 
 
 def _by_class(scores: Scores, labels: Labels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Splits scores [rows] into those of harmful and those of harmless rows."""
+    """Splits scores `[rows]` into the scores of harmful rows and of harmless rows."""
     values = np.asarray(scores, dtype=np.float64)
     marks = np.asarray(labels)
     if values.ndim != 1 or values.shape != marks.shape:
-        raise InputError(f"scores {values.shape} and labels {marks.shape}: expected one of each per row")
+        raise InputError(f"scores {values.shape} and labels {marks.shape}: expected one label per score")
     if not np.isin(marks, (0, 1)).all():
         raise InputError("labels other than 0 and 1 (False and True): 1 marks a harmful row")
     if np.isnan(values).any():
@@ -292,7 +237,7 @@ def _check_confidence(confidence: float) -> None:
         raise InputError(f"confidence {confidence}: expected a number between 0 and 1, for example 0.95")
 
 
-def _check_promise(epsilon: float, delta: float) -> None:
+def _check_rates(epsilon: float, delta: float) -> None:
     for name, number in (("epsilon", epsilon), ("delta", delta)):
         if not 0.0 < number < 1.0:
             raise InputError(f"{name} {number}: expected a number between 0 and 1, for example 0.01")

@@ -1,8 +1,8 @@
-"""A sample of scores kept as quantiles, and how far another sample is from it.
+"""A sample of scores stored as quantiles, and the distance of another sample from it.
 
-A hundred-odd numbers stand for any number of scores. The quantiles are values of the sample itself (the
-inverse of its empirical distribution function), so they give an exact band in which that function lies; every
-figure here is taken from the edge of the band that claims less.
+110 quantiles stand for any number of scores. They are values of the sample itself (the inverse of its
+empirical distribution function), so they bound that function from both sides. Every figure here uses the
+bound that makes the smaller claim.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import kolmogorov
 
 from inferaligner.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
 LEVELS_IN_THOUSANDTHS = (*range(0, 1000, 10), *range(991, 1000), 1000)
-"""Hundredths, and thousandths in the last one: thresholds of a gate lie there."""
+"""Steps of one hundredth; of one thousandth in the last hundredth, where thresholds of a gate lie."""
 
 _LEVELS = np.array(LEVELS_IN_THOUSANDTHS) / 1000
 
@@ -41,30 +42,38 @@ class StoredSample:
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> StoredSample:
-        """Raises `InputError` for a sample that is empty or holds NaN or infinity."""
+        """Stores a sample.
+
+        Args:
+            scores: the sample, in any order.
+
+        Raises:
+            InputError: the sample is empty, or a score is not finite.
+        """
         if not len(scores) or not all(map(math.isfinite, scores)):
-            raise InputError(f"{len(scores)} scores, or some not finite: expected at least one, all numbers")
+            raise InputError(f"{len(scores)} scores: expected at least one, and finite numbers alone")
         ordered, n = sorted(scores), len(scores)
         # Integers, so that no rounding moves a level past a score.
         ranks = [max(0, -(-level * n // 1000) - 1) for level in LEVELS_IN_THOUSANDTHS]
         return cls(n, tuple(float(ordered[rank]) for rank in ranks))
 
     def below(self, points: Floats) -> tuple[Floats, Floats]:
-        """Bounds `[points]` on the share of the sample at or below each point."""
+        """Lower and upper bounds `[points]` of the share of the sample at or below each point."""
         reached = np.searchsorted(np.array(self.quantiles), points, side="right")
         padded = np.concatenate([[0.0], _LEVELS, [1.0]])
         return padded[reached], np.where(reached == 0, 0.0, padded[reached + 1])
 
     def above(self, threshold: float) -> tuple[float, float]:
-        """Bounds on the share of the sample above a threshold."""
+        """Lower and upper bound of the share of the sample above a threshold."""
         low, high = self.below(np.array([threshold]))
         return 1.0 - float(high[0]), 1.0 - float(low[0])
 
 
 def distance(stored: Sequence[StoredSample], scores: Sequence[float]) -> float:
-    """The Kolmogorov-Smirnov distance of `scores` from the stored samples pooled.
+    """The Kolmogorov-Smirnov distance between `scores` and the pooled stored samples.
 
-    A lower bound on the exact one, short of it by at most one hundredth (a quantile step).
+    Returns:
+        A lower bound of the exact distance, below it by at most one hundredth (a quantile step).
     """
     live = np.sort(np.asarray(scores, dtype=np.float64))
     total = sum(sample.n for sample in stored)
@@ -78,14 +87,19 @@ def distance(stored: Sequence[StoredSample], scores: Sequence[float]) -> float:
     return float(max(0.0, (share - high).max(), (low - share).max()))
 
 
-def kolmogorov_p(found: float, n: int, m: int) -> float:
-    """P(two samples of one distribution, of sizes n and m, are at least this far apart).
+def kolmogorov_p(distance: float, n: int, m: int) -> float:
+    """The p value of a Kolmogorov-Smirnov distance between two samples.
 
-    Kolmogorov's limit with Stephens' correction for finite samples; conservative where scores tie.
+    It is Kolmogorov's limit distribution with Stephens' correction for finite samples; conservative where
+    scores tie.
+
+    Args:
+        distance: the distance between the two samples, see `distance`.
+        n: size of one sample.
+        m: size of the other sample.
+
+    Returns:
+        The probability that two samples of one distribution are at least this far apart.
     """
     effective = math.sqrt(n * m / (n + m))
-    at = (effective + 0.12 + 0.11 / effective) * found
-    if at < 0.2:  # the series converges slowly there, to 1 within 1e-12
-        return 1.0
-    total = sum((-1.0) ** (j - 1) * math.exp(-2.0 * j * j * at * at) for j in range(1, 101))
-    return min(1.0, max(0.0, 2.0 * total))
+    return float(kolmogorov((effective + 0.12 + 0.11 / effective) * distance))

@@ -1,34 +1,42 @@
-"""Several guards on one model: each is noted on the model itself, and the note goes with the last of them."""
+"""The guards that are active on one model: a list on the model itself, which goes with the last of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from inferaligner.errors import SteeringError
+from inferaligner.steering.plan import SteeringPlan
 
-if TYPE_CHECKING:
-    from inferaligner.steering.guard import Guard
-
-_NOTE = "_inferaligner_guards"
+_ATTRIBUTE = "_inferaligner_guards"
 
 
-def join(model: Any, guard: Guard) -> None:
-    """Notes an active guard; raises `SteeringError` where two would mislead each other."""
+class ActiveGuard(Protocol):
+    """A guard, as far as other guards on the model are concerned."""
+
+    plan: SteeringPlan
+
+
+def register(model: Any, guard: ActiveGuard) -> None:
+    """Notes on the model that `guard` is active.
+
+    Raises:
+        SteeringError: another guard is active, and one of the two needs a second prefill.
+    """
     if not guard.plan.one_pass or not all(other.plan.one_pass for other in _others(model, guard)):
-        refuse_company(model, guard)
-    model.__dict__.setdefault(_NOTE, []).append(guard)
+        refuse_other_guards(model, guard)
+    model.__dict__.setdefault(_ATTRIBUTE, []).append(guard)
 
 
-def leave(model: Any, guard: Guard) -> None:
-    """The opposite of `join`; nothing happens if the guard never joined."""
+def unregister(model: Any, guard: ActiveGuard) -> None:
+    """Removes the note; nothing happens for a guard that was never registered."""
     others = _others(model, guard)
-    model.__dict__.pop(_NOTE, None)
+    model.__dict__.pop(_ATTRIBUTE, None)
     if others:
-        model.__dict__[_NOTE] = others
+        model.__dict__[_ATTRIBUTE] = others
 
 
-def refuse_company(model: Any, guard: Guard) -> None:
-    """Raises `SteeringError` if another guard is active: it would take a replay for new prompts."""
+def refuse_other_guards(model: Any, guard: ActiveGuard) -> None:
+    """Raises `SteeringError` if another guard is active: it would take a second prefill for new prompts."""
     if _others(model, guard):
         raise SteeringError(
             "Two aligners are applied to one model, and one of them has to run prompts a second time, "
@@ -37,5 +45,5 @@ def refuse_company(model: Any, guard: Guard) -> None:
         )
 
 
-def _others(model: Any, guard: Guard) -> list[Guard]:
-    return [other for other in model.__dict__.get(_NOTE, []) if other is not guard]
+def _others(model: Any, guard: ActiveGuard) -> list[ActiveGuard]:
+    return [other for other in model.__dict__.get(_ATTRIBUTE, []) if other is not guard]

@@ -1,8 +1,8 @@
 """The state of one batch of prompts: which rows are open, and which tokens the present pass steers.
 
-A *scope* begins when a batch of prompts enters the model and lasts until the next one. A *pass* is one
-forward call within it: a prefill (or a chunk of one), a decoding step, a verification of drafted tokens.
-A *row* is one sequence of the batch. Positions count tokens of the padded batch, cached ones included.
+A *scope* begins when a batch of prompts enters the model and lasts until the next batch. A *pass* is one
+forward call within it: a prefill (or a chunk of one), a decoding step, or a check of drafted tokens. A *row*
+is one sequence of the batch. Positions count tokens of the padded batch, cached tokens included.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
+from inferaligner.method.decision import Decision, opens
 from inferaligner.method.end_gate import EndGate
-from inferaligner.method.gate import Decision, GuidanceGate
+from inferaligner.method.gate import GuidanceGate
 from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.other_ends import OtherEnds
 from inferaligner.steering.plan import Mode, Positions
@@ -25,9 +26,9 @@ from inferaligner.steering.prompt_spans import PromptSpans
 from inferaligner.steering.row_state import CarriedRows
 
 Steers = Literal["nothing", "everything", "open_rows", "monitored", "by_position"]
-"""Which tokens of a pass are steered. All but the last are known before the pass and make up decoding: a
-compiled decoding step needs one graph for each and nothing else. "monitored": the rows that are open by the
-time the monitor's layer has seen the token, which only the device knows."""
+"""Which tokens of a pass are steered. All but the last are for decoding steps, and are known before the step:
+a compiled decoding step needs one graph for each. "monitored": the rows that are open once the monitor's
+layer has seen the token, which only the device knows."""
 
 
 @dataclass
@@ -37,14 +38,14 @@ class Pass:
     start: int
     length: int
     reads_gate: bool
-    steers: Steers  # of a pass that reads the gate, `latch` may find that it is "nothing" from there on
+    steers: Steers  # in a pass that reads the gate, `latch` may change it to "nothing" for the layers above
     reads_answer: bool = False  # whether the monitor has tokens to read
-    replayed_rows: Tensor | None = None  # set while opened rows run their prefill a second time
+    replayed_rows: Tensor | None = None  # indices of the rows of a second prefill
     mask: Tensor | None = field(default=None, repr=False)  # cached by `PromptScope.steered_columns`
 
 
 class PromptScope:
-    """Decisions of one batch, latched: a row that opened stays open until the scope ends."""
+    """The decisions on one batch. They are latched: an open row stays open until the scope ends."""
 
     def __init__(
         self,
@@ -54,7 +55,14 @@ class PromptScope:
         positions: Positions,
         end_gate: EndGate | None = None,
     ) -> None:
-        """`end_gate` reads the ends of rows that do not end as the template ends them; None: `gate` does."""
+        """
+        Args:
+            spans: where the prompts begin and end.
+            gate: the guidance gate.
+            mode: whether the gate decides.
+            positions: whether steering begins at the prompt's last token or at its first.
+            end_gate: reads the ends of rows that do not end as the template ends them; None: `gate` does.
+        """
         self.gate = gate
         self.other_ends = OtherEnds.of(spans, EndGate.uncalibrated(gate) if end_gate is None else end_gate)
         self.mode = mode
@@ -62,8 +70,8 @@ class PromptScope:
         self.spans = spans
         self.first_end = int(spans.ends.min())
         self.last_end = int(spans.ends.max())
-        self.seen: int | None = None  # tokens that went through the guard, those cached at the start counted
-        self.decoding: Pass | None = None  # every pass after the prompt; known once all rows are decided
+        self.seen: int | None = None  # tokens that passed the guard, and those cached before
+        self.decoding: Pass | None = None  # describes each decoding step; set once all rows are decided
         self.any_open = False  # known to the host together with `decoding`
         self.traced = False  # whether compiled code made scores and decisions
         self.scores: Tensor | None = None  # [rows] float32, on the device of the gate's layers
@@ -73,13 +81,13 @@ class PromptScope:
         self.cache_before: Any = None
         self.watch: AnswerWatch | None = None  # where a monitor reads the answers
         self._kept: Tensor | None = None  # [rows] bool: open since an earlier scope of the same cache
-        self._told: Tensor | None = None  # the host's copy of `open`, where `latch` made one
+        self._on_host: Tensor | None = None  # the host's copy of `open`, if `latch` made one
         self._cache: Callable[[], Any] = lambda: None
         self._on_device: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
     def carrying(cls, rows: CarriedRows, gate: GuidanceGate, mode: Mode, positions: Positions) -> PromptScope:
-        """A scope of rows that were decided in others: all that is left for them is decoding."""
+        """A scope of rows that were decided in earlier batches and are decoded from here on."""
         nowhere = torch.zeros(len(rows), dtype=torch.long)
         scope = cls(PromptSpans(nowhere, nowhere), gate, mode, positions)
         scope.scores, scope.open, scope.strengths, scope.watch = (
@@ -93,20 +101,23 @@ class PromptScope:
         return scope
 
     def carried(self) -> CarriedRows:
-        """The rows as they are now. Raises `SteeringError` before all of them are decided."""
+        """The state of the rows now. Raises `SteeringError` before all of them are decided."""
         if not self.settled or self.scores is None or self.open is None:
             raise SteeringError("These rows are not decided yet; run their whole prompts first.")
         return CarriedRows(self.scores, self.open, self.strengths, self.watch)
 
     def scale(self, strengths: Sequence[float]) -> None:
-        """Called before the prompt runs. Raises `SteeringError` for another number of strengths than rows."""
+        """Scales what is added to each row; called before the prompt runs.
+
+        Raises `SteeringError` unless there is one strength per row.
+        """
         if len(strengths) != self.rows:
             raise SteeringError(f"{len(strengths)} strengths were given for {self.rows} rows.")
         self.strengths = torch.tensor(strengths, dtype=torch.float32)
 
     @property
     def acting(self) -> Tensor | None:
-        """`[rows]` bool: open rows to which something is added. A strength of 0 leaves every bit alone."""
+        """`[rows]` bool: open rows to which something is added. A strength of 0 changes no bit."""
         if self.open is None or self.strengths is None:
             return self.open
         return self.open & (self.strengths != 0).to(self.open.device)
@@ -122,7 +133,16 @@ class PromptScope:
         return self.decoding is not None
 
     def begin_pass(self, rows: int, length: int, start: int) -> Pass:
-        """Called before the model runs; `start` is the number of tokens that are cached already."""
+        """Describes a pass, before the model runs.
+
+        Args:
+            rows: rows of the pass.
+            length: tokens per row.
+            start: tokens that are cached already.
+
+        Raises:
+            SteeringError: the tokens' positions are unknown, or the batch is another one.
+        """
         if self.seen is None:
             self._begin(rows, start)
         self.check_rows(rows)
@@ -135,8 +155,8 @@ class PromptScope:
             return Pass(
                 start, length, reads_gate=True, steers="by_position", reads_answer=self.answers_in_prompt
             )
-        # Decoding without a cache: the prompt comes along every time. If it does not, the model keeps a
-        # state of its own, and these tokens cannot be placed.
+        # Without a cache, every decoding step repeats the prompt. If it does not, the model keeps a state of
+        # its own, and the positions of these tokens are unknown.
         if start + length <= self.last_end:
             raise SteeringError(
                 f"A decoding step of {length} tokens came without the prompt and without a cache that this "
@@ -147,16 +167,16 @@ class PromptScope:
         return Pass(start, length, reads_gate=False, steers=steers, reads_answer=watched)
 
     def replay_pass(self, rows: Tensor, length: int, start: int) -> Pass:
-        """A second run of a prefill pass for `rows` (indices), whose decisions stand."""
+        """Describes the second run of a prefill pass for `rows` (indices), which are decided already."""
         return Pass(start, length, reads_gate=False, steers="by_position", replayed_rows=rows)
 
     @property
     def answers_in_prompt(self) -> bool:
-        """Whether tokens that a monitor reads come along with the prompt."""
+        """Whether the prompt's pass holds answer tokens that a monitor reads."""
         return self.watch is not None and self.spans.lasts is not None
 
     def answer_numbers(self, now: Pass, stream: Tensor) -> tuple[Tensor, Tensor]:
-        """Every token's number in its row's answer `[rows, tokens]`, and the last one's `[rows]`, of a pass.
+        """Returns each token's number in its row's answer `[rows, tokens]`, and the last one's `[rows]`.
 
         Tokens of the prompt have numbers below 1.
         """
@@ -169,7 +189,7 @@ class PromptScope:
         return columns - ends[:, None], lasts - ends
 
     def check_rows(self, rows: int) -> None:
-        """Raises unless a pass has the rows of this batch."""
+        """Raises `SteeringError` unless a pass has the rows of this batch."""
         if rows != self.rows:
             raise SteeringError(
                 f"The batch had {self.rows} rows at its prompt and has {rows} now; "
@@ -199,8 +219,11 @@ class PromptScope:
         self.seen = start
 
     def places_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """`(row numbers, ends, reads)`, all `[rows]`, on a device; copied once. `reads`: the positions of the
-        last tokens that the guidance gate reads, the ends but for begun answers."""
+        """Returns `(row numbers, ends, reads)`, each `[rows]`, on a device; copied once per device.
+
+        `reads` are the positions of the last tokens that the guidance gate reads: the prompts' ends, except
+        for begun answers.
+        """
         if device in self._on_device:
             return self._on_device[device]
         ends = self.spans.ends.to(device)
@@ -211,16 +234,16 @@ class PromptScope:
         return places
 
     def add_scores(self, part: Tensor) -> None:
-        """Adds one read's dot products `[rows]`; rows whose token is not in this pass contribute 0."""
+        """Adds the dot products `[rows]` of one read: 0 for rows whose token is not in this pass."""
         if self.scores is None:
             self.scores = part + self.gate.bias
         else:
             self.scores = self.scores + part.to(self.scores.device)
 
     def latch(self, now: Pass, length: int) -> None:
-        """Called after the gate's last layer: rows whose prompt ends in this pass are decided, on device.
+        """Decides the rows whose prompt ends in this pass, on the device; called at the gate's last layer.
 
-        `length` is the pass's, as the stream's shape tells it (see hooks.py).
+        `length` is the number of tokens per row, taken from the stream's shape (see hooks.py).
         """
         assert self.scores is not None
         self.traced = torch.compiler.is_compiling()
@@ -232,8 +255,7 @@ class PromptScope:
         if self.mode != "gate":
             opened = torch.full_like(self.scores, self.mode == "always", dtype=torch.bool) & here(ends)
         else:
-            # Not `score > 0`: a NaN must open the gate, not slip through it.
-            opened = ~(self.scores <= 0) & here(reads)
+            opened = opens(self.scores) & here(reads)
             if self.other_ends is not None:
                 opened = self.other_ends.opened(opened, here(ends))
         self.open = opened if self.open is None else self.open | opened
@@ -241,16 +263,16 @@ class PromptScope:
             self._spare_closed(now)
 
     def _spare_closed(self, now: Pass) -> None:
-        """Where no row is open, the layers above the gate have nothing to do.
+        """Spares the layers above the gate their work where no row is open.
 
-        The pass that settles the last row tells the host here instead of at its end. An earlier one does
-        not wait: a row that opened in it is steered by position, as if the host knew nothing.
+        The pass that decides the last row copies the decisions to the host here, not at its end. An earlier
+        pass does not wait: its open rows are steered by position, which needs no copy on the host.
         """
         assert self.open is not None
         end = now.start + now.length
         if self.last_end < end:
-            self._told = self.open.cpu()
-            closed = not self._told.any()
+            self._on_host = self.open.cpu()
+            closed = not self._on_host.any()
         else:
             closed = end <= self.first_end and self._kept is None
         closed = closed and not self.answers_in_prompt
@@ -258,26 +280,26 @@ class PromptScope:
             now.steers = "nothing"
 
     def end_pass(self, now: Pass) -> bool:
-        """Called after a pass that reads the gate; True when it settled the last undecided row.
+        """Called after a pass that reads the gate; returns True if it decided the last undecided row.
 
-        The host waits for the device once per prompt batch: here, if `latch` has not done so.
+        The host waits for the device once per prompt batch: here, unless `latch` has done so.
         """
         assert self.open is not None and self.scores is not None
-        if self._told is None:
-            # Copies: what a CUDA graph returned is overwritten by its next run.
+        if self._on_host is None:
+            # Copies, because the next run of a CUDA graph overwrites its output.
             self.open, self.scores = self.open.clone(), self.scores.clone()
         self.seen = now.start + now.length
         if self.last_end >= self.seen:
             return False
         if self.other_ends is not None:
-            self.scores = self.other_ends.told(self.scores)
+            self.scores = self.other_ends.reported(self.scores)
         if self.watch is not None:
             self.watch.begin(self.open)
-        self._settle(self.open.cpu() if self._told is None else self._told)
+        self._settle(self.open.cpu() if self._on_host is None else self._on_host)
         return True
 
     def _settle(self, open_rows: Tensor) -> None:
-        """Describes decoding, from the host's copy `[rows]` of the decisions."""
+        """Sets `decoding` from the host's copy `[rows]` of the decisions."""
         self.any_open = bool(open_rows.any())
         alike = self.strengths is None and bool(open_rows.all())
         steers: Steers = "nothing" if not self.any_open else "everything" if alike else "open_rows"
@@ -291,8 +313,8 @@ class PromptScope:
         )
 
     def belongs_to(self, cache: Any) -> None:
-        """Remembers which KV cache holds this batch, without keeping it alive."""
-        # Tuples and lists, which older model code keeps its cache in, are made anew in every pass.
+        """Keeps a weak reference to the KV cache that holds this batch."""
+        # Older model code makes a new tuple or list in every pass; it is of no use as a reference.
         if cache is not None and not isinstance(cache, (tuple, list)):
             self._cache = weakref.ref(cache)
 
@@ -301,16 +323,21 @@ class PromptScope:
         return cache is not None and self._cache() is cache
 
     def keep_open(self, earlier: PromptScope) -> None:
-        """Rows that were open earlier in the same cache go on being steered, from their first new token."""
+        """Keeps the open rows of an earlier scope of the same cache open, from their first new token on."""
         if earlier.open is not None and earlier.rows == self.rows:
             self._kept = self.open = earlier.open.clone()
             if earlier.watch is not None and earlier.watch.begun:
                 self._kept = self.open = self.open | (earlier.watch.opened_at > 0).to(self.open.device)
 
     def steered_columns(self, now: Pass, stream: Tensor) -> tuple[int, Tensor]:
-        """For a pass that steers by position: `(first column, mask [rows, columns from there on, 1])`.
+        """Returns which tokens a pass that steers by position steers.
 
-        `stream` `[rows, tokens, width]` is what the mask is for. Columns before the first are left alone.
+        Args:
+            now: the pass.
+            stream: the residual stream `[rows, tokens, width]`.
+
+        Returns:
+            The first column with steered tokens, and a mask `[rows, columns from there on, 1]`.
         """
         compiling = torch.compiler.is_compiling()  # then the first column would be compiled in
         every = compiling or self.positions == "all" or self._kept is not None
@@ -346,7 +373,7 @@ class PromptScope:
         return mask[:, :, None]
 
     def scaled(self, addition: Tensor, now: Pass | None = None) -> Tensor:
-        """An addition `[width]` as the rows of a pass get it: `[rows, 1, width]` where strengths differ."""
+        """Scales an addition `[width]` for the rows of a pass: `[rows, 1, width]` where strengths differ."""
         if self.strengths is None:
             return addition
         strengths = self.strengths.to(addition)
@@ -355,7 +382,7 @@ class PromptScope:
         return strengths[:, None, None] * addition
 
     def decisions(self) -> list[Decision]:
-        """One per row, in the order of the batch; empty before the prompt has been seen."""
+        """One decision per row, in the order of the batch; empty before the prompts are decided."""
         if not self.settled or self.scores is None or self.open is None:
             return []
         opened = [0] * self.rows if self.watch is None else self.watch.opened_at.tolist()

@@ -1,4 +1,4 @@
-"""What becomes of prompts that do not end as the chat template ends them, where the gate was fitted."""
+"""What happens to prompts that do not end as the chat template ends them, where the gate was fitted."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from inferaligner.steering.prompt_spans import PromptSpans, with_turns
 
 OnUnknownEnd = Literal["warn", "refuse", "allow"]
 """What a guard does with a prompt whose end its gates were not fitted on: raw text, and begun answers where
-the aligner has no gate for them. `warn` and `allow` gate it all the same; `refuse` raises `SteeringError`,
-for every begun answer too."""
+the aligner has no gate for them. `warn` and `allow` gate the prompt nevertheless; `refuse` raises
+`SteeringError`, for every begun answer too."""
 
 
 class UnknownEndWarning(UserWarning):
-    """A prompt was gated at a place that the gate was not fitted on, or could not be checked for that."""
+    """A prompt was gated at an end that the gate was not fitted on, or its end could not be checked."""
 
 
 class EndCheck:
-    """Finds where each prompt's template hands over to the assistant; without a tokenizer it warns."""
+    """Detects where the chat template hands over to the assistant; without a tokenizer it warns once."""
 
     def __init__(self, ends: TemplateEnds | None, policy: OnUnknownEnd, *, calibrated: bool = False) -> None:
-        """`calibrated`: whether the aligner has a gate for begun answers (`inferaligner.method.end_gate`)."""
+        """
+        Args:
+            ends: the ends that the chat template writes; None: unknown, for want of a tokenizer.
+            policy: what to do with other ends.
+            calibrated: whether the aligner has a gate for begun answers (`inferaligner.method.end_gate`).
+        """
         self._ends = ends
         self._policy = policy
         self._calibrated = calibrated
@@ -34,8 +39,12 @@ class EndCheck:
 
     @classmethod
     def of(cls, reader: Reader | None, policy: OnUnknownEnd, *, calibrated: bool) -> EndCheck:
-        """Raises `InputError` where prompts are to be refused and there is no tokenizer to recognise them,
-        `ChatTemplateMissingError` for a tokenizer without a chat template."""
+        """The check for a tokenizer or processor; None for a guard without one.
+
+        Raises:
+            InputError: prompts are to be refused, and there is no tokenizer to recognise them.
+            ChatTemplateMissingError: the tokenizer has no chat template.
+        """
         if reader is None and policy == "refuse":
             raise InputError(
                 'on_unknown_end="refuse" needs the tokenizer, to see how prompts end: give '
@@ -44,21 +53,29 @@ class EndCheck:
         return cls(None if reader is None else TemplateEnds.of(reader), policy, calibrated=calibrated)
 
     def of_generate(self, spans: PromptSpans, arguments: dict[str, Any]) -> PromptSpans:
-        """The prompts of a `generate(...)` call. Raises `SteeringError` as the policy says."""
+        """Checks the prompts of a `generate(...)` call; arguments and errors as in `__call__`."""
         ids = arguments.get("inputs") if arguments.get("inputs") is not None else arguments.get("input_ids")
         mask = arguments.get("attention_mask")
         if ids is None or arguments.get("inputs_embeds") is not None:
             return self(spans, None, 0)
-        # The mask covers cached tokens too, where the call brings the new ones alone.
+        # The mask covers cached tokens too, where the call has only the new ones.
         cached = mask.shape[1] - ids.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else 0
         return self(spans, ids, max(cached, 0))
 
     def __call__(self, spans: PromptSpans, ids: Tensor | None, start: int) -> PromptSpans:
-        """The spans with every row's kind of end. `ids` `[prompts, tokens]`, the first at position `start`;
-        None where the model is given embeddings."""
+        """Returns the spans with each row's kind of end.
+
+        Args:
+            spans: where the prompts begin and end.
+            ids: token ids `[prompts, tokens]`; None where the model gets embeddings.
+            start: position of the first of these tokens.
+
+        Raises:
+            SteeringError: the policy is "refuse", and a prompt has another end.
+        """
         if self._ends is None:
             self._warn(
-                "The aligner was applied without a tokenizer, so it cannot see whether prompts end as the "
+                "The aligner was applied without a tokenizer, so it cannot check whether prompts end as the "
                 "chat template ends them, where the gate was fitted. Use aligner.apply(model, tokenizer)."
             )
             return spans
@@ -88,16 +105,16 @@ class EndCheck:
             )
         return spans
 
-    def _object(self, words: str) -> None:
+    def _object(self, message: str) -> None:
         if self._policy == "refuse":
-            raise SteeringError(words + ' (on_unknown_end="refuse")')
-        self._warn(words)
+            raise SteeringError(message + ' (on_unknown_end="refuse")')
+        self._warn(message)
 
-    def _warn(self, words: str) -> None:
+    def _warn(self, message: str) -> None:
         if self._policy == "allow" or self._warned:
             return
         self._warned = True
-        warnings.warn(words, UnknownEndWarning, stacklevel=2)
+        warnings.warn(message, UnknownEndWarning, stacklevel=2)
 
 
 def _rows(kinds: tuple[str, ...], kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Lets a guard know where a `generate(...)` call begins; the call itself stays the model's own."""
+"""A wrapper around `model.generate` that shows a guard where a call begins and ends."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 Around = Callable[[dict[str, Any]], AbstractContextManager[dict[str, Any] | None]]
-"""From a call's arguments to what surrounds it, which may give arguments to put in their place."""
+"""From a call's arguments to a context around the call, which may yield arguments that replace them."""
 
 
 class GenerateAnnouncer:
-    """A function in front of `model.generate` that opens `around(arguments)` for each call.
+    """A function in the place of `model.generate` that opens `around(arguments)` for each call.
 
-    `lift` takes it away again. Announcers may be lifted in any order: one that is not on top waits there,
-    passing calls by, and goes with the last one above it.
+    `lift` removes it. Announcers may be lifted in any order: an announcer below others stays, passes calls
+    on, and is removed together with the last one above it.
     """
 
     def __init__(self, model: Any, around: Around) -> None:
@@ -42,6 +42,7 @@ class GenerateAnnouncer:
         model.generate = generate
 
     def lift(self) -> None:
+        """Removes the wrapper; the model's own `generate` returns with the last one."""
         self.active = False
         top = self._model.__dict__.get("generate")
         while (one := _announcer_of(top)) is not None and not one.active:
@@ -53,6 +54,6 @@ class GenerateAnnouncer:
 
 
 def _announcer_of(function: Any) -> GenerateAnnouncer | None:
-    # `functools.wraps` copies attributes: somebody else's wrapper around ours carries it too, and stays.
+    # `functools.wraps` copies attributes: a wrapper of other code around ours has it too, and must stay.
     one = getattr(function, "announcer", None)
     return one if isinstance(one, GenerateAnnouncer) and one.generate is function else None

@@ -1,16 +1,17 @@
-"""`with aligner.apply(model) as guard:` - hooks on the model while the context is open.
+"""The guard that `with aligner.apply(model) as guard:` opens: hooks on the model until the context ends.
 
-Who calls what, for one batch of prompts:
-1. `model.generate(...)` is the user's own call. The guard notes where the prompts end and opens a scope.
-   A plain `model(...)` call opens one by itself when it brings a new prompt.
-2. Before every forward pass, `_before` describes the pass; gate hooks read, the last one latches the rows
-   and tells the host (one wait per prompt batch, none per token); steer hooks act on open rows, if any.
-3. Where there is a monitor, its hook reads every generated token and latches rows on the device; the steer
-   hooks then tell rows apart at every step, because the host does not know.
-4. After the pass, `_after` checks that the hooks really ran, and replays the prefill of opened rows where
-   one pass was too early.
+The order of events for one batch of prompts:
+1. The user calls `model.generate(...)`. The guard notes where the prompts end and begins a scope (the state
+   of one batch). A plain `model(...)` call that brings a new prompt begins one too.
+2. `_before` runs before every forward pass and describes it. Gate hooks read; the last one latches the rows
+   and copies the decisions to the host (one wait per prompt batch, none per token). Steer hooks act on open
+   rows.
+3. With a monitor, its hook reads every generated token and latches rows on the device. The steer hooks then
+   look up the open rows on the device at every step, because the host does not know them.
+4. `_after` runs after the pass, checks that the hooks ran, and replays the prefill of open rows where one
+   pass was too early.
 
-State belongs to the guard: two guards, on one model or on two, share nothing.
+All state belongs to the guard: two guards, on one model or on two, share nothing.
 """
 
 from __future__ import annotations
@@ -22,22 +23,21 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from inferaligner.errors import SteeringError
-from inferaligner.method.gate import Decision
-from inferaligner.models.anatomy import dissect, module_device, unwrap
+from inferaligner.method.decision import Decision
+from inferaligner.models.anatomy import dissect, unwrap
 from inferaligner.models.kv_cache import cache_in
 from inferaligner.prompts.encoding import image_tokens
-from inferaligner.steering.active_guards import join, leave, refuse_company
+from inferaligner.steering.active_guards import refuse_other_guards, register, unregister
 from inferaligner.steering.batch_state import Pass, PromptScope
 from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.generate_wrapper import GenerateAnnouncer
-from inferaligner.steering.hooks import GateHook, SteerHook
-from inferaligner.steering.monitor_hooks import MonitorHook, refuse_several_tokens, refuse_unfollowed
+from inferaligner.steering.guard_state import GuardState
+from inferaligner.steering.installed_hooks import InstalledHooks
+from inferaligner.steering.monitor_hooks import refuse_unfollowed
 from inferaligner.steering.monitor_state import AnswerWatch
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.prompt_spans import (
@@ -58,7 +58,7 @@ from inferaligner.steering.torch_compile import forget_compiled, never_compiled
 
 
 class Guard:
-    """An applied aligner. `decisions` holds score and verdict per row of the latest prompt batch."""
+    """An applied aligner; `decisions` has the score and the decision on each row of the latest batch."""
 
     def __init__(
         self,
@@ -68,28 +68,34 @@ class Guard:
         refusal: CannedRefusal | None = None,
         end_check: EndCheck | None = None,
     ) -> None:
-        """`refusal` is what open rows are answered with; it goes with a `GatePlan`, and no other. Without an
-        `end_check` every prompt counts as one that ends as the template ends it."""
+        """
+        Args:
+            model: the model to gate; hooks are added when the context is entered.
+            plan: the gate, and what is added to open rows.
+            mode: whether the gate decides, or every row is steered ("always"), or none ("never").
+            refusal: the text that answers open rows. It needs a `GatePlan`, and a `GatePlan` needs it unless
+                the mode is "never".
+            end_check: detects how prompts end; None: every prompt ends as the chat template ends it.
+
+        Raises:
+            MismatchError: the plan does not fit the model's width or depth.
+            SteeringError: plan and refusal do not go together.
+        """
         if isinstance(plan, GatePlan) != (refusal is not None) and mode != "never":
             raise SteeringError(
-                "A gate alone needs a refusal to answer open rows with, and a plan that steers takes none. "
-                'Use apply(on_open="refuse"), or fit with an aligned model.'
+                "A gate without steering vectors needs a refusal for open rows, and a plan that steers takes "
+                'none. Use apply(on_open="refuse"), or fit with an aligned model.'
             )
         self.plan = plan
         self.refusal = refusal
         self._end_check = end_check or EndCheck(None, "allow")
         self.mode: Mode = mode
-        self.scope: PromptScope | None = None
-        self.now: Pass | None = None  # the pass that is running
+        self._state = GuardState()
         self._model: Any = unwrap(model)
         self._anatomy = dissect(self._model)
         plan.check_fits(self._anatomy)
-        self._gate_hooks: list[GateHook] = []
-        self._steer_hooks: list[SteerHook] = []
+        self._hooks = InstalledHooks()
         self._monitor = None if mode == "always" else plan.monitor  # with every row open, nothing to watch
-        self._monitor_hook: MonitorHook | None = None
-        self._handles: list[RemovableHandle] = []
-        self._devices: set[torch.device] = set()  # on which layers with hooks compute
         self._announcer: GenerateAnnouncer | None = None
         self._lengths: Sequence[int] | None = None
         self._strengths: Sequence[float] | None = None
@@ -104,14 +110,18 @@ class Guard:
 
     @property
     def decisions(self) -> list[Decision]:
-        """Per row of the latest batch (beams and return sequences counted): score, and open or not."""
-        return [] if self.scope is None else self.scope.decisions()
+        """The decision on each row of the latest batch; beams and return sequences are rows of their own."""
+        scope = self._state.scope
+        return [] if scope is None else scope.decisions()
 
     @contextmanager
     def prompt_lengths(self, lengths: Sequence[int]) -> Iterator[None]:
-        """For direct forward calls on prompt + continuation: how many tokens of each row are the prompt.
+        """Sets where prompts end in direct forward calls on prompt + continuation.
 
-        Without it, a direct call takes the last token of each row for the prompt's last one.
+        Without it, a direct call takes each row's last token for the last token of its prompt.
+
+        Args:
+            lengths: tokens of each row's prompt, padding not counted.
         """
         self._lengths = list(lengths)
         try:
@@ -119,11 +129,11 @@ class Guard:
         finally:
             self._lengths = None
 
-    # -- for decoding loops of one's own (see carried.py) ----------------------------------------------
+    # -- for other decoding loops (see row_state.py) ---------------------------------------------------
 
     @contextmanager
     def strengths(self, strengths: Sequence[float]) -> Iterator[None]:
-        """For direct forward calls on new prompts: what is added to each row, as a multiple of the plan's."""
+        """Scales what direct forward calls on new prompts add to each row; 1 adds the plan's vectors."""
         self._strengths = list(strengths)
         try:
             yield
@@ -131,56 +141,48 @@ class Guard:
             self._strengths = None
 
     def carried(self) -> CarriedRows:
-        """The rows of the latest batch, to be carried on. Raises `SteeringError` before they are decided."""
-        if self.scope is None:
+        """The state of the latest batch's rows. Raises `SteeringError` before all of them are decided."""
+        scope = self._state.scope
+        if scope is None:
             raise SteeringError("No prompt has passed this guard yet.")
-        return self.scope.carried()
+        return scope.carried()
 
     def carry_on(self, rows: CarriedRows, cache: Any) -> None:
-        """From here on, calls with one token a row and this cache decode these rows.
+        """Continues rows of earlier batches: calls with one token a row and this cache decode them.
 
-        Raises `SteeringError` outside the context, or if the rows lack the monitor's state.
+        Raises:
+            SteeringError: the guard is not active, or the rows come from a guard with another monitor.
         """
-        if not self._handles:
+        if not self._hooks.handles:
             raise SteeringError("This guard is not active; carry rows on inside its context.")
         if (self._monitor is None) != (rows.watch is None):
             raise SteeringError("The rows come from a guard with another monitor.")
         scope = PromptScope.carrying(rows, self.plan.gate, self.mode, self.plan.positions)
         scope.belongs_to(cache)
-        self._arm(scope)
-        self.scope = scope
+        self._hooks.arm(scope)
+        self._state.scope = scope
 
     # -- the context ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Guard:
-        if self._handles:
+        if self._hooks.handles:
             raise SteeringError("This guard is active already; make another one with apply().")
-        self.scope = None  # what was decided in an earlier context says nothing about what came since
-        layers = self._anatomy.layers
-        # Here, and not where they are used: see hooks.py on what compiled code makes.
-        at = {n: module_device(layers[n]) for n in {*self.plan.gate_layers, *self.plan.layers}}
-        self._devices = set(at.values())
-        dtype = self._model.dtype
+        self._state.scope = None  # decisions of an earlier context do not hold any more
         try:
-            for layer in self.plan.gate_layers:
-                self._gate_hooks.append(GateHook(self, layer, at[layer]))
-                self._handles.append(layers[layer].register_forward_hook(self._gate_hooks[-1]))
-            if self._monitor is not None:
-                watched = layers[self._monitor.layer]
-                self._monitor_hook = MonitorHook(self, self._monitor, module_device(watched))
-                self._handles.append(watched.register_forward_hook(self._monitor_hook))
-            if self.mode != "never":
-                for layer in self.plan.layers:
-                    vector = self.plan.additions[layer].to(at[layer], copy=True)
-                    steer_hook = SteerHook(self, vector, dtype if dtype.is_floating_point else None)
-                    self._steer_hooks.append(steer_hook)
-                    self._handles.append(layers[layer].register_forward_hook(steer_hook))
+            self._hooks.add(
+                self._anatomy,
+                self.plan,
+                self._state,
+                monitor=self._monitor,
+                steers=self.mode != "never",
+                dtype=self._model.dtype,
+            )
             before, after = never_compiled(self._before), never_compiled(self._after)
-            self._handles.append(self._model.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(self._model.register_forward_hook(after, with_kwargs=True))
+            self._hooks.handles.append(self._model.register_forward_pre_hook(before, with_kwargs=True))
+            self._hooks.handles.append(self._model.register_forward_hook(after, with_kwargs=True))
             if hasattr(self._model, "generate"):
                 self._announcer = GenerateAnnouncer(self._model, self._generation)
-            join(self._model, self)
+            register(self._model, self)
             forget_compiled(self._model)
         except BaseException:
             self.__exit__(None, None, None)
@@ -190,22 +192,17 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._gate_hooks.clear()
-        self._steer_hooks.clear()
-        self._monitor_hook = None
+        self._hooks.remove()
         if self._announcer is not None:
             self._announcer.lift()
             self._announcer = None
-        leave(self._model, self)
+        unregister(self._model, self)
         forget_compiled(self._model)
-        self.now = None
+        self._state.now = None
 
     @contextmanager
     def _generation(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-        """Around the model's own generate(); gives the arguments that a refusal needs changed."""
+        """Surrounds the model's own generate(); yields the arguments that a refusal replaces."""
         if self._generating is not None:
             raise SteeringError(
                 "A generate() call is running already under this guard. "
@@ -224,7 +221,7 @@ class Guard:
         try:
             self._end_tokens = generate_end_tokens(arguments, defaults)
             self._pending = self._end_check.of_generate(spans_of_generate(arguments, defaults), arguments)
-            self.scope = None
+            self._state.scope = None
             if self.refusal is None:
                 yield None
             else:
@@ -233,10 +230,11 @@ class Guard:
             self._generating = None
             self._pending = None
             self._end_tokens = None
-            self.now = None
+            self._state.now = None
 
     def _open_rows(self) -> Tensor | None:
-        return self.scope.open if self.scope is not None and self.scope.settled else None
+        scope = self._state.scope
+        return scope.open if scope is not None and scope.settled else None
 
     # -- every forward pass --------------------------------------------------------------------------
 
@@ -252,59 +250,45 @@ class Guard:
         if tokens is None:
             raise SteeringError("The forward call has neither input_ids nor inputs_embeds.")
         cache, (rows, length) = cache_in(arguments), tokens.shape[:2]
-        scope = self.scope
+        scope = self._state.scope
         if self._replaying is not None:
             assert scope is not None
-            self.now = scope.replay_pass(self._replaying, length, cached_tokens(cache))
+            now = scope.replay_pass(self._replaying, length, cached_tokens(cache))
         elif scope is not None and scope.decoding is not None and self._decodes(scope, cache, length):
-            # The decoding step: nothing here may wait for the device. A static cache keeps its count there,
-            # so it is not asked for; what matters is only that these tokens come after the prompt.
+            # The decoding step must not wait for the device. A static cache counts its tokens there, so the
+            # count is not read; it is enough that these tokens come after the prompt.
             scope.check_rows(rows)
-            self.now = scope.decoding
+            now = scope.decoding
         else:
-            self.now = self._begin_prompt(tokens, arguments, cache)
-        if self.now.reads_answer:
-            self._before_monitor(ids, length)
-        if self.now.reads_gate:
-            for hook in self._gate_hooks:
-                hook.ran = False
-        if self.now.steers != "nothing":
-            for steer in self._steer_hooks:
-                steer.ran = False
-
-    def _before_monitor(self, ids: Tensor | None, length: int) -> None:
-        assert self.scope is not None and self.scope.watch is not None and self._monitor_hook is not None
-        assert self.now is not None
-        if self.now.steers == "monitored":
-            refuse_several_tokens(length)
-        self.scope.watch.note_tokens(ids)
-        self._monitor_hook.ran = False
+            now = self._begin_prompt(tokens, arguments, cache)
+        self._state.now = now
+        assert self._state.scope is not None
+        self._hooks.before_pass(self._state.scope, now, ids, length)
 
     def _decodes(self, scope: PromptScope, cache: Any, length: int) -> bool:
-        """Whether a pass comes after the prompts of `scope`: its cache is the very object that holds them."""
+        """Whether a pass comes after the prompts of `scope`: its cache is the object that holds them."""
         if self._generating is None:
             return length == 1 and scope.follows(cache) and cached_tokens(cache) > 0
-        # Older model code makes its cache anew in every pass, from tensors in a tuple: nothing to recognise.
+        # Older model code makes a new cache (a tuple of tensors) in every pass, so it cannot be recognised.
         return self._pending is None and (scope.follows(cache) or isinstance(cache, (tuple, list)))
 
     def _begin_prompt(self, tokens: Tensor, arguments: dict[str, Any], cache: Any) -> Pass:
         refuse_packed(arguments)
         if self.refusal is not None and self._generating is None:
             raise SteeringError(
-                "An open prompt is answered with a text, and a forward call has no answer to put it in. "
-                "Call generate()."
+                "Open prompts are answered with a text, and a forward call generates none. Call generate()."
             )
         start = cached_tokens(cache)
         if self._generating is None:
-            self.scope = self._direct_scope(tokens, arguments, cache, start)
+            self._state.scope = self._direct_scope(tokens, arguments, cache, start)
         elif self._pending is not None:
-            self.scope = self._new_scope(self._pending, cache)
+            self._state.scope = self._new_scope(self._pending, cache)
             self._pending = None
-        scope = self.scope
+        scope = self._state.scope
         assert scope is not None
         now = scope.begin_pass(tokens.shape[0], tokens.shape[1], start)
         refuse_image_reads(tokens, scope.spans.reads, start, self.plan.gate.offsets, self._image_tokens)
-        for device in self._devices:
+        for device in self._hooks.devices:
             scope.places_on(device)  # copied here: see hooks.py on what compiled code makes
         if now.reads_gate and self._may_replay():
             scope.prefill.append(dict(arguments))
@@ -320,11 +304,11 @@ class Guard:
             spans = spans_from_lengths(self._lengths, tokens, arguments, start)
         else:
             spans = spans_of_forward(tokens, arguments, start)
-        scope, earlier = self._new_scope(self._end_check(spans, tokens, start), cache), self.scope
+        scope, earlier = self._new_scope(self._end_check(spans, tokens, start), cache), self._state.scope
         if self._strengths is not None:
             scope.scale(self._strengths)
         if earlier is not None and start > 0 and earlier.follows(cache):
-            # Nobody said that a new turn begins: this may be the rest of the same prompt, or drafted tokens.
+            # Not known to be a new turn: it may be the rest of the same prompt, or drafted tokens.
             scope.keep_open(earlier)
         return scope
 
@@ -344,11 +328,11 @@ class Guard:
         return self.mode != "never" and (not self.plan.one_pass or self.plan.positions == "all")
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        scope, now = self.scope, self.now
-        self.now = None
+        scope, now = self._state.scope, self._state.now
+        self._state.now = None
         if scope is None or now is None:
             return None
-        self._verify_hooks_ran(now)
+        self._hooks.after_pass(now)
         if now.reads_answer and scope.watch is not None:
             scope.watch.keep()
         if not now.reads_gate:
@@ -360,18 +344,13 @@ class Guard:
         late = not self.plan.one_pass or (self.plan.positions == "all" and len(scope.prefill) > 1)
         if late and scope.any_open:
             output = self._replay(scope, made, output)
-        self._arm(scope)
+        self._hooks.arm(scope)
         scope.prefill.clear()
         scope.cache_before = None
         return output
 
-    def _arm(self, scope: PromptScope) -> None:
-        assert scope.decoding is not None and scope.acting is not None
-        for steer in self._steer_hooks:  # a monitored step asks the watch instead
-            steer.arm(scope.acting[:, None, None], scope.decoding.steers, scope.strengths)
-
     def _replay(self, scope: PromptScope, cache: Any, output: Any) -> Any:
-        refuse_company(self._model, self)
+        refuse_other_guards(self._model, self)
         assert scope.open is not None
         rows = scope.open.nonzero().flatten().cpu()
 
@@ -385,16 +364,3 @@ class Guard:
         if scope.traced:
             output = own_tensors(output)
         return replay(scope.prefill, scope.cache_before, cache, rows, run, output)
-
-    def _verify_hooks_ran(self, now: Pass) -> None:
-        missed = now.reads_gate and not all(hook.ran for hook in self._gate_hooks)
-        if now.steers != "nothing":
-            missed = missed or not all(hook.ran for hook in self._steer_hooks)
-        if now.reads_answer:
-            missed = missed or self._monitor_hook is None or not self._monitor_hook.ran
-        if missed:
-            raise SteeringError(
-                "The model ran without the guard's hooks, so its output is unprotected and was discarded. "
-                "This happens when it was compiled before the aligner was applied: apply first, then "
-                "torch.compile, or call torch._dynamo.reset() after apply."
-            )

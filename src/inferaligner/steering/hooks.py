@@ -1,23 +1,22 @@
 """The forward hooks on decoder layers: read the gate, add α·θ_l.
 
-Both leave an output object untouched when there is nothing to do, so a closed prompt sees the bare
-model's own tensors. Rows are told apart by `torch.where`, never by multiplying with zero: a closed row in
-a mixed batch keeps its exact bits. Decoding does so beforehand, once per prompt batch: each step is one
-addition, of -0.0 to closed rows.
+Both return an output object unchanged when there is nothing to do, so a closed prompt gets the bare model's
+own tensors. `torch.where` separates the rows, never a multiplication with zero: a closed row in a mixed batch
+keeps its exact bits. For decoding this is done once per prompt batch: each step is one addition, of -0.0 to
+closed rows.
 
-`torch.compile` traces these two calls into the model's graph. It compiles anew for every number that it
-finds here, so a decoding step must look at nothing that changes from token to token or prompt to prompt,
-and a prefill takes the number of tokens from the stream's shape, which may be dynamic.
+`torch.compile` traces these two calls into the model's graph. It compiles again for every new number that it
+meets here, so a decoding step must read nothing that changes from token to token or prompt to prompt, and a
+prefill takes the number of tokens from the stream's shape, which may be dynamic.
 
-Under CUDA graphs, what compiled code made is overwritten by its next run. So no hook keeps a tensor from
-there: vectors are put in place when the hooks go on, and one that turns out to be elsewhere, or in another
-precision than the stream, is converted anew every time.
+Under CUDA graphs, the next run of compiled code overwrites the tensors that it returned. So no hook keeps
+such a tensor: vectors are put in place when the hooks are added, and a vector on another device or in another
+precision than the stream is converted again every time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,32 +25,37 @@ from inferaligner.errors import SteeringError
 from inferaligner.method.activations import is_recording
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.models.anatomy import residual, with_residual
-
-if TYPE_CHECKING:
-    from inferaligner.steering.batch_state import Pass, PromptScope, Steers
-    from inferaligner.steering.guard import Guard
+from inferaligner.steering.batch_state import Pass, PromptScope, Steers
+from inferaligner.steering.guard_state import GuardState
+from inferaligner.steering.plan import SteeringPlan
 
 LayerHook = Callable[[nn.Module, object, object], object]
 
 
 class GateHook:
-    """Adds the dot products of one layer's reads to the scope's scores; the last layer latches."""
+    """Adds the dot products of one layer's reads to the scores; the gate's last layer decides the rows."""
 
-    def __init__(self, guard: Guard, layer: int, device: torch.device) -> None:
-        """`device`: where the layer computes, and the weights are put."""
+    def __init__(self, state: GuardState, plan: SteeringPlan, layer: int, device: torch.device) -> None:
+        """
+        Args:
+            state: of the guard that the hook works for.
+            plan: gives the reads of the two gates; the hook keeps those of its layer.
+            layer: the decoder layer after which the hook reads.
+            device: where the layer computes; the weights are copied there.
+        """
 
         def reads_of(gate: GuidanceGate) -> list[tuple[GateRead, Tensor]]:
             reads = zip(gate.reads, gate.weights, strict=True)
             return [(read, weight.to(device, copy=True)) for read, weight in reads if read.layer == layer]
 
-        self._guard = guard
-        self._reads = reads_of(guard.plan.gate)
-        self._end_reads = reads_of(guard.plan.ends.gate)
-        self._last = layer == guard.plan.gate.last_layer
+        self._state = state
+        self._reads = reads_of(plan.gate)
+        self._end_reads = reads_of(plan.ends.gate)
+        self._last = layer == plan.gate.last_layer
         self.ran = False  # reset before every pass that reads the gate, checked after it
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
-        scope, now = self._guard.scope, self._guard.now
+        scope, now = self._state.scope, self._state.now
         if scope is None or now is None:
             _refuse_outside()
             return
@@ -75,7 +79,10 @@ class GateHook:
 
 
 def _product(stream: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
-    """The stream `[rows, tokens, width]` at a column per row, times a weight: `[rows]`; 0 outside of it."""
+    """Dot products `[rows]` of a weight `[width]` and the stream `[rows, tokens, width]` at a column per row.
+
+    Rows whose column lies outside the stream get 0.
+    """
     inside = (columns >= 0) & (columns < stream.shape[1])
     picked = stream[rows, columns.clamp(0, stream.shape[1] - 1)].float()
     # A sum over the width, not a matrix product: its rounding does not depend on the batch.
@@ -85,18 +92,26 @@ def _product(stream: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> T
 class SteerHook:
     """x_l = x'_l + α·θ_l on the open rows (equation 4 of the paper)."""
 
-    def __init__(self, guard: Guard, vector: Tensor, dtype: torch.dtype | None = None) -> None:
-        """`vector` is α·θ_l `[width]`; `dtype` what the stream is expected to be in."""
-        self._guard = guard
+    def __init__(self, state: GuardState, vector: Tensor, dtype: torch.dtype | None = None) -> None:
+        """
+        Args:
+            state: of the guard that the hook works for.
+            vector: α·θ_l `[width]`, on the layer's device.
+            dtype: precision that the residual stream is expected to have; None: the vector's own.
+        """
+        self._state = state
         self._vector = vector
         self._addition = vector.to(dtype or vector.dtype)
         self._decoding = self._addition  # what a decoding step adds: [width] or [rows, 1, width]
         self.ran = False  # reset before every pass that steers, checked after it
 
     def arm(self, open_rows: Tensor, steers: Steers, strengths: Tensor | None = None) -> None:
-        """Called when the rows `[rows, 1, 1]` are decided, for the decoding steps to come.
+        """Prepares what the next decoding steps add.
 
-        `strengths` `[rows]` scale what is added to each.
+        Args:
+            open_rows: `[rows, 1, 1]` bool.
+            steers: which rows these steps steer.
+            strengths: `[rows]`, scale what is added to each row; None is 1 for all.
         """
         if steers == "everything":
             self._decoding = self._addition
@@ -108,7 +123,7 @@ class SteerHook:
             self._decoding = torch.where(open_rows.to(addition.device), addition, -0.0)
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> object:
-        scope, now = self._guard.scope, self._guard.now
+        scope, now = self._state.scope, self._state.now
         if scope is None or now is None:
             _refuse_outside()
             return None
@@ -119,12 +134,12 @@ class SteerHook:
             return self._by_position(scope, now, output)
         addition = self._decoding if now.steers != "monitored" else self._watched(scope, output)
         if type(output) is Tensor and output.dtype == addition.dtype and output.device == addition.device:
-            return output + addition  # what follows comes to the same, and costs twice as much
+            return output + addition  # the general way below has the same result at twice the cost
         stream = residual(output)
         return with_residual(output, stream + addition.to(stream))
 
     def _watched(self, scope: PromptScope, output: object) -> Tensor:
-        """What a monitored step adds, `[rows, 1, width]`: -0.0 to the rows that are closed as yet."""
+        """What a monitored step adds, `[rows, 1, width]`: -0.0 to rows that are still closed."""
         assert scope.watch is not None
         stream = residual(output)
         acting = scope.watch.open_now.to(stream.device)
@@ -144,7 +159,7 @@ class SteerHook:
         return with_residual(output, tail if first == 0 else torch.cat([stream[:, :first], tail], dim=1))
 
     def _addition_to(self, stream: Tensor) -> Tensor:
-        """α·θ_l in the stream's precision, on its device; kept there for the next time."""
+        """α·θ_l in the stream's precision, on its device; kept for the next call."""
         if self._addition.device == stream.device and self._addition.dtype == stream.dtype:
             return self._addition
         addition = self._vector.to(stream)
@@ -154,10 +169,13 @@ class SteerHook:
 
 
 def _refuse_outside() -> None:
-    """A decoder layer ran outside a call of the model: right for recording activations, and nothing else."""
+    """Raises `SteeringError` for a decoder layer that ran outside a call of the model.
+
+    Only recording activations may do that.
+    """
     if not is_recording():
         raise SteeringError(
             "A decoder layer ran outside a call of the guarded model, where nothing can be gated; its output "
-            "was discarded. Call the model itself, not its `forward` or a part of it. Wrappers may do so: "
-            "call the model inside them, or its `generate`."
+            "was discarded. Call the model itself or its `generate`, not its `forward` or a part of it; in a "
+            "wrapper, call the model inside it."
         )

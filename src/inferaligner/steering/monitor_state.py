@@ -1,12 +1,12 @@
-"""The monitor's state for one batch of prompts: recent scores, and which rows opened at which token.
+"""The monitor's state for one batch of prompts: recent scores, and the token at which each row opened.
 
-All of it stays on the device; the host learns of it when somebody asks for decisions, and at no other time.
-Generated tokens are numbered from 1; number 0 stands for "not opened". Two ways in:
+The state stays on the device; it is copied to the host only when decisions are read. Generated tokens are
+numbered from 1; number 0 means "not opened". Two methods read tokens:
 
 - `step`: one more token of every row, on top of a cache. The usual case.
 - `sweep`: a pass that holds answers from their first token on: decoding without a cache, or a direct call on
-  prompt + continuation. Nothing that is steered is below the monitor's layer, so no score there depends on
-  what the monitor decides, and all tokens can be judged at once.
+  prompt + continuation. No steered layer lies below the monitor's layer, so no score there depends on the
+  monitor's decisions, and all tokens can be judged at once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from inferaligner.method.decision import opens
 from inferaligner.method.monitor import AnswerMonitor, running_means
 
 
 class AnswerWatch:
-    """`open_now` `[rows, 1, 1]`: rows that the present decoding step steers, with those of the prompt's gate.
+    """Recent scores and decisions of one batch.
 
-    `device` is that of the monitor's layer, known once the prompt went through it. `opened_at` `[rows]` are
-    the numbers of the tokens at which rows opened.
+    Attributes:
+        open_now: `[rows, 1, 1]` bool: rows that the present decoding step steers, because of their prompt or
+            of their answer.
+        opened_at: `[rows]` int64: number of the token at which the monitor opened a row; 0 for none.
+        device: device of the monitor's layer; known once a prompt went through it.
+        begun: whether the rows have a state yet.
     """
 
     def __init__(self, monitor: AnswerMonitor, end_tokens: Sequence[int]) -> None:
@@ -44,7 +49,7 @@ class AnswerWatch:
     # -- between passes ------------------------------------------------------------------------------
 
     def begin(self, open_rows: Tensor) -> None:
-        """Called when the prompts `[rows]` are decided. What was swept of their answers counts."""
+        """Called when the prompts are decided, with the open rows `[rows]`; keeps the state of a `sweep`."""
         open_rows = open_rows.to(self.device)
         if not self.begun:
             rows = len(open_rows)
@@ -56,7 +61,7 @@ class AnswerWatch:
         self.open_now = (open_rows | (self.opened_at > 0))[:, None, None]
 
     def note_tokens(self, ids: Tensor | None) -> None:
-        """Called before a pass with its token ids `[rows, tokens]`; None where only embeddings are known."""
+        """Called before a pass with its token ids `[rows, tokens]`, or None if it has embeddings."""
         self._ended = None
         if ids is None or not self._end_tokens:
             return
@@ -65,7 +70,7 @@ class AnswerWatch:
         self._ended = (ids[:, :, None] == self._ends).any(-1)
 
     def select(self, rows: Tensor) -> AnswerWatch:
-        """The state of some rows (indices), on its own from here on."""
+        """A copy of the state of some rows (indices)."""
         picked = self._empty_copy()
         rows = rows.to(self.opened_at.device)
         for name in _STATE:
@@ -74,7 +79,7 @@ class AnswerWatch:
 
     @classmethod
     def join(cls, parts: Sequence[AnswerWatch]) -> AnswerWatch:
-        """The rows of several states of one monitor, in order."""
+        """One state with the rows of several states of one monitor, in order."""
         joined = parts[0]._empty_copy()
         for name in _STATE:
             setattr(joined, name, torch.cat([getattr(part, name) for part in parts]))
@@ -88,11 +93,11 @@ class AnswerWatch:
 
     @property
     def latest(self) -> Tensor:
-        """r + b `[rows]` at the last token that was read: above 0 opens a row."""
+        """The running score r + b `[rows]` at the last token that was read."""
         return self._recent.mean(-1) + self.bias
 
     def keep(self) -> None:
-        """Called after a compiled pass: what a CUDA graph returned is overwritten by its next run."""
+        """Called after a pass: copies the state of a compiled one, whose next run would overwrite it."""
         if self.traced:
             self.opened_at, self.open_now = self.opened_at.clone(), self.open_now.clone()
             self._count, self._recent = self._count.clone(), self._recent.clone()
@@ -101,33 +106,35 @@ class AnswerWatch:
     # -- in the pass, at the monitor's layer -----------------------------------------------------------
 
     def step(self, scores: Tensor) -> None:
-        """One more token of each row, with its score s `[rows]`."""
+        """Reads one more token of each row, given its score s `[rows]`."""
         if self._ended is not None:
             self._live = self._live & ~self._ended[:, -1].to(scores.device)
         self._recent = torch.cat([self._recent[:, 1:], scores[:, None]], dim=1)
         self._count = self._count + 1
-        # Not `> 0`: a NaN must open the row, not slip through.
-        over = ~(self._recent.mean(-1) + self.bias <= 0)
+        over = opens(self._recent.mean(-1) + self.bias)
         fresh = over & self._live & (self.opened_at == 0)
         self.opened_at = torch.where(fresh, self._count, self.opened_at)
         self.open_now = self.open_now | fresh[:, None, None]
 
     def sweep(self, scores: Tensor, numbers: Tensor, last: Tensor) -> None:
-        """Whole answers: scores s and token numbers `[rows, tokens]` of a pass, and each row's last number.
+        """Reads whole answers.
 
-        Numbers below 1 are the prompt's, those above `last` `[rows]` padding.
+        Args:
+            scores: s `[rows, tokens]` of a pass.
+            numbers: `[rows, tokens]`, each token's number in its answer; below 1 in the prompt.
+            last: `[rows]`, the number of each row's last token; higher numbers are padding.
         """
         valid = (numbers >= 1) & (numbers <= last[:, None])
         if self._ended is not None:
             ended = self._ended.to(scores.device) & (numbers >= 1)
             valid = valid & (ended.cumsum(dim=1) == 0)
         scores = torch.where(valid, scores, 0.0)
-        over = ~(running_means(scores, self.window) + self.bias <= 0) & valid
+        over = opens(running_means(scores, self.window) + self.bias) & valid
         first = torch.where(over, numbers, _NEVER).amin(dim=1)
-        found = torch.where(first == _NEVER, 0, first)
+        opened = torch.where(first == _NEVER, 0, first)
         if self.begun:
-            found = torch.where(self.opened_at > 0, self.opened_at, found)
-        self.opened_at = found
+            opened = torch.where(self.opened_at > 0, self.opened_at, opened)
+        self.opened_at = opened
         self._count = last.clamp_min(0)
         self._live = valid.sum(1) == self._count
         # The latest scores, in their columns: number n of a row stands `n - numbers[row, 0]` columns in.
@@ -137,15 +144,15 @@ class AnswerWatch:
         self._recent = torch.where(columns >= 0, picked, 0.0)
         self.begun = True
 
-    # -- what became of it -----------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------
 
     def steered(self, numbers: Tensor) -> Tensor:
-        """Whether tokens are steered because of the monitor, `[rows, tokens]`, from their numbers."""
+        """Whether the monitor makes tokens steered, `[rows, tokens]`, given their numbers."""
         opened = self.opened_at.to(numbers.device)[:, None]
         return (opened > 0) & (numbers >= opened)
 
 
 _STATE = ("opened_at", "open_now", "_count", "_recent", "_live")
-"""What a row has of its own; all `[rows, ...]`."""
+"""The tensors with one entry per row, `[rows, ...]`."""
 
 _NEVER = torch.iinfo(torch.long).max

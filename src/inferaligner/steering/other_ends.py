@@ -1,4 +1,4 @@
-"""The rows of a batch that do not end as the chat template ends a prompt, and what is read at their ends."""
+"""Rows of a batch that do not end as the chat template ends a prompt, and the end gate's scores of them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from inferaligner.method.decision import opens
 from inferaligner.method.end_gate import EndGate
 from inferaligner.steering.prompt_spans import PromptSpans
 
 
 @dataclass
 class OtherEnds:
-    """Scores of the end gate while the prompts of a batch pass.
+    """The scores of the end gate while the prompts of a batch pass through the model.
 
     Attributes:
-        begun, raw: `[rows]` bool (CPU): an answer has begun behind the template's end; there is no such end.
-        bias: `[rows]` float32 (CPU), of the end gate.
-        scores: `[rows]` float32 on the device of the gate's layers, None before the first read.
+        begun: `[rows]` bool (CPU): an answer has begun behind the template's end.
+        raw: `[rows]` bool (CPU): the prompt has no template's end at all.
+        bias: `[rows]` float32 (CPU), the end gate's bias for the row's kind of end.
+        scores: `[rows]` float32 on the device of the gate's layers; None before the first read.
     """
 
     begun: Tensor
@@ -28,7 +30,7 @@ class OtherEnds:
 
     @classmethod
     def of(cls, spans: PromptSpans, gate: EndGate) -> OtherEnds | None:
-        """None where every row ends as the template ends one."""
+        """The rows of `spans` with other ends; None if every row ends as the template ends a prompt."""
         kinds = spans.kinds or ()
         if all(kind == "template" for kind in kinds):
             return None
@@ -39,7 +41,7 @@ class OtherEnds:
         )
 
     def repeated(self, times: int) -> OtherEnds:
-        """The same with every row repeated in place, before anything was read."""
+        """A copy with every row repeated in place, as beams need it; called before the first read."""
         return replace(
             self,
             begun=self.begun.repeat_interleave(times),
@@ -48,28 +50,34 @@ class OtherEnds:
         )
 
     def add(self, part: Tensor) -> None:
-        """Adds one read's dot products `[rows]`."""
+        """Adds the dot products `[rows]` of one read to the scores."""
         if self.scores is None:
             self.scores = part + self.bias.to(part.device)
         else:
             self.scores = self.scores + part.to(self.scores.device)
 
     def opened(self, by_turn: Tensor, here: Tensor) -> Tensor:
-        """Rows `[rows]` that open in this pass. `by_turn`: those that the guidance gate opens; `here`: those
-        whose last prompt token is in this pass."""
+        """Returns the rows that open in this pass, `[rows]` bool.
+
+        Args:
+            by_turn: `[rows]` bool, the rows that the guidance gate opens.
+            here: `[rows]` bool, the rows whose last prompt token is in this pass.
+        """
         scores = self._scores(by_turn.device)
         at_end = (self.begun | self.raw).to(by_turn.device) & here
-        # Raw text has no turn that the guidance gate could read. NaN opens.
-        return (by_turn & ~self.raw.to(by_turn.device)) | (at_end & ~(scores <= 0))
+        # Raw text has no turn that the guidance gate could read.
+        return (by_turn & ~self.raw.to(by_turn.device)) | (at_end & opens(scores))
 
-    def told(self, by_turn: Tensor) -> Tensor:
-        """The scores `[rows]` that are reported: the guidance gate's, but the end gate's of raw text, and of
-        begun answers that it alone opened."""
+    def reported(self, by_turn: Tensor) -> Tensor:
+        """Returns the scores `[rows]` to report, given the guidance gate's scores `by_turn` `[rows]`.
+
+        Raw text, and begun answers that only the end gate opened, have the end gate's score.
+        """
         scores = self._scores(by_turn.device)
-        alone = self.begun.to(by_turn.device) & (by_turn <= 0) & ~(scores <= 0)
+        alone = self.begun.to(by_turn.device) & ~opens(by_turn) & opens(scores)
         return torch.where(self.raw.to(by_turn.device) | alone, scores, by_turn)
 
     def _scores(self, device: torch.device) -> Tensor:
-        if self.scores is None:  # a hook that did not run must not close a row
+        if self.scores is None:  # NaN opens: a hook that did not run must not close a row
             return torch.full(self.begun.shape, torch.nan, device=device)
         return self.scores.to(device)

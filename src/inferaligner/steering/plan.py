@@ -1,4 +1,4 @@
-"""What an engine needs to know of an aligner, and nothing else."""
+"""The plan that an engine carries out: the gates, the vectors, and where they are added."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import Anatomy
 
 Positions = Literal["from_gate", "all"]
-"""Steered tokens: from the last prompt token onward, or every token of the prompt and the answer."""
+"""Steered tokens: from the last prompt token on, or every token of the prompt and the answer."""
 
 Mode = Literal["gate", "always", "never"]
-"""`gate`: the gate decides. `always`: every row is steered (the ungated control). `never`: decide and
+"""`gate`: the gate decides. `always`: every row is steered (a control without a gate). `never`: decide and
 report only (shadow mode)."""
 
 
 @dataclass(frozen=True)
 class SteeringPlan:
-    """The gate, and for each steered decoder layer the vector α·θ_l `[width]` (float32) that is added.
+    """A gate, and the vectors that are added to the residual stream of open rows.
 
-    `monitor` may open rows later, while they are being answered. `end_gate` reads prompts that do not end as
-    the chat template ends them, where the engine recognises these; without one, the gate itself does.
+    Attributes:
+        gate: the guidance gate.
+        additions: for each steered decoder layer the vector α·θ_l `[width]` (float32).
+        positions: which tokens of an open row are steered.
+        monitor: opens rows later, while they are answered.
+        end_gate: reads prompts that do not end as the chat template ends them, where the engine recognises
+            them; without one, the guidance gate reads their last tokens.
     """
 
     gate: GuidanceGate
@@ -55,7 +60,7 @@ class SteeringPlan:
         if self.end_gate is not None and self.end_gate.gate.last_layer > self.gate.last_layer:
             raise SteeringError(
                 f"The gate of begun answers reads layer {self.end_gate.gate.last_layer}, above the guidance "
-                f"gate's last one ({self.gate.last_layer}), so its decision would come too late."
+                f"gate's last layer ({self.gate.last_layer}), so its decision would come too late."
             )
 
     @property
@@ -70,7 +75,7 @@ class SteeringPlan:
 
     @property
     def gate_layers(self) -> tuple[int, ...]:
-        """The layers that a gate reads, ascending; the guidance gate's last one is the deepest."""
+        """The layers that the two gates read, ascending; the guidance gate's last layer is the deepest."""
         return tuple(sorted({*self.gate.layers, *self.ends.gate.layers}))
 
     @property
@@ -84,7 +89,7 @@ class SteeringPlan:
             int(vector.shape[0]) for vector in self.additions.values()
         }
         widths.add(int(self.ends.gate.weights.shape[1]))
-        if self.monitor is not None:  # it lies no deeper than the first steered layer
+        if self.monitor is not None:  # its layer is not above the first steered one
             widths.add(int(self.monitor.weights.shape[0]))
         deepest = max((*self.layers, self.gate.last_layer))
         if widths != {anatomy.width} or deepest >= anatomy.depth:
@@ -97,16 +102,16 @@ class SteeringPlan:
 
 @dataclass(frozen=True)
 class GatePlan(SteeringPlan):
-    """A gate alone: what an open row gets is not a matter of vectors (see `refusal.py`)."""
+    """A gate without steering vectors: open rows are refused (`refusal.py`) or only reported."""
 
     additions: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.additions:
-            raise SteeringError("A gate alone adds nothing; give a SteeringPlan to steer.")
+            raise SteeringError("A gate without steering vectors adds nothing; use a SteeringPlan to steer.")
         self._check_end_gate()
         if self.monitor is not None:
-            raise SteeringError("A gate alone has nothing to steer with where a monitor opens a row.")
+            raise SteeringError("A gate without steering vectors cannot have a monitor, which steers rows.")
 
     @property
     def one_pass(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where each row's prompt begins and ends, told from what the caller hands to the model."""
+"""Where each row's prompt begins and ends, from the arguments of a call of the model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from inferaligner.prompts.template_ends import EndKind, TemplateEnds
 
 @dataclass(frozen=True)
 class PromptSpans:
-    """Positions `[rows]` (CPU) of each row's first and last prompt token; padding and cached tokens count.
+    """Positions of the prompts in a batch, each `[rows]` on the CPU; padding and cached tokens count.
 
-    `lasts` are those of the last token that came with the prompt, where parts of the answer did. Where a
-    prompt's own end was looked at, `kinds` say how each row ends, and `turns` are the positions at which the
-    template handed over to the assistant: before `ends`, where an answer was begun.
+    Attributes:
+        begins: the first prompt token.
+        ends: the last prompt token.
+        lasts: the last token of the call, where parts of the answer came with the prompt; else None.
+        turns: the last token before the assistant's turn: before `ends` in a begun answer. None where the
+            ends were not checked.
+        kinds: how each row ends; None where the ends were not checked.
     """
 
     begins: Tensor
@@ -34,7 +38,7 @@ class PromptSpans:
         return self.ends if self.turns is None else self.turns
 
     def repeated(self, times: int) -> PromptSpans:
-        """The same with every row repeated in place, as beams and several return sequences do."""
+        """A copy with every row repeated in place, as for beams and several return sequences."""
 
         def rows(places: Tensor) -> Tensor:
             return places.repeat_interleave(times)
@@ -49,7 +53,13 @@ class PromptSpans:
 
 
 def generate_setting(arguments: Mapping[str, Any], defaults: Any, name: str) -> Any:
-    """A setting of a `generate(...)` call: given by name, in its configuration, or in the model's own."""
+    """A setting of a `generate(...)` call: an argument, else its configuration's, else the model's own.
+
+    Args:
+        arguments: the call's arguments by name.
+        defaults: the model's generation configuration.
+        name: of the setting.
+    """
     places = (arguments.get("generation_config"), defaults)
     given = (arguments.get(name), *(getattr(place, name, None) for place in places))
     return next((value for value in given if value is not None), None)
@@ -86,7 +96,11 @@ def spans_of_forward(tokens: Tensor, arguments: Mapping[str, Any], start: int) -
 def spans_from_lengths(
     lengths: Sequence[int], tokens: Tensor, arguments: Mapping[str, Any], start: int
 ) -> PromptSpans:
-    """The same where the caller knows how many tokens of each row, padding not counted, are the prompt."""
+    """The prompts of a direct forward call whose lengths in tokens, padding not counted, are known.
+
+    Raises:
+        SteeringError: lengths that do not fit the rows.
+    """
     whole = spans_of_forward(tokens, arguments, start)
     if len(lengths) != len(whole.ends):
         raise SteeringError(f"{len(lengths)} prompt lengths were given for {len(whole.ends)} rows.")
@@ -100,23 +114,26 @@ def spans_from_lengths(
 
 
 def with_turns(spans: PromptSpans, ids: Tensor, start: int, ends: TemplateEnds) -> PromptSpans:
-    """The same with every row's kind of end, and the place where the template hands over to the assistant.
+    """Returns `spans` with each row's kind of end, and where the template hands over to the assistant.
 
-    `ids` `[prompts, tokens]` are token ids, the first of them at position `start`; of a prompt that is cached
-    in part, only the new tokens are looked at.
+    Args:
+        spans: where the prompts begin and end.
+        ids: token ids `[prompts, tokens]`; only the new tokens of a prompt that is cached in part.
+        start: position of the first of these tokens.
+        ends: the ends that the chat template writes.
     """
     rows, kinds, turns = ids.tolist(), list[EndKind](), spans.ends.clone()
     for row, (begin, end) in enumerate(zip(spans.begins.tolist(), spans.ends.tolist(), strict=True)):
         first = max(begin, start)
-        found = ends.end_of(rows[row][first - start : end + 1 - start])
-        kinds.append(found.kind)
-        if found.turn_end is not None:
-            turns[row] = first + found.turn_end - 1
+        end_kind = ends.end_of(rows[row][first - start : end + 1 - start])
+        kinds.append(end_kind.kind)
+        if end_kind.turn_end is not None:
+            turns[row] = first + end_kind.turn_end - 1
     return replace(spans, turns=turns, kinds=tuple(kinds))
 
 
 def cached_tokens(cache: Any) -> int:
-    """How many tokens a KV cache holds; waits for the device where the cache counts there."""
+    """Tokens in a KV cache; waits for the device if the cache counts there."""
     if cache is None:
         return 0
     try:
@@ -130,8 +147,9 @@ def cached_tokens(cache: Any) -> int:
         if not cache.has_previous_state():
             return 0
         raise SteeringError(
-            f"The {type(cache).__name__} of a model without attention layers does not tell how many tokens "
-            "it has seen, so the new turn's positions are unknown. Pass the whole conversation without it."
+            f"The {type(cache).__name__} of a model without attention layers does not count the tokens "
+            "that it has seen, so the new turn's positions are unknown. Pass the whole conversation without "
+            "the cache."
         ) from None
 
 
@@ -143,19 +161,25 @@ def refuse_packed(arguments: Mapping[str, Any]) -> None:
         packed = packed or bool((positions.diff(dim=1) < 0).any())
     if packed:
         raise SteeringError(
-            "Several sequences are packed into one row (continuous batching or padding-free input), so there "
-            "is no one last prompt token per row. Use padded batches, or the vLLM engine for serving."
+            "Several sequences are packed into one row (continuous batching or padding-free input), so a row "
+            "has no single last prompt token. Use padded batches, or the vLLM engine for serving."
         )
 
 
 def refuse_image_reads(
     tokens: Tensor, ends: Tensor, start: int, offsets: Sequence[int], image_tokens: Sequence[int]
 ) -> None:
-    """Raises `SteeringError` where a token that the gate would read is an image's.
+    """Raises `SteeringError` where the gate would read a token of an image.
 
-    `tokens` `[rows, tokens]` are ids, the first of them at position `start`; `ends` `[rows]` are the
-    positions of the last prompt tokens. A chat template writes its own tokens after every picture, so only a
-    prompt that was not rendered with it can end in one.
+    A chat template writes its own tokens after every picture, so only a prompt that was not rendered with it
+    can end in one.
+
+    Args:
+        tokens: token ids `[rows, tokens]`.
+        ends: positions `[rows]` of the last tokens that the gate reads.
+        start: position of the first of `tokens`.
+        offsets: the gate's offsets before `ends`.
+        image_tokens: ids of the tokens of images.
     """
     if not image_tokens or tokens.is_floating_point():
         return
@@ -178,7 +202,7 @@ def _spans(rows: int, width: int, mask: Any) -> PromptSpans:
 
 
 def _mask_from_padding(ids: Tensor, pad_token_id: object, eos_token_ids: object) -> Tensor | None:
-    """What `generate` itself infers when no attention mask is given."""
+    """The attention mask that `generate` infers where none is given."""
     if ids.dtype not in (torch.long, torch.int) or not isinstance(pad_token_id, int):
         return None
     endings = eos_token_ids if isinstance(eos_token_ids, (list, tuple)) else [eos_token_ids]

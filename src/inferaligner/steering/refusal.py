@@ -1,15 +1,15 @@
-"""A given text instead of an answer: what an open gate does where there is no aligned model to steer with.
+"""A fixed text as the answer to open rows, for aligners without steering vectors and for `on_open="refuse"`.
 
-The logits of open rows are overwritten, token by token, so that the text is all that any way of decoding can
-say: greedy, sampling, beams, drafts. The batch stays whole, so closed rows keep their company and their bits,
-and the call stays the user's own. Nothing of an open row's answer comes from the model.
+The logits of open rows are overwritten, token by token, so that every way of decoding (greedy, sampling,
+beams, drafts) can only produce this text. The batch stays whole, so closed rows keep their bits, and the call
+stays the user's own. Nothing of an open row's answer comes from the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,32 +18,26 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 from inferaligner.errors import InputError, SteeringError
 from inferaligner.steering.prompt_spans import generate_setting
 
-OnOpen = Literal["steer", "refuse"]
-"""What an open gate does: add the steering vectors, or answer with a given text."""
-
-REFUSAL = "I'm sorry, but I can't help with that."
-"""The text, unless the user gives another."""
-
 
 @dataclass(frozen=True)
 class CannedRefusal:
-    """The text that open rows get, as tokens without an end of turn."""
+    """The text that answers open rows, and its tokens without an end of turn."""
 
     text: str
     tokens: tuple[int, ...]
 
     @classmethod
     def of(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> CannedRefusal:
-        """Raises `InputError` for an empty text, or one that the tokenizer cannot write."""
+        """Encodes a text. Raises `InputError` if it is empty, or if its tokens decode to another text."""
         wanted = text.strip()
         if not wanted:
             raise InputError("The refusal is empty; expected the text that open prompts are answered with.")
         tokens = tokenizer(wanted, add_special_tokens=False)["input_ids"]
-        told = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-        if told != wanted:
+        decoded = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        if decoded != wanted:
             raise InputError(
-                f"The tokenizer writes the refusal {wanted!r} as {told!r}. Give one without special tokens, "
-                "in characters that the model knows."
+                f"The tokenizer writes the refusal {wanted!r} as {decoded!r}. Give one without special "
+                "tokens, in characters that the model knows."
             )
         return cls(wanted, tuple(tokens))
 
@@ -54,9 +48,16 @@ def refusing(
     refusal: CannedRefusal,
     opened: Callable[[], Tensor | None],
 ) -> LogitsProcessorList:
-    """The logits processors of a `generate` call with those arguments, and the refusal's as the last.
+    """The logits processors of a `generate` call, with the one that writes the refusal as the last.
 
-    `opened` gives the open rows `[rows]` bool, or None before the model has seen the prompt.
+    Args:
+        arguments: the call's arguments by name.
+        defaults: the model's generation configuration.
+        refusal: what open rows are answered with.
+        opened: returns the open rows `[rows]` (bool), or None before the model has seen the prompt.
+
+    Raises:
+        SteeringError: the model has no end-of-text token.
     """
     ends = generate_setting(arguments, defaults, "eos_token_id")
     end = ends[0] if isinstance(ends, (list, tuple)) and ends else ends

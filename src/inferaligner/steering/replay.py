@@ -1,7 +1,7 @@
 """A second prefill for the rows that opened.
 
-Needed where the decision comes too late for one pass: a steered layer lies below the gate, or all prompt
-positions are to be steered and the prompt came in chunks. Closed rows keep the logits and cache entries of
+It is needed where the decision comes too late for one pass: a steered layer lies below the gate, or all
+prompt positions are steered and the prompt came in chunks. Closed rows keep the logits and cache entries of
 the first pass.
 """
 
@@ -20,17 +20,28 @@ from inferaligner.models.kv_cache import cache_in
 
 Run = Callable[[dict[str, Any], Tensor], Any]
 
-# Arguments whose tensors are known to count rows first (or to be one row for all).
+# Arguments whose tensors have the rows as their first axis (or one row for all).
 _BY_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 
 
 def replay(
     prefill: list[dict[str, Any]], cache_before: Any, cache: Any, rows: Tensor, run: Run, last: Any
 ) -> Any:
-    """Runs the recorded prefill passes again for `rows` (indices) and merges the results.
+    """Runs the recorded prefill passes again for some rows, and merges the results.
 
-    `run(arguments, rows)` is one steered forward call. Returns the last pass's output with those rows
-    replaced; `cache` is updated in place.
+    Args:
+        prefill: arguments of the passes.
+        cache_before: copy of the KV cache before the prompt; None without a cache.
+        cache: the KV cache after the prompt; updated in place.
+        rows: indices `[rows]` of the open rows.
+        run: one steered forward call, from arguments and row indices.
+        last: output of the last pass.
+
+    Returns:
+        `last` with these rows replaced.
+
+    Raises:
+        SteeringError: the cache is of a kind whose rows cannot be replaced.
     """
     first = prefill[0].get("input_ids")
     batch = (first if first is not None else prefill[0]["inputs_embeds"]).shape[0]
@@ -53,12 +64,12 @@ def replay(
 
 
 def copy_of_cache(cache: Any) -> Any:
-    """The cache as it is before the prompt, for a replay to start from."""
+    """A copy of the cache before the prompt, from which a replay starts."""
     return None if cache is None else copy.deepcopy(cache)
 
 
 def own_tensors(output: Any) -> Any:
-    """A compiled pass's output as copies, but for its cache: the next run of a CUDA graph overwrites it."""
+    """Copies of a compiled pass's output, except its cache: the next run of a CUDA graph overwrites it."""
     if isinstance(output, Tensor):
         return output.clone()
     if isinstance(output, tuple):
@@ -71,7 +82,7 @@ def own_tensors(output: Any) -> Any:
 
 
 def _separable(prefill: list[dict[str, Any]], cache: Any) -> bool:
-    """Whether rows can be run without the others: not with caches of fixed shape, image inputs, labels ..."""
+    """Whether some rows can be run alone: not with caches of fixed shape, image inputs or labels."""
     if cache is not None and not all(isinstance(layer, DynamicLayer) for layer in _layers(cache)):
         return False
     return all(
@@ -82,7 +93,7 @@ def _separable(prefill: list[dict[str, Any]], cache: Any) -> bool:
 
 
 def _cache_name(arguments: Mapping[str, Any]) -> str:
-    """The argument that holds the cache; any name at all where there is none."""
+    """Name of the argument that holds the cache; "cache" where there is none."""
     cache = cache_in(arguments)
     return next((name for name, value in arguments.items() if value is cache), "cache")
 

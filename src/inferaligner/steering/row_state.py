@@ -1,13 +1,13 @@
-"""What a guard knows of rows that outlive their batch: for decoding loops that let rows join and leave.
+"""The state of rows that outlive their batch, for decoding loops in which rows join and leave.
 
-Who calls what, in a loop of one's own around a guard that is active all the while:
-1. prefill: a direct call of the model on new prompts, on a cache of their own; `guard.carried()` is
-   what became of them, one row per prompt.
-2. join: `CarriedRows.join([running, new])`, in the order in which the caches were joined.
-3. `guard.carry_on(rows, cache)`: from here on every call with one token a row and this cache decodes them.
-4. after steps and before rows leave: `guard.carried()` again, and `rows.select(kept)`.
+The calls of such a loop, under a guard that stays active:
+1. Prefill: call the model directly on new prompts, with a cache of their own; `guard.carried()` returns their
+   state, one row per prompt.
+2. Join: `CarriedRows.join([running, new])`, in the order in which the caches were joined.
+3. `guard.carry_on(rows, cache)`: from here on, every call with one token a row and this cache decodes them.
+4. After steps, and before rows leave: `guard.carried()` again, then `rows.select(kept)`.
 
-A row's decision, and what a monitor has seen of its answer, go where the row goes and touch no other row.
+The decision on a row, and the monitor's state of its answer, move with the row and affect no other row.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from inferaligner.steering.monitor_state import AnswerWatch
 
 @dataclass(frozen=True)
 class CarriedRows:
-    """`scores` `[rows]` float32 and `open` `[rows]` bool, decided at the prompt, on the gate's device.
+    """The state of decided rows.
 
-    `strengths` `[rows]` (CPU) scale what is added to a row; None is 1 for all. `watch` holds a monitor's
-    state.
+    Attributes:
+        scores: `[rows]` float32, of the prompts, on the gate's device.
+        open: `[rows]` bool, decided at the prompts, on the gate's device.
+        strengths: `[rows]` on the CPU, scale what is added to each row; None is 1 for all.
+        watch: the monitor's state; None without a monitor.
     """
 
     scores: Tensor
@@ -38,7 +41,7 @@ class CarriedRows:
         return len(self.open)
 
     def select(self, rows: Sequence[int]) -> CarriedRows:
-        """Some rows in the order given; one that is named twice is there twice."""
+        """Returns some rows (indices) in the order given; an index may occur twice."""
         picked = torch.tensor(list(rows), dtype=torch.long, device=self.open.device)
         return CarriedRows(
             self.scores[picked],
@@ -49,7 +52,7 @@ class CarriedRows:
 
     @classmethod
     def join(cls, parts: Sequence[CarriedRows]) -> CarriedRows:
-        """All rows of the parts, in order; the parts come from guards of the same plan."""
+        """Returns all rows of the parts, in order; the parts come from guards of the same plan."""
         watches = [part.watch for part in parts if part.watch is not None]
         strengths = None
         if any(part.strengths is not None for part in parts):
@@ -64,5 +67,5 @@ class CarriedRows:
         )
 
     def opened_at(self) -> list[int]:
-        """Per row the generated token at which a monitor opened it; 0 for none. Waits for the device."""
+        """The generated token at which the monitor opened each row; 0 for none. Waits for the device."""
         return [0] * len(self) if self.watch is None else [int(n) for n in self.watch.opened_at.tolist()]

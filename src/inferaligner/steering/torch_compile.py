@@ -1,7 +1,8 @@
-"""Keeping hooks and `torch.compile` from passing each other by.
+"""Makes `torch.compile` respect hooks.
 
-Compiled code is kept per function, not per model, and is not checked for hooks that came or went later.
-Code that was compiled without hooks would serve unprotected, code with them would go on steering.
+Compiled code is kept per function, not per model, and is not checked for hooks that are added or removed
+later. Code that was compiled without hooks would run unprotected; code that was compiled with them would keep
+steering.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def forget_compiled(model: Any) -> None:
-    """Called when hooks come or go: whatever was compiled is compiled anew on its next call.
+    """Discards compiled code when hooks are added or removed, so that the next call compiles again.
 
-    This holds for the whole process; other compiled models pay one compilation.
+    This holds for the whole process: other compiled models pay for one compilation too.
     """
     if getattr(model, "_compiled_call", None) is not None:
         del model._compiled_call  # the decoding step that `generate` compiles for fixed-size caches
-    dynamo = sys.modules.get("torch._dynamo")  # not there: nothing was compiled, and importing it is slow
+    dynamo = sys.modules.get("torch._dynamo")  # if absent, nothing was compiled, and importing it is slow
     if dynamo is not None:
         dynamo.reset()
 
 
 def never_compiled(function: Function) -> Function:
-    """`function` and all that it calls run as plain Python, also inside of compiled code."""
+    """Returns `function` such that it and its callees run as plain Python, inside of compiled code too."""
     disabled: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return disabled

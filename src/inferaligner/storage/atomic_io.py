@@ -1,4 +1,4 @@
-"""Puts finished files and folders in place in one step."""
+"""Atomic writing: a reader sees the old file or folder, or the new one, never a part of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Writes a file, readable by all; it is there whole, or as it was before. Raises `OSError`."""
+    """Writes a file that everybody may read, in one step.
+
+    Args:
+        file: to create or replace.
+        content: of the file.
+
+    Raises:
+        OSError: the file cannot be written; a former one is unchanged.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as fresh:
@@ -24,7 +32,15 @@ def replace_file(file: Path, content: bytes) -> None:
 
 
 def swap_folder(fresh: Path, place: Path) -> None:
-    """Puts a finished folder in place; a reader sees the old artifact or the new one, never a mixture."""
+    """Moves a finished folder to its place; a folder that is there is replaced.
+
+    Args:
+        fresh: the finished folder, on the same file system.
+        place: path that it gets.
+
+    Raises:
+        OSError: the folder cannot be moved; a former one is back in its place.
+    """
     if not place.exists():
         fresh.rename(place)
         return
@@ -32,7 +48,7 @@ def swap_folder(fresh: Path, place: Path) -> None:
     try:
         place.rename(old / place.name)
         fresh.rename(place)
-    except BaseException:  # an interruption too: the old artifact goes back before anything is thrown away
+    except BaseException:  # interruptions too: the old folder goes back before anything is deleted
         if not place.exists() and (old / place.name).exists():
             (old / place.name).rename(place)
         raise

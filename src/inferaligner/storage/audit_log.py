@@ -1,29 +1,30 @@
-"""The audit log: one JSON line per decision of a gate, the same from every engine.
+"""The audit log: one JSON line per decision of a gate, in the same form from every engine.
 
-Prompts are hashed (SHA-256 over their token ids) unless the operator asks for the text. A line holds the
-gate's bias beside the score, so that `inferaligner calibrate --scores` can read logs across changes of the
-operating point.
+A prompt is recorded as a hash (SHA-256 over its token ids) unless the operator wants the text. A line holds
+the gate's bias beside the score, so that `inferaligner calibrate --scores` can read logs that were written
+under several operating points.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
-import threading
 from array import array
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from inferaligner.errors import InputError
 from inferaligner.storage.paths import expanded
 
 
 def prompt_digest(tokens: Sequence[int]) -> str:
-    """SHA-256 over token ids, as 64-bit integers."""
+    """SHA-256 over token ids, each as a 64-bit integer."""
     return hashlib.sha256(array("q", tokens).tobytes()).hexdigest()
 
 
@@ -39,7 +40,19 @@ def decision_line(
     text: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """What is written about one decision; `more` are an engine's own fields."""
+    """The line of one decision.
+
+    Args:
+        request: id of the request.
+        tokens: token ids of the prompt.
+        score: of the gate; recorded as null where it is not finite.
+        bias: of the gate, part of the score.
+        is_open: whether the gate opened.
+        action: what the server did, see `serving.gate_report.Action`.
+        aligner: digest of the artifact; its first 12 characters are recorded.
+        text: the prompt, where it is to be recorded.
+        more: further fields, of one engine.
+    """
     line = {
         "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "request": request,
@@ -56,56 +69,66 @@ def decision_line(
 
 
 class AuditFile:
-    """Appends lines; begins a new file when one has `max_bytes`, and keeps the last `keep` of them.
-
-    Files of before are `NAME.1` (the latest), `NAME.2` and so on. Without a limit, several processes may
-    append to one file.
-    """
+    """The file of an audit log. Several threads may write to it; without a limit, several processes too."""
 
     def __init__(self, file: str | Path, *, max_bytes: int | None = None, keep: int = 10) -> None:
-        """Raises `InputError` if the file cannot be written."""
-        self.place = expanded(file)
-        self._max_bytes = max_bytes
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._file = self._open()
+        """Opens the file, and creates it with its folder where there is none.
+
+        Args:
+            file: path of the log.
+            max_bytes: size at which a new file begins; None for no limit.
+            keep: number of former files to keep: `NAME.1` is the latest of them, then `NAME.2` and so on.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        self.path = expanded(file)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handler = _AuditHandler(self.path, max_bytes or 0, keep)
+        except OSError as error:
+            raise InputError(f"The audit log {self.path} cannot be written ({error.strerror}).") from None
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line, on disk as far as this process is concerned when it returns. Raises `OSError`."""
-        text = json.dumps(line, ensure_ascii=False) + "\n"
-        with self._lock:
-            size = self._file.tell() + len(text.encode("utf-8", "replace"))
-            if self._max_bytes is not None and self._file.tell() > 0 and size > self._max_bytes:
-                self._rotate()
-            self._file.write(text)
+        """Appends one line and hands it to the operating system.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._handler.handle(logging.makeLogRecord({"msg": json.dumps(line, ensure_ascii=False)}))
 
     def close(self) -> None:
-        """Nothing can be written afterwards."""
-        with self._lock:
-            self._file.close()
+        """Closes the file."""
+        self._handler.close()
 
-    def _open(self) -> IO[str]:
-        try:
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            # Line-buffered appends, for the operator's eyes only.
-            handle = os.open(self.place, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            file = os.fdopen(handle, "a", buffering=1, encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise InputError(f"The audit log {self.place} cannot be written ({error.strerror}).") from None
-        file.seek(0, os.SEEK_END)
-        return file
 
-    def _rotate(self) -> None:
-        self._file.close()
-        self._numbered(self._keep).unlink(missing_ok=True)
-        for number in range(self._keep - 1, 0, -1):
-            if (older := self._numbered(number)).exists():
-                older.rename(self._numbered(number + 1))
-        if self._keep:
-            self.place.rename(self._numbered(1))
-        else:
-            self.place.unlink()
-        self._file = self._open()
+class _AuditHandler(RotatingFileHandler):
+    """The standard library's rotation, for files that only their owner may read, with errors raised."""
 
-    def _numbered(self, number: int) -> Path:
-        return self.place.with_name(f"{self.place.name}.{number}")
+    def __init__(self, file: Path, max_bytes: int, keep: int) -> None:
+        super().__init__(file, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", errors="replace")
+
+    def _open(self) -> Any:
+        return open(
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=lambda path, flags: os.open(path, flags, 0o600),
+        )
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        # The standard library counts characters instead of bytes, and in Python 3.10 rotates an empty file.
+        if not self.maxBytes or not os.path.isfile(self.baseFilename):
+            return False
+        written = os.path.getsize(self.baseFilename)
+        size = len(f"{self.format(record)}\n".encode("utf-8", "replace"))
+        return written > 0 and written + size > self.maxBytes
+
+    def doRollover(self) -> None:
+        if not self.backupCount:  # the standard library would append to the full file
+            os.unlink(self.baseFilename)
+        super().doRollover()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # the exception that is being handled where this is called

@@ -1,18 +1,18 @@
-"""Steering vectors as a control vector of llama.cpp and repeng: a GGUF file.
+"""Steering vectors as a control vector for llama.cpp and repeng: a GGUF file.
 
     general.architecture        "controlvector"
     controlvector.model_hint    model type, such as "llama"; for people, no loader checks it
     controlvector.layer_count   number of directions in the file
     direction.N                 float32 [width], added to the residual stream after decoder layer N
 
-How N counts, read from the sources: llama.cpp's model graphs call `build_cvec(cur, il)` at the end of
-decoder layer `il`, after the MLP's residual add, with `il` counted from 0; `llama_adapter_cvec::apply` and
-`llama_control_vector_load_one` keep direction N for `il == N`. So N is the layer number used everywhere in
-this package, and repeng (`hidden_states[layer + 1]`) means the same by it. There is never a direction for
-layer 0: llama.cpp refuses a file that has one. Its loader wants every tensor one-dimensional and float32.
+N is the layer number used everywhere in this package, counted from 0. In llama.cpp's sources, model graphs
+call `build_cvec(cur, il)` at the end of decoder layer `il`, after the MLP's residual add, and
+`llama_adapter_cvec::apply` and `llama_control_vector_load_one` use direction N for `il == N`. repeng
+(`hidden_states[layer + 1]`) numbers layers in the same way. llama.cpp refuses a file with a direction for
+layer 0, and expects every tensor one-dimensional and float32.
 
-The strength is folded in: loaded at scale 1 the vectors are α·θ_l. The gate does not go along, and
-llama.cpp adds the vectors at every token of every prompt.
+The strength is part of the vectors: at scale 1 they are α·θ_l. The file has no gate: llama.cpp adds the
+vectors at every token of every prompt.
 """
 
 from __future__ import annotations
@@ -35,20 +35,28 @@ _DIRECTION = re.compile(r"direction\.(\d{1,6})")
 
 
 def write_control_vector(artifact: AlignerArtifact, file: str | Path) -> Path:
-    """Writes α·θ_l of the steered layers; a file that is there is replaced in one step.
+    """Writes the vectors α·θ_l of the steered layers, in one step.
+
+    Args:
+        artifact: with steering vectors.
+        file: to create or replace.
+
+    Returns:
+        The file.
 
     Raises:
-        InputError: layer 0 is steered, which llama.cpp cannot do, or the file cannot be written.
+        InputError: the artifact has no steering vectors, or steers layer 0, which llama.cpp cannot do; or the
+            file cannot be written.
         MissingExtraError: without the `gguf` package.
     """
     gguf = _gguf()
     if artifact.gate_only:
-        raise InputError("This aligner is a gate alone: it has no vectors that could be exported.")
+        raise InputError("This aligner is a gate alone: it has no steering vectors to export.")
     additions = artifact.additions()
     if 0 in additions:
         raise InputError(
             "The aligner steers layer 0, and a control vector of llama.cpp begins with layer 1; leaving the "
-            "layer out would change what the aligner does. Fit one with --steer-layers from 1 upward."
+            "layer out would change what the aligner does. Fit one with `steer_layers` from 1 upward."
         )
     place = Path(file)
     scratch: str | None = None
@@ -76,12 +84,13 @@ def write_control_vector(artifact: AlignerArtifact, file: str | Path) -> Path:
 
 
 def read_control_vector(file: str | Path) -> dict[int, Tensor]:
-    """The vector `[width]` (float32) that is added after each decoder layer, by layer number.
+    """Reads a control vector of `write_control_vector`, repeng or llama.cpp's cvector-generator.
 
-    Reads what `write_control_vector`, repeng and llama.cpp's cvector-generator write.
+    Returns:
+        The vector `[width]` (float32) to add after each decoder layer, by layer number.
 
     Raises:
-        ArtifactError: not a control vector, or a damaged one.
+        ArtifactError: the file is no control vector, or is damaged.
         InputError: there is no such file.
         MissingExtraError: without the `gguf` package.
     """
@@ -94,7 +103,7 @@ def read_control_vector(file: str | Path) -> dict[int, Tensor]:
         field = reader.get_field("general.architecture")
         architecture = None if field is None else str(bytes(field.parts[-1]), "utf-8", "replace")
         tensors = {tensor.name: (tensor.tensor_type, np.array(tensor.data)) for tensor in reader.tensors}
-    except Exception as error:  # the reader raises whatever numpy finds in a damaged file
+    except Exception as error:  # for a damaged file the reader raises errors of many types
         raise ArtifactError(
             f"{place} cannot be read as GGUF ({str(error) or type(error).__name__}): truncated, or another "
             "kind of file. Export it again."

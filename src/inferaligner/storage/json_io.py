@@ -1,4 +1,4 @@
-"""JSON that every parser reads: NaN and infinity, which JSON does not have, are written as null."""
+"""Standard JSON: NaN and infinity, which JSON does not have, are written as null."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The value as it comes back from JSON: string keys, lists for tuples, None for what is not finite."""
+    """The value as JSON gives it back: string keys, lists for tuples, None for values that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -19,5 +19,5 @@ def plain(value: Any) -> Any:
 
 
 def dump(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
-    """One JSON document; on one line unless `indent` is given."""
+    """The value as a JSON document; on one line unless `indent` is given."""
     return json.dumps(plain(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)

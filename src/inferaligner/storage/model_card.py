@@ -1,4 +1,4 @@
-"""The model card that is written beside every artifact."""
+"""The model card of an artifact, and words for its settings that tables share with the card."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ substitute for a policy, for logging or for review.
 
 
 def model_card(artifact: AlignerArtifact) -> str:
-    """The card as Markdown with the hub's metadata block."""
+    """The model card of an artifact: Markdown with the hub's metadata block."""
     environment = Environment(undefined=StrictUndefined, autoescape=False)
     environment.filters["cell"] = _cell
     provenance = artifact.provenance
@@ -184,19 +184,19 @@ def model_card(artifact: AlignerArtifact) -> str:
 
 
 def batch_shift_words(calibration: Mapping[str, Any]) -> str | None:
-    """How far scores move with the batch; None in artifacts that were written before it was measured."""
-    found = calibration.get("batch_shift")
-    if not found:
+    """The change of scores with the batch, in words; None in artifacts without this measurement."""
+    shift = calibration.get("batch_shift")
+    if not shift:
         return None
     return (
-        f"A prompt's score moved by at most {found['largest_shift']:.2g} between the prompt alone and in a "
-        f"batch ({found['prompts']} prompts); {found['near_threshold']} of {found['of']} ordinary prompts "
+        f"A prompt's score moved by at most {shift['largest_shift']:.2g} between the prompt alone and in a "
+        f"batch ({shift['prompts']} prompts); {shift['near_threshold']} of {shift['of']} ordinary prompts "
         "lie closer to the threshold than that, so their decision may depend on the batch."
     )
 
 
 def _ends(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """Held-out open rates of the gate of begun answers, by what was put where."""
+    """Held-out open rates of the gate of begun answers, by the kind of prompt."""
     opened = ((calibration.get("ends") or {}).get("held_out") or {}).get("open") or {}
     words = {
         "opener": "neutral begun answer behind prompts: {}",
@@ -209,7 +209,7 @@ def _ends(calibration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def monitor_words(artifact: AlignerArtifact) -> str | None:
-    """What the monitor reads, and what is promised of it; None without one."""
+    """The monitor and its operating point, in words; None without a monitor."""
     monitor, point = artifact.monitor, artifact.monitor_point
     if monitor is None:
         return None
@@ -224,13 +224,13 @@ def monitor_words(artifact: AlignerArtifact) -> str | None:
 
 
 def gate_words(gate: GuidanceGate) -> str:
-    """How a gate is made and where it looks."""
+    """The kind of a gate and the places it reads, in words."""
     return f"{gate.kind}: {reads_words([(read.layer, read.offset) for read in gate.reads])}"
 
 
 def reads_words(places: Sequence[Sequence[int]]) -> str:
-    """`(layer, offset)` pairs in words; tokens are counted from the prompt's end. Layers that are read at the
-    same tokens are told together."""
+    """`(layer, offset)` pairs in words, such as "layers 3 and 5 at token -1"; tokens count from the prompt's
+    end."""
     tokens_of: dict[int, list[int]] = {}
     for layer, offset in places:
         tokens_of.setdefault(layer, []).append(-offset - 1)
@@ -243,13 +243,13 @@ def reads_words(places: Sequence[Sequence[int]]) -> str:
 
 
 def _counted(noun: str, numbers: Sequence[int]) -> str:
-    """`layer 3`, `layers 3, 5 and 7`."""
+    """Such as `layer 3` or `layers 3, 5 and 7`."""
     *others, last = map(str, numbers)
     return f"{noun}s {', '.join(others)} and {last}" if others else f"{noun} {last}"
 
 
 def operating_point(calibration: Mapping[str, Any]) -> str:
-    """Where the gate's threshold came from, in one line."""
+    """The basis of the gate's threshold, in one line."""
     point = read_operating_point(calibration)
     if (point.rule == "paper") if point else calibration.get("paper"):
         return "the paper's: minus the mean projection of the extraction prompts"
@@ -284,14 +284,14 @@ def _promises(point: OperatingPoint) -> str:
 
 
 def promise_words(record: TrafficRecord) -> str:
-    """Whether a traffic's rate is promised, in a few words."""
+    """Whether the rate is promised for this traffic, in a few words."""
     if record.origin == "out-of-fold":
         return "nominal (out-of-fold scores)" if record.promised else "none (out-of-fold scores)"
     return "yes" if record.promised else "no"
 
 
 def percent(share: Any) -> str:
-    """A share of one as per cent; a dash where nothing was measured."""
+    """A share (1 = all) in per cent; a dash for None."""
     if share is None:
         return "-"
     digits = 1 if share == 0 or abs(share) >= 0.001 else 3  # 0.05 % is not "0.1 %"
@@ -299,12 +299,12 @@ def percent(share: Any) -> str:
 
 
 def _cell(text: Any) -> str:
-    """Text in a cell of a Markdown table."""
+    """Text for a cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def _hub_id(spec: str) -> str | None:
-    """The model on the hub that a spec names; the hub refuses a card whose base_model is anything else."""
+    """The hub id that a spec names, or None: the hub refuses cards with any other base_model."""
     repository = spec.partition("@")[0]
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository) and not Path(spec).exists():
         return repository

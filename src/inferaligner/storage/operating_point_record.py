@@ -1,6 +1,7 @@
-"""The operating point as an artifact keeps it: what is promised, for which traffic, and how it came about.
+"""The record of an operating point in an artifact: false-open rates, their bounds, and the history.
 
-Lives under `calibration.operating_point` of `aligner.json`. Artifacts of before have none, and still load.
+It is `calibration.operating_point` of `aligner.json`. Artifacts written before there was a record load
+without it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from inferaligner.errors import ArtifactError, InputError
 from inferaligner.statistics.stored_sample import StoredSample
 
 Origin = Literal["held-out", "out-of-fold"]
-"""Scores of the very gate on prompts it never saw, or of gates that each were fitted without the prompt."""
+"""Held-out: scores of the gate itself on prompts that it was not fitted on. Out-of-fold: each prompt's score
+comes from a gate of cross-validation that was fitted without the prompt."""
 
 Source = Literal["prompts", "scores", "prompts and scores"]
 
@@ -29,9 +31,9 @@ class TrafficRecord(_Record):
     n: int = Field(ge=1)
     open: int = Field(ge=0)  # of these n prompts
     bound: float = Field(ge=0, le=1)  # the false-open rate that the confidence holds for
-    promised: bool  # whether the bound is the rate that was asked for, by a rank fixed beforehand
+    promised: bool  # whether the bound is `max_false_open`, from a rank that was fixed beforehand
     origin: Origin
-    quantiles: tuple[float, ...]  # of the scores without the gate's bias, see `distribution`
+    quantiles: tuple[float, ...]  # of the scores without the gate's bias, see `statistics.stored_sample`
 
     @property
     def sample(self) -> StoredSample:
@@ -40,23 +42,23 @@ class TrafficRecord(_Record):
 
 
 class Move(_Record):
-    """One entry of the history: when the bias was moved, for which traffic, with what promise."""
+    """One entry of the history: a change of the gate's bias."""
 
     date: str  # ISO 8601, UTC
     old_bias: float
     new_bias: float
     source: Source
-    traffic: dict[str, int]  # prompts by name
+    traffic: dict[str, int]  # numbers of prompts by name
     max_false_open: float
     confidence: float
     promised: bool
 
 
 class OperatingPoint(_Record):
-    """Where the threshold stands, and for what.
+    """The operating point of a gate or monitor.
 
-    `rule` says what it rests on: "traffic" (the benign prompts named), "paper", or a rule of
-    `calibration.contrast_rule` for the labelled prompts, to which named traffic may have been added.
+    `rule` is the basis of the threshold: "traffic" (the named benign prompts), "paper" (the paper's bias), or
+    a rule for the labelled prompts, to which named traffic may have been added.
     """
 
     max_false_open: float = Field(gt=0, lt=1)
@@ -67,26 +69,29 @@ class OperatingPoint(_Record):
 
     @property
     def held_out(self) -> dict[str, TrafficRecord]:
-        """The traffic that no gate was fitted on: the user's own."""
+        """The user's own traffic, on which no gate was fitted."""
         return {name: record for name, record in self.traffic.items() if record.origin == "held-out"}
 
     @property
     def promised(self) -> bool:
-        """Whether the rate is promised for every traffic of the user's, of which there must be some."""
+        """Whether there is traffic of the user's, and the rate is promised for all of it."""
         return bool(self.held_out) and all(record.promised for record in self.held_out.values())
 
     @property
     def joint_confidence(self) -> float:
-        """With which all the promises to the user's traffics hold at once, at least (Bonferroni)."""
+        """Lowest confidence that the promises for all of the user's traffic hold together (Bonferroni)."""
         kept = sum(record.promised for record in self.held_out.values())
         return max(0.0, 1.0 - kept * (1.0 - self.confidence))
 
 
 def read_operating_point(calibration: Mapping[str, Any]) -> OperatingPoint | None:
-    """The record in an artifact's calibration figures; None in artifacts of before there was one.
+    """Reads the record from an artifact's calibration figures.
+
+    Returns:
+        None in artifacts that were written before there was a record.
 
     Raises:
-        ArtifactError: there is one, and it makes no sense.
+        ArtifactError: the record is invalid.
     """
     raw = calibration.get("operating_point")
     if raw is None:

@@ -1,4 +1,4 @@
-"""Places as users write them."""
+"""Paths as users write them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 
 def expanded(place: str | os.PathLike[str]) -> Path:
-    """The path with ~ spelt out; with the home of somebody who is not here, as it was written.
+    """The path with ~ replaced by the home folder.
 
-    Such a path does not exist, and whoever looks for it says so, as of any other.
+    With the name of an unknown user the path stays as it is; opening it then gives the usual error of a
+    missing file.
     """
     path = Path(place)
     try:
         return path.expanduser()
-    except (RuntimeError, ValueError):  # no such user; a name that cannot be one
+    except (RuntimeError, ValueError):  # no such user, or no valid user name
         return path

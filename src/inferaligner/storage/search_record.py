@@ -1,7 +1,7 @@
-"""The strength search as an artifact keeps it (`calibration["search"]`, plain JSON), read for people.
+"""The record of the strength search in an artifact (`calibration["search"]`, plain JSON), in words.
 
-Tables, cards and figures go through here, so that they agree on which setting is the chosen one and in what
-words a setting is told. Records of before a field was kept read as if it had not been measured.
+Tables, cards and figures use these functions, so that they agree on the chosen setting and on its
+description. A field that an older record does not have counts as not measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Trial = Mapping[str, Any]
 
 
 def same_setting(one: Trial, other: Trial) -> bool:
-    """Whether two trials are of the same layers with the same strengths."""
+    """Whether two trials have the same layers and strengths."""
     return (list(one["layers"]), one["strength"], list(one.get("profile") or ())) == (
         list(other["layers"]),
         other["strength"],
@@ -22,34 +22,34 @@ def same_setting(one: Trial, other: Trial) -> bool:
 
 
 def finalists(search: Mapping[str, Any]) -> list[Trial]:
-    """The trials that generated: the chosen one first, then by refusals."""
-    told = [trial for trial in search["trials"] if trial["refusal"] is not None]
-    return sorted(told, key=lambda t: (same_setting(t, search["chosen"]), t["refusal"]), reverse=True)
+    """The trials with generated answers: the chosen one first, then by refusals."""
+    generated = [trial for trial in search["trials"] if trial["refusal"] is not None]
+    return sorted(generated, key=lambda t: (same_setting(t, search["chosen"]), t["refusal"]), reverse=True)
 
 
 def strength_words(strength: float, profile: Sequence[float] | None) -> str:
-    """α, and α·p_l by layer where it is shared out."""
+    """α, and α·p_l by layer where the strength differs by layer."""
     if not profile:
         return f"{strength:.3g}"
     return f"{strength:.3g} on average ({', '.join(f'{strength * factor:.2g}' for factor in profile)})"
 
 
 def false_open_words(search: Mapping[str, Any]) -> str | None:
-    """What becomes of harmless prompts that open the gate; None where it was not measured."""
+    """The answers to harmless prompts that open the gate, in words; None where they were not measured."""
     chosen, bare = search["chosen"], search.get("harmless_unsteered")
     if not search.get("harmless") or chosen.get("drift") is None:
         return None
-    told = ", ".join(
+    shares = ", ".join(
         f"{chosen[f'harmless_{name}']:.0%} {name}" for name in ("refusal", "compliance", "gibberish")
     )
-    words = f"Of {search['harmless']} harmless prompts that open the gate or come near it: {told}"
+    words = f"Of {search['harmless']} harmless prompts that open the gate or come near it: {shares}"
     if bare:
         words += f" (unsteered: {bare['refusal']:.0%} refusal, {bare['gibberish']:.0%} gibberish)"
     return f"{words}; the bare model's own answers to them lose {chosen['drift']:.2f} nats a token"
 
 
 def order_words(search: Mapping[str, Any]) -> str | None:
-    """What it costs that steering begins no lower than the gate reads; None where it was not measured."""
+    """The cost of steering only from the gate's last layer on, in words; None where it was not measured."""
     below = [trial for trial in search.get("below_gate") or [] if trial["cross_entropy"] is not None]
     above = [
         trial for trial in search["trials"] if trial["cross_entropy"] is not None and not trial.get("profile")

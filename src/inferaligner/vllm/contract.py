@@ -59,7 +59,7 @@ IMPORTS: tuple[Names, ...] = (
     Names("vllm.v1.engine", "EngineCoreOutput EngineCoreOutputs FinishReason"),
     Names(_INPUT, "InputProcessor"),
     Names(_PROCESSOR, "OutputProcessor"),
-    Names("vllm.v1.outputs", "EMPTY_MODEL_RUNNER_OUTPUT AsyncModelRunnerOutput"),
+    Names("vllm.v1.outputs", "EMPTY_MODEL_RUNNER_OUTPUT AsyncModelRunnerOutput LogprobsLists"),
     Names("vllm.v1.request", "RequestStatus"),
     Names(_WORKER, "Worker"),
     Names(_CPU_WORKER, "CPUWorker"),
@@ -181,7 +181,7 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
     # -- front end
     Attributes("vllm.entrypoints.llm", "LLM", "llm_engine"),
     Attributes("vllm.v1.engine.llm_engine", "LLMEngine", "engine_core"),
-    Attributes("vllm.sampling_params", "SamplingParams", "max_tokens prompt_logprobs temperature"),
+    Attributes("vllm.sampling_params", "SamplingParams", "logprobs max_tokens prompt_logprobs temperature"),
     Attributes("vllm.lora.request", "LoRARequest", "load_inplace lora_int_id lora_name lora_path"),
     Attributes("vllm.outputs", "RequestOutput", "kv_transfer_params"),
     Attributes("vllm.outputs", "RequestError", "code message"),
@@ -201,7 +201,8 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
         "vllm.v1.request",
         "Request",
         "client_index lora_request num_computed_tokens num_output_placeholders num_output_tokens "
-        "num_prompt_tokens num_tokens prompt_token_ids request_id resumable status trace_headers",
+        "num_prompt_tokens num_tokens prompt_token_ids request_id resumable sampling_params status "
+        "trace_headers",
     ),
     Attributes("vllm.v1.request", "RequestStatus", "FINISHED_STOPPED RUNNING"),
     Attributes("vllm.v1.engine", "FinishReason", "STOP"),
@@ -216,8 +217,8 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
     Attributes(
         "vllm.v1.engine",
         "EngineCoreOutput",
-        "events finish_reason kv_transfer_params new_token_ids prefill_stats request_id stop_reason "
-        "trace_headers",
+        "events finish_reason kv_transfer_params new_logprobs new_token_ids prefill_stats request_id "
+        "stop_reason trace_headers",
     ),
     Attributes("vllm.v1.engine", "EngineCoreOutputs", "outputs"),
     # -- worker
@@ -239,6 +240,12 @@ ATTRIBUTES: tuple[Attributes | Names, ...] = (
 """Attributes that the plugin reads or sets, by the class that they belong to."""
 
 CODE: tuple[Statement, ...] = (
+    # The last token of a stopped answer is left out of its text (`refusal.refusal_tokens`).
+    Code(
+        "vllm.v1.engine.detokenizer",
+        "BaseIncrementalDetokenizer.update",
+        ("new_token_ids = new_token_ids[:-1]",),
+    ),
     # The gate is told of every real batch, and of no dummy one.
     Code(_RUNNER_1, "GPUModelRunner.execute_model", ("self._model_forward(",)),
     Code(_RUNNER_2, "GPUModelRunner.execute_model", ("self.model_state.preprocess_state(",)),

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inferaligner.method.decision import opens
+
 _LIBRARY: Any = torch.library.Library("inferaligner", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "read_gate(Tensor hidden, Tensor? residual, Tensor weights, int[] offsets, int[] columns, "
@@ -96,13 +98,13 @@ def decide(
     slots = read_slots[row, :count]
     if turn_reads < 0:
         total = partial[slots].sum(-1) + bias
-        opened = ~(total <= 0)
+        opened = opens(total)
     else:
         parts = partial[slots]
         total, end = parts[:, :turn_reads].sum(-1) + bias, parts[:, turn_reads:].sum(-1)
-        by_end = ~(end <= 0)
-        opened = ~(total <= 0) | by_end
-        total = torch.where((total == -torch.inf) | ((total <= 0) & by_end), end, total)
+        by_turn, by_end = opens(total), opens(end)
+        opened = by_turn | by_end
+        total = torch.where((total == -torch.inf) | (~by_turn & by_end), end, total)
     score[slots] = total
     # The bin's own place is set by nobody else, and must stay closed.
     open[slots] = opened & (slots != open.shape[0] - 1)
@@ -141,8 +143,7 @@ def watch(
     score = (stream.float() * weights).sum(-1) + centre
     recent[slots, columns] = score
     token_score[slots] = score
-    # Not `> 0`: a NaN must open the slot, not slip through.
-    now = ~(recent[slots].mean(-1) + bias <= 0) & (slots != open.shape[0] - 1)
+    now = opens(recent[slots].mean(-1) + bias) & (slots != open.shape[0] - 1)
     over[slots] = now
     open[slots] = open[slots] | now
     settle(counts, open, slot_of_token, steered, steer_tokens)

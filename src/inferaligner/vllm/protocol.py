@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 
 _ATTRIBUTE = "inferaligner"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inferaligner.errors import SteeringError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.prompts.template_ends import AS_THE_TEMPLATE, PromptEnd
 from inferaligner.steering.plan import SteeringPlan
 from inferaligner.vllm.monitor_state import ReadAnswer

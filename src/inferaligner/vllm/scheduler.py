@@ -21,6 +21,7 @@ from inferaligner.vllm.compatibility import check_deployment, fail_request
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits
 from inferaligner.vllm.prompts import PromptRules
 from inferaligner.vllm.protocol import StepOrders, TokenDecision, decisions_on, orders_on, send
+from inferaligner.vllm.refusal import certain_logprobs, refusal_tokens
 from inferaligner.vllm.request_state import GatedRequest, GateRules
 from inferaligner.vllm.settings import KEY
 
@@ -39,6 +40,7 @@ class GatedScheduler(Scheduler):
         self.gate_rules = GateRules(plan, steers=not settings.shadow, refuses=settings.on_open == "refuse")
         self._bias, self._layer = plan.gate.bias, plan.gate.last_layer
         self._strength = settings.artifact().steering.strength
+        self._refusal = refusal_tokens(vllm_config, settings)
         self.gate_prompts = PromptRules.of(vllm_config, settings)
         self.gate_log = AuditLog.of(vllm_config, settings)
         self._gated: dict[str, GatedRequest] = {}
@@ -228,7 +230,8 @@ class GatedScheduler(Scheduler):
             self.finish_requests(name, RequestStatus.FINISHED_STOPPED)
             last = EngineCoreOutput(
                 request_id=name,
-                new_token_ids=[],
+                new_token_ids=list(self._refusal),
+                new_logprobs=certain_logprobs(self._refusal, request),
                 finish_reason=FinishReason.STOP,
                 stop_reason=STOP_REASON,
                 events=request.take_events(),

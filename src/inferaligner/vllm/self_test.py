@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
+from inferaligner.method.decision import opens
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.vllm.device_buffers import RowBuffers
 
@@ -59,7 +60,7 @@ def _check_gate(runner: Any, rows: RowBuffers, tokens: int) -> None:
     expected, end = float(parts[:own].sum()) + rows.gate.bias, float(parts[own:].sum())
     if rows.ends is not None and expected <= 0 < end:
         expected = end
-    if abs(score - expected) > 1e-3 * (1 + abs(expected)) or bool(rows.open[0]) != (not score <= 0):
+    if abs(score - expected) > 1e-3 * (1 + abs(expected)) or bool(rows.open[0]) != opens(score):
         raise _failed(f"the gate decided {bool(rows.open[0])} at score {score}; expected score {expected}")
 
 
@@ -72,8 +73,8 @@ def _check_monitor(runner: Any, rows: RowBuffers, monitor: AnswerMonitor, tokens
     finally:
         rows.clear()
     score = float(rows.token_score[0])
-    opens = not (score / monitor.window + monitor.bias <= 0)
-    if not math.isfinite(score) or (bool(rows.over[0]), bool(rows.open[0])) != (opens, opens):
+    opened = opens(score / monitor.window + monitor.bias)
+    if not math.isfinite(score) or (bool(rows.over[0]), bool(rows.open[0])) != (opened, opened):
         raise _failed(f"the monitor read a token at score {score} and opened {bool(rows.open[0])}")
 
 

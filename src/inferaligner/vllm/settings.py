@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from inferaligner.errors import ArtifactError, InputError
+from inferaligner.steering.gate_policy import GatePolicy
 from inferaligner.storage.paths import expanded
 from inferaligner.version import __version__
 from inferaligner.vllm.adapters import AdapterRules
@@ -33,18 +34,13 @@ ASYNC_SCHEDULER = "inferaligner.vllm.scheduler.GatedAsyncScheduler"
 MIDDLEWARE = "inferaligner.vllm.http.GateMiddleware"
 
 
-class EngineSettings(BaseModel):
-    """The operator's choices, the same in every process.
+class EngineSettings(GatePolicy):
+    """The gate's policy and the engine's own choices, the same in every process.
 
     Attributes:
         aligner: folder of the artifact, readable under this path on every machine of the deployment.
         sha256: the artifact's digest when the engine was configured.
         version: of this package at that time.
-        shadow: decide and report, never steer.
-        on_open: what becomes of a request whose gate opens.
-        monitor: read answers too, if the aligner has a monitor.
-        prompts: `chat` takes prompts that end as the chat template ends them, and answers begun behind that
-            where the aligner has a gate for them; `any` takes raw text too.
         adapter: place of the LoRA adapter that the aligner was fitted on; None for the model itself.
         adapters: `own` refuses requests with another adapter than this, or without it; `any` gates them too.
         audit_log: file that gets one JSON line per decision.
@@ -52,15 +48,9 @@ class EngineSettings(BaseModel):
         untested_vllm: run on a version of vLLM that this package was not tested with.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     aligner: str
     sha256: str
     version: str = __version__
-    shadow: bool = False
-    on_open: Literal["steer", "refuse"] = "steer"
-    monitor: bool = True
-    prompts: Literal["chat", "any"] = "chat"
     adapter: str | None = None
     adapters: Literal["own", "any"] = "own"
     audit_log: str | None = None
@@ -107,31 +97,14 @@ class EngineSettings(BaseModel):
         """Which LoRA adapters requests may have."""
         return AdapterRules(self.adapter, others=self.adapters == "any")
 
-    def check_choices(self, artifact: AlignerArtifact) -> None:
-        """Raises `InputError` if the artifact cannot do what was chosen."""
-        if artifact.gate_only and self.on_open == "steer" and not self.shadow:
-            raise InputError(
-                f"{self.aligner} is a gate alone, fitted without an aligned model: it has nothing to steer "
-                'with. Give --on-open refuse (on_open="refuse").'
-            )
-        if artifact.monitor is not None and self.monitor and self.on_open == "refuse":
-            raise InputError(
-                f"{self.aligner} has a monitor of answers, and with --on-open refuse nothing is steered when "
-                "it opens one. Leave the monitor out with --no-monitor (monitor=False), or steer."
-            )
-
     def plan(self) -> SteeringPlan:
-        """What is enforced. A gate alone does where nothing is to be steered.
+        """The plan that the engine enforces.
 
-        Raises `ArtifactError` as `artifact`, `InputError` as `check_choices`.
+        Raises `ArtifactError` as `artifact`, and as `GatePolicy.check`.
         """
         from inferaligner.aligner import Aligner
 
-        artifact = self.artifact()
-        self.check_choices(artifact)
-        if artifact.gate_only and (self.shadow or self.on_open == "refuse"):
-            return Aligner(artifact).gate_plan()
-        return Aligner(artifact).plan(monitor=self.monitor)
+        return Aligner(self.artifact()).plan_for(self)
 
     def end_gate(self, plan: SteeringPlan) -> EndGate | None:
         """The gate of prompts that do not end as the chat template ends them; None where none are taken."""
@@ -153,11 +126,8 @@ def settings_for(aligner: str | Path | Aligner, **choices: Any) -> EngineSetting
     if (adapter := choices.get("adapter")) is not None and expanded(adapter).exists():
         choices["adapter"] = str(expanded(adapter).resolve())
     artifact = AlignerArtifact.read(folder)
-    try:
-        settings = EngineSettings(aligner=str(folder), sha256=artifact.digest(), **choices)
-    except ValidationError as error:
-        raise InputError(f"These settings cannot be used: {error}") from None
-    settings.check_choices(artifact)
+    settings = EngineSettings.from_choices(aligner=str(folder), sha256=artifact.digest(), **choices)
+    settings.check(artifact)
     return settings
 
 

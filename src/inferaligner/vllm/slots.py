@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import SteeringError
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.vllm.device_buffers import RowBuffers
 from inferaligner.vllm.protocol import Order, StepDecisions, StepOrders, TokenDecision
 

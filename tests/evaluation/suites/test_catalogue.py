@@ -1,18 +1,20 @@
-"""Suites: every declaration keeps the contract; sources, samples, files of the user's own."""
+"""Suites: the contract of every declaration, sources, samples and files of the user."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from inferaligner.errors import InputError
 from inferaligner.evaluation.suites.catalogue import DEFAULT, declared, load, named
 from inferaligner.evaluation.suites.published import Published
-from inferaligner.evaluation.suites.suite import KINDS, METRICS, Shipped
+from inferaligner.evaluation.suites.suite import KINDS, Item, Shipped, Suite, Task
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import pictures_of, text_of
 
@@ -20,9 +22,9 @@ DATA = Path(os.environ.get("INFERALIGNER_DATA", Path(__file__).parents[4] / "sha
 
 
 @pytest.mark.parametrize("name", sorted(declared()))
-def test_a_declaration_says_what_a_report_needs(name: str) -> None:
+def test_a_declaration_is_complete(name: str) -> None:
     suite = declared()[name]
-    assert suite.name == name and suite.kind in KINDS and suite.task in METRICS
+    assert suite.name == name and suite.kind in KINDS and suite.task in get_args(Task)
     assert suite.title and suite.citation and suite.licence
     if isinstance(suite.source, Published):
         assert suite.source.get.startswith("https://")
@@ -42,11 +44,33 @@ def test_a_published_set_is_read(name: str) -> None:
     if not all((DATA / file).is_file() for file in source.files):
         pytest.skip("the public set is not here")
     items = source.items(DATA)
-    # The paper's own set was not to be had with all of its pictures.
+    # Only part of the pictures of the paper's set could be collected.
     assert len(items) >= (30 if name == "mm_harmfulbench" else 90)
+    check_items(declared()[name], items)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in declared().items() if isinstance(s.source, Shipped)))
+def test_a_shipped_suite_is_made(name: str) -> None:
+    items = declared()[name].source.items(None)
+    assert len(items) >= 30
+    check_items(declared()[name], items)
+
+
+def check_items(suite: Suite, items: list[Item]) -> None:
+    """The fields that a task needs."""
     assert all(text_of(item.prompt).strip() for item in items)
-    if declared()[name].task in ("pick", "name"):
-        assert all(item.answer in item.choices for item in items)
+    if suite.task in ("pick", "name"):
+        assert all(len(item.choices) > 1 and item.answer in item.choices for item in items)
+    elif suite.task == "number":
+        assert all(item.answer is not None and float(item.answer.replace(",", "")) < 1e12 for item in items)
+
+
+def test_two_suites_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inferaligner.evaluation.suites import gsm8k
+
+    monkeypatch.setattr(gsm8k, "GSM8K", replace(gsm8k.GSM8K, name="xstest"))
+    with pytest.raises(ValueError, match="Two suites have the name xstest"):
+        declared.__wrapped__()
 
 
 def test_the_shipped_suites_come_from_the_test_part_alone() -> None:
@@ -106,7 +130,7 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
     assert everything.described == f"all {len(everything.items)}"
 
 
-def test_files_of_ones_own(tmp_path: Path) -> None:
+def test_files_of_the_user(tmp_path: Path) -> None:
     prompts, templates, labelled = tmp_path / "asked.txt", tmp_path / "frames.jsonl", tmp_path / "mine.jsonl"
     prompts.write_text("One?\nTwo?\n")
     templates.write_text('{"prompt": "A {prompt} b"}\n{"prompt": "[INSERT PROMPT HERE] now"}\n')

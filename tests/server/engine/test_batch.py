@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from inferaligner.server.engine.batch import alike
+from inferaligner.server.engine.batch import length_groups
 
 
 def jobs(lengths: Sequence[int]) -> list[Any]:
@@ -23,17 +23,17 @@ def lengths_of(passes: Sequence[Sequence[Any]]) -> list[list[int]]:
 
 
 def test_a_long_prompt_does_not_make_the_short_ones_long() -> None:
-    assert lengths_of(alike(jobs([50, 400, 55, 60, 390]), 24)) == [[50, 55, 60], [390, 400]]
-    assert lengths_of(alike(jobs([70] * 9), 24)) == [[70] * 9]
-    assert lengths_of(alike(jobs([3, 30, 12]), 64)) == [[3, 12, 30]]  # not worth a pass
-    assert alike([], 24) == []
+    assert lengths_of(length_groups(jobs([50, 400, 55, 60, 390]), 24)) == [[50, 55, 60], [390, 400]]
+    assert lengths_of(length_groups(jobs([70] * 9), 24)) == [[70] * 9]
+    assert lengths_of(length_groups(jobs([3, 30, 12]), 64)) == [[3, 12, 30]]  # not worth a pass
+    assert length_groups([], 24) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_other_cut_of_the_sorted_prompts_costs_less(seed: int) -> None:
     draw = random.Random(seed)
     given = jobs([draw.randint(1, 200) for _ in range(draw.randint(1, 9))])
-    passes = alike(given, 40)
+    passes = length_groups(given, 40)
     assert sorted(map(id, given)) == sorted(id(job) for one in passes for job in one)
 
     def cost(cut: Sequence[Sequence[int]]) -> int:

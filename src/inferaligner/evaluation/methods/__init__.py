@@ -1,1 +1,1 @@
-"""Ways of making a model safe: one per file, see `method.py` for the interface."""
+"""Ways of making a model answer safely, one file per method; the contract is in `method.py`."""

@@ -1,14 +1,16 @@
-"""The aligned model itself: what the target would be like had fine-tuning not worn its safety off."""
+"""The aligned model in place of the target: the target if fine-tuning had kept its safety."""
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
-from inferaligner.evaluation.methods.other_model import OtherModel, needed
+from inferaligner.errors import InputError
+from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.evaluation.methods.other_model import OtherModel
 
 NAME = "aligned"
-NEEDS: Needs = "guide"
+NEEDS = "guide"
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """`aligned=MODEL`; without it, the model that the aligner was fitted with."""
-    guide = None if bench.aligner is None else bench.aligner.artifact.provenance.aligned
-    known = "" if guide is None else guide.spec
-    return OtherModel(NAME, "aligned model", bench, needed(NAME, option or known, "MODEL"))
+def make(context: MethodContext, option: str) -> Method:
+    """`aligned=MODEL`; by default the model with which the aligner was fitted."""
+    guide = None if context.aligner is None else context.aligner.artifact.provenance.aligned
+    if not option and guide is None:
+        raise InputError(f"The method {NAME} needs a model: {NAME}=MODEL.")
+    return OtherModel(NAME, "aligned model", context, option or (guide.spec if guide else ""))

@@ -1,29 +1,29 @@
-"""A fixed refusal behind the same gate: what a filter in front of the model would do."""
+"""A fixed refusal behind the aligner's gate, as a filter in front of the model would give it."""
 
 from contextlib import AbstractContextManager
 
 from inferaligner.evaluation.methods.gated import Gated
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.steering.gate_policy import REFUSAL
 from inferaligner.steering.guard import Guard
-from inferaligner.steering.refusal import REFUSAL
 
 NAME = "canned"
-NEEDS: Needs = "gate"
+NEEDS = "gate"
 
 
 class CannedRefusal(Gated):
-    """Opened prompts get one sentence, without generating."""
+    """Open prompts get one sentence; nothing is generated."""
 
     @property
     def canned(self) -> str | None:
         return REFUSAL
 
     def gated(self) -> AbstractContextManager[Guard | None] | None:
-        target = self.bench.target
-        # Without the monitor: it steers answers that have begun, and a filter in front does not.
+        target = self.context.target
+        # Without the monitor, because a filter in front of the model cannot steer an answer that has begun.
         return self._aligner.apply(target.model, target.reader, on_open="refuse", monitor=False)
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """Raises `InputError` without an aligner. One that is a gate alone will do."""
-    return CannedRefusal(NAME, "canned refusal", bench, bench.need_aligner(NAME))
+def make(context: MethodContext, option: str) -> Method:
+    """Raises `InputError` without an aligner; an aligner that is a gate alone is enough."""
+    return CannedRefusal(NAME, "canned refusal", context, context.need_aligner(NAME))

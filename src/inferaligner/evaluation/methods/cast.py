@@ -1,13 +1,12 @@
 """Conditional activation steering as in CAST (Lee et al. 2024, arXiv 2409.05907), on the same prompts.
 
-Vectors are first principal components of paired activations instead of mean differences: rows are centred
-on their pair's middle, and the component points from harmless to harmful. The condition is the cosine of
-the prompt's activation with tanh of its projection on the condition vector; layer and threshold are those
-of the best F1 on the fitting part. The behaviour vector is taken from the target itself (prompt followed by
-a refusal against prompt followed by an answer), and added with the strength and in the layers that the
-aligner steers.
+Vectors are first principal components of paired activations in place of mean differences: rows are centred on
+the middle of their pair, and the component points from harmless to harmful. The condition is the cosine of
+the prompt's activation with tanh of its projection on the condition vector; layer and threshold have the best
+F1 on the fitting part. The behaviour vector comes from the target itself (prompt and refusal against prompt
+and answer), and is added in the aligner's layers with the aligner's strength.
 
-Theirs averages activations over the prompt's tokens; here they are of the last token, as everywhere else.
+CAST averages activations over the prompt's tokens; here the activations are of the last token.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
-from inferaligner.method.gate import Decision, GateRead, GuidanceGate
+from inferaligner.method.decision import Decision, opens
+from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.images import Prompt
@@ -30,7 +30,7 @@ from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
 
 NAME = "cast"
-NEEDS: Needs = "vectors"
+NEEDS = "vectors"
 _PAIRS = 64
 _REFUSAL, _ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is what you asked for."
 
@@ -44,7 +44,7 @@ class Condition:
     threshold: float
 
     def similarity(self, activations: Tensor) -> Tensor:
-        """`[prompts]` from `[prompts, width]`; the sign says on which side of the vector a prompt lies."""
+        """`[prompts]` from `[prompts, width]`; positive on the harmful side of the vector."""
         return similarity(activations.float(), self.vector)
 
 
@@ -56,7 +56,7 @@ def similarity(activations: Tensor, vector: Tensor) -> Tensor:
 
 
 def first_component(harmful: Tensor, harmless: Tensor) -> Tensor:
-    """The first principal component `[width]` of pairs `[pairs, width]`, centred by pair; towards harm."""
+    """The first principal component `[width]` of pairs `[pairs, width]`, centred by pair, towards harmful."""
     middle = (harmful + harmless) / 2
     centred = torch.cat([harmful - middle, harmless - middle]).float()
     vector: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[0]
@@ -65,7 +65,7 @@ def first_component(harmful: Tensor, harmless: Tensor) -> Tensor:
 
 
 def best_threshold(scores: Tensor, harmful: Tensor) -> tuple[float, float]:
-    """`(F1, threshold)` of the best threshold between two scores; open above it."""
+    """`(F1, threshold)` of the best threshold; it lies between two scores, and opens above it."""
     order = scores.argsort(descending=True)
     hits = harmful[order].double().cumsum(0)
     f1 = 2 * hits / (torch.arange(1, len(order) + 1) + harmful.sum())
@@ -78,20 +78,20 @@ def best_threshold(scores: Tensor, harmful: Tensor) -> tuple[float, float]:
 class Cast(Method):
     """PCA vectors behind a cosine condition."""
 
-    def __init__(self, bench: MethodContext) -> None:
-        super().__init__(NAME, "CAST-like (PCA, cosine)", bench)
-        steering = bench.need_aligner(NAME).artifact.steering
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(NAME, "CAST-like (PCA, cosine)", context)
+        steering = context.need_aligner(NAME).artifact.steering
         pairs = _pairs()
         harmful, harmless = (self._activations([s.text for s in side]) for side in zip(*pairs, strict=True))
         self.condition = self._choose(harmful, harmless)
-        asked = [pair[0].text for pair in pairs]
-        declining, complying = (self._activations(asked, said) for said in (_REFUSAL, _ANSWER))
+        requests = [harmful.text for harmful, _ in pairs]
+        declining, complying = (self._activations(requests, text) for text in (_REFUSAL, _ANSWER))
         additions = {}
         for layer, strength in steering.strengths.items():
             vector = first_component(declining[:, layer], complying[:, layer])
             gap = (declining[:, layer].float() - complying[:, layer].float()).mean(0)
             additions[layer] = strength * float(gap @ vector) * vector
-        # The guard holds every row open; its gate is only asked for because a plan has one.
+        # A plan has a gate; this one is never read, because the guard steers every row.
         idle = GuidanceGate("cast", (GateRead(self.condition.layer),), self.condition.vector[None], 0.0)
         self._plan = SteeringPlan(idle, additions, "from_gate")
 
@@ -100,12 +100,12 @@ class Cast(Method):
         return NAME
 
     def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
-        found = self._activations(prompts, layers=[self.condition.layer])[:, 0]
-        scores = self.condition.similarity(found) - self.condition.threshold
-        return [Decision(score, not score <= 0) for score in scores.tolist()]
+        activations = self._activations(prompts, layers=[self.condition.layer])[:, 0]
+        scores = self.condition.similarity(activations) - self.condition.threshold
+        return [Decision(score, opens(score)) for score in scores.tolist()]
 
     def acting(self) -> AbstractContextManager[Guard | None]:
-        return Guard(self.bench.target.model, self._plan, "always")
+        return Guard(self.context.target.model, self._plan, "always")
 
     def settings(self) -> dict[str, object]:
         return {
@@ -127,14 +127,14 @@ class Cast(Method):
         return best[1]
 
     def _activations(
-        self, prompts: Sequence[Prompt], said: str = "", layers: Sequence[int] | None = None
+        self, prompts: Sequence[Prompt], answer: str = "", layers: Sequence[int] | None = None
     ) -> Tensor:
-        """`[prompts, layers, width]` at the end of each prompt, or of what was `said` after it."""
-        target = self.bench.target
+        """`[prompts, layers, width]` at the end of each prompt, or at the end of an answer after it."""
+        target = self.context.target
         limit = context_length(target.model.config)
-        ids = encode_chats(target.reader, list(prompts), system=self.bench.system, max_length=limit)
-        if said:
-            tail = target.tokenizer(said, add_special_tokens=False)["input_ids"]
+        ids = encode_chats(target.reader, list(prompts), system=self.context.system, max_length=limit)
+        if answer:
+            tail = target.tokenizer(answer, add_special_tokens=False)["input_ids"]
             ids = [[*row, *tail] for row in ids]
         return record_activations(target.model, ids, layers=layers).at(0)
 
@@ -148,6 +148,6 @@ def _pairs() -> list[tuple[Sample, Sample]]:
     return sorted(pairs, key=lambda pair: (pair[0].fold(251), pair[0].content))[:_PAIRS]
 
 
-def make(bench: MethodContext, option: str) -> Method:
+def make(context: MethodContext, option: str) -> Method:
     """Raises `InputError` without an aligner."""
-    return Cast(bench)
+    return Cast(context)

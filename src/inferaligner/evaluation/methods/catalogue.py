@@ -1,8 +1,4 @@
-"""All methods there are, and the one that a user names.
-
-Every module of this folder that has a `NAME`, `NEEDS` and a `make(bench, option)` is one; a new file is a new
-method.
-"""
+"""All methods, and those that a user names. The contract is in `method.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +12,13 @@ from types import ModuleType
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InputError
 from inferaligner.evaluation import methods as folder
-from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
 
 DEFAULT = ("none", "inferaligner", "own-vectors", "self-reminder")
-"""What is compared when nothing is asked for: four methods."""
+"""The methods of a run without `--method`."""
 
 DEFAULT_OF_A_GATE = ("none", "canned", "self-reminder")
-"""The same where an aligner is a gate alone."""
+"""The same for an aligner that is a gate alone."""
 
 ALL = (
     "none",
@@ -36,52 +32,46 @@ ALL = (
     "cast",
     "aligned",
 )
-"""What `all` stands for: everything that needs no other file."""
-
-OPTIONS = {
-    "prompt": "a template: prompt=FILE, with {prompt} in it",
-    "safety-sft": "a model: safety-sft=FOLDER",
-    "domain-chat": "a model: domain-chat=MODEL",
-}
-"""What must be named with a method."""
+"""The methods of `all`, in the order of the tables: every method that needs no option."""
 
 
 @functools.cache
 def declared() -> dict[str, ModuleType]:
-    """Every method's module by its name."""
+    """The module of every method by the method's name."""
     modules = [import_module(f"{folder.__name__}.{m.name}") for m in pkgutil.iter_modules(folder.__path__)]
     return {module.NAME: module for module in modules if hasattr(module, "NAME") and hasattr(module, "make")}
 
 
 def check(specs: Sequence[str]) -> list[str]:
-    """The specs with `all` spelt out and `none` first, without loading anything.
+    """The specs with `all` replaced by its methods and `none` first; no model is loaded.
 
     Raises:
-        InputError: nothing of that name, or one method twice.
+        InputError: there is no such method, an option is missing, or one method is named twice.
     """
-    spelt = [name for spec in specs for name in (ALL if spec == "all" else (spec,))]
-    for spec in spelt:
+    expanded = [name for spec in specs for name in (ALL if spec == "all" else (spec,))]
+    for spec in expanded:
         name, _, option = spec.partition("=")
-        if name not in declared():
+        module = declared().get(name)
+        if module is None:
             raise InputError(
                 f"There is no method {name!r}. Expected some of {', '.join(sorted(declared()))}, or all."
             )
-        if option and name in ("prompt", "safety-sft", "paper") and not Path(option).exists():
+        if option and getattr(module, "OPTION_IS_PATH", False) and not Path(option).exists():
             raise InputError(f"{spec}: {option} does not exist.")
-        if not option and name in OPTIONS:
-            raise InputError(f"The method {name} needs {OPTIONS[name]}.")
-    if len(set(spelt)) < len(spelt):
-        raise InputError(f"A method is named twice among {', '.join(spelt)}; name it once.")
-    return ["none", *(spec for spec in spelt if spec != "none")]
+        if not option and hasattr(module, "OPTION"):
+            raise InputError(f"The method {name} needs {module.OPTION}.")
+    if len(set(expanded)) < len(expanded):
+        raise InputError(f"A method is named twice among {', '.join(expanded)}; name it once.")
+    return ["none", *(spec for spec in expanded if spec != "none")]
 
 
 def choose(asked: Sequence[str], artifact: AlignerArtifact | None) -> tuple[list[str], dict[str, str]]:
-    """The methods to run, and those of `all` that cannot be made with this aligner, with the reason.
+    """The methods to run, and the methods of `all` that this aligner does not allow, with the reasons.
 
-    Nothing asked for means the default methods, as far as the aligner goes; no model is loaded.
+    Without `asked`, the default methods that the aligner allows are run. No model is loaded.
 
     Raises:
-        InputError: as `check`, or a method was named that cannot be made with this aligner.
+        InputError: as `check`, or the aligner does not allow a method that was named.
     """
     default = DEFAULT_OF_A_GATE if artifact is not None and artifact.gate_only else DEFAULT
     by_name = [spec for spec in asked if spec != "all"]
@@ -90,7 +80,7 @@ def choose(asked: Sequence[str], artifact: AlignerArtifact | None) -> tuple[list
         why = lacking(spec, artifact)
         if why is not None:
             raise InputError(f"The method {spec} {why}")
-    # What is named beside `all` takes its place in the order: aligned=MODEL, say.
+    # A method that is named beside `all`, such as aligned=MODEL, keeps its place in the order of `all`.
     named = {spec.partition("=")[0]: spec for spec in by_name}
     chosen: list[str] = []
     for name in ALL if "all" in asked else () if asked else default:
@@ -103,9 +93,9 @@ def choose(asked: Sequence[str], artifact: AlignerArtifact | None) -> tuple[list
 
 
 def lacking(spec: str, artifact: AlignerArtifact | None) -> str | None:
-    """What a method would need that is not there, to be read after its name; None if it can be made."""
+    """What the method needs and the run has not, as a sentence after its name; None if it can be made."""
     name, _, option = spec.partition("=")
-    needs = declared()[name].NEEDS
+    needs: Needs = getattr(declared()[name], "NEEDS", "nothing")
     if option or needs == "nothing":
         return None
     if artifact is None:
@@ -122,16 +112,16 @@ def lacking(spec: str, artifact: AlignerArtifact | None) -> str | None:
     return None
 
 
-def make_methods(specs: Sequence[str], bench: MethodContext) -> list[Method]:
-    """The methods, the bare model first: the others build on its answers.
+def make_methods(specs: Sequence[str], context: MethodContext) -> list[Method]:
+    """Makes the methods, the bare model first, because the others take over its answers.
 
     Raises:
-        InputError: as `check`, or something that a method needs is missing.
+        InputError: as `check`, or a method needs an aligner or a model that is missing.
     """
     made = []
     for spec in check(specs):
         name, _, option = spec.partition("=")
-        made.append(declared()[name].make(bench, option))
+        made.append(declared()[name].make(context, option))
     names = [method.name for method in made]
     if len(set(names)) < len(names):
         raise InputError(f"Two methods have one name among {', '.join(names)}; rename a file.")

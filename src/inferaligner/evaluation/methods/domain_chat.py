@@ -1,12 +1,12 @@
-"""The aligned model fine-tuned for the domain in the target's place: the paper's first baseline."""
+"""The aligned model fine-tuned for the domain, in place of the target: the paper's first baseline."""
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
-from inferaligner.evaluation.methods.other_model import OtherModel, needed
+from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.evaluation.methods.other_model import OtherModel
 
 NAME = "domain-chat"
-NEEDS: Needs = "nothing"
+OPTION = "a model: domain-chat=MODEL"
 
 
-def make(bench: MethodContext, option: str) -> Method:
+def make(context: MethodContext, option: str) -> Method:
     """`domain-chat=MODEL`."""
-    return OtherModel(NAME, "fine-tuned aligned model", bench, needed(NAME, option, "MODEL"))
+    return OtherModel(NAME, "fine-tuned aligned model", context, option)

@@ -1,4 +1,4 @@
-"""Methods whose gate reads the target: all share decisions and closed prompts, most the way of steering."""
+"""The bases of methods with an aligner's gate, which share its decisions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from contextlib import AbstractContextManager
 
 from inferaligner.aligner import Aligner, Source
 from inferaligner.evaluation.methods.method import Method, MethodContext
-from inferaligner.method.gate import Decision
+from inferaligner.method.decision import Decision
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.guard import Guard
 
 
 class Gated(Method):
-    """The gate of an aligner; what is done behind it is up to the method."""
+    """A method with the gate of an aligner; what happens to open prompts is up to the subclass."""
 
-    def __init__(self, name: str, title: str, bench: MethodContext, aligner: Aligner) -> None:
-        super().__init__(name, title, bench)
+    def __init__(self, name: str, title: str, context: MethodContext, aligner: Aligner) -> None:
+        super().__init__(name, title, context)
         self._aligner = aligner
         self._digest = aligner.artifact.digest()
-        aligner.check(bench.target.model, bench.target.reader)
+        aligner.check(context.target.model, context.target.reader)
 
     @property
     def gate(self) -> str | None:
         return self._digest
 
     def decide(self, prompts: Sequence[Prompt]) -> list[Decision] | None:
-        return self._aligner.score(self.bench.target.model, self.bench.target.reader, prompts)
+        return self._aligner.score(self.context.target.model, self.context.target.reader, prompts)
 
     def settings(self) -> dict[str, object]:
         gate = self._aligner.artifact.gate
@@ -34,24 +34,24 @@ class Gated(Method):
 
 
 class GatedSteering(Gated):
-    """The gate and the steering of an aligner, and its monitor where it has one."""
+    """The gate and the steering of an aligner, and its monitor if it has one; `source` names the vectors."""
 
     def __init__(
-        self, name: str, title: str, bench: MethodContext, aligner: Aligner, *, source: Source = "aligned"
+        self, name: str, title: str, context: MethodContext, aligner: Aligner, *, source: Source = "aligned"
     ) -> None:
-        super().__init__(name, title, bench, aligner)
+        super().__init__(name, title, context, aligner)
         self._source: Source = source
         self._plan = aligner.plan(source)
 
     @property
-    def watches(self) -> bool:
+    def has_monitor(self) -> bool:
         return self._plan.monitor is not None
 
     def acting(self) -> AbstractContextManager[Guard | None]:
-        return Guard(self.bench.target.model, self._plan, "always")
+        return Guard(self.context.target.model, self._plan, "always")
 
     def gated(self) -> AbstractContextManager[Guard | None] | None:
-        return Guard(self.bench.target.model, self._plan, "gate")
+        return Guard(self.context.target.model, self._plan, "gate")
 
     def settings(self) -> dict[str, object]:
         steering = self._aligner.artifact.steering
@@ -62,5 +62,5 @@ class GatedSteering(Gated):
             "strength": steering.strength,
             "strengths": list(steering.strengths.values()),
             "positions": steering.positions,
-            **({"monitor": "reads answers"} if self.watches else {}),
+            **({"monitor": "reads answers"} if self.has_monitor else {}),
         }

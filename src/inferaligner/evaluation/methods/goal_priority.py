@@ -1,15 +1,14 @@
-"""Goal Priority (Zhang et al. 2024, ACL), without training: safety first, shown with two worked examples.
+"""Goal Priority (Zhang et al. 2024, ACL) without training: safety first, with two worked examples.
 
-The wording is our own; run the published one with `prompt=FILE`.
+The wording is our own; `prompt=FILE` runs the published one.
 """
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.methods.prompt_template import PromptTemplate, shipped
 
 NAME = "goal-priority"
-NEEDS: Needs = "nothing"
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """Takes no option."""
-    return PromptTemplate(NAME, "Goal Priority", bench, shipped("goal_priority"))
+def make(context: MethodContext, option: str) -> Method:
+    """There is no option."""
+    return PromptTemplate(NAME, "Goal Priority", context, shipped("goal_priority"))

@@ -1,12 +1,12 @@
 """InferAligner as it was fitted."""
 
 from inferaligner.evaluation.methods.gated import GatedSteering
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 
 NAME = "inferaligner"
-NEEDS: Needs = "vectors"
+NEEDS = "vectors"
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """The aligner's gate and steering."""
-    return GatedSteering(NAME, "InferAligner", bench, bench.need_aligner(NAME))
+def make(context: MethodContext, option: str) -> Method:
+    """The aligner's gate and steering. Raises `InputError` without an aligner."""
+    return GatedSteering(NAME, "InferAligner", context, context.need_aligner(NAME))

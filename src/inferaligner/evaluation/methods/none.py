@@ -1,11 +1,10 @@
-"""No defence."""
+"""No defence: the bare model."""
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 
 NAME = "none"
-NEEDS: Needs = "nothing"
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """The bare model."""
-    return Method(NAME, "bare model", bench)
+def make(context: MethodContext, option: str) -> Method:
+    """The base class itself: it changes nothing."""
+    return Method(NAME, "bare model", context)

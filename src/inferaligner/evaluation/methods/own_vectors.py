@@ -1,12 +1,12 @@
-"""The same gate with the target's own vectors: the paper's ablation."""
+"""The aligner's gate with the target's own vectors, SRV in place of SSV: the paper's ablation."""
 
 from inferaligner.evaluation.methods.gated import GatedSteering
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 
 NAME = "own-vectors"
-NEEDS: Needs = "vectors"
+NEEDS = "vectors"
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """SRV in place of SSV."""
-    return GatedSteering(NAME, "target's own vectors", bench, bench.need_aligner(NAME), source="target")
+def make(context: MethodContext, option: str) -> Method:
+    """Raises `InputError` without an aligner."""
+    return GatedSteering(NAME, "target's own vectors", context, context.need_aligner(NAME), source="target")

@@ -1,15 +1,16 @@
-"""The paper's gate and constants, made from an aligner's vectors: no aligned model is needed.
+"""The paper's gate and constants, made from an aligner's vectors; the aligned model is not needed.
 
-One layer, the most accurate on 64 + 64 prompts of the fitting part; weight the unit SRV of those, bias
-minus their mean projection; α = 4 on the SSV of length one at all positions, from the gate's layer to three
-quarters of the depth. The SSV is the artifact's, also where that steers with vectors learned from answers.
+The gate reads one layer, the most accurate on 64 harmful and 64 harmless prompts of the fitting part. Its
+weight is the unit SRV of these prompts, its bias minus their mean projection. Steering adds 4 times the unit
+SSV at all positions, from the gate's layer to three quarters of the depth. The SSV is the artifact's, even if
+the artifact steers with vectors learned from answers.
 """
 
 from dataclasses import replace
 
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.methods.gated import GatedSteering
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
+from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.fit.gate.choice import paper_gate
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
@@ -18,23 +19,24 @@ from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 
 NAME = "paper"
-NEEDS: Needs = "vectors"
+NEEDS = "vectors"
+OPTION_IS_PATH = True
 _PER_CLASS = 64
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """With `paper=DIR`, an aligner that `fit --paper` wrote; else one is made as said above."""
-    own = Aligner.from_pretrained(option) if option else _from(bench)
-    return GatedSteering(NAME, "paper's gate and constants", bench, own)
+def make(context: MethodContext, option: str) -> Method:
+    """With `paper=DIR` the aligner that `fit --paper` wrote there; else one is made as described above."""
+    paper = Aligner.from_pretrained(option) if option else _with_constants(context)
+    return GatedSteering(NAME, "paper's gate and constants", context, paper)
 
 
-def _from(bench: MethodContext) -> Aligner:
-    artifact, target = bench.need_aligner(NAME).artifact, bench.target
+def _with_constants(context: MethodContext) -> Aligner:
+    artifact, target = context.need_aligner(NAME).artifact, context.target
     samples = _extraction()
     ids = encode_chats(
         target.reader,
         [sample.text for sample in samples],
-        system=bench.system,
+        system=context.system,
         max_length=context_length(target.model.config),
     )
     gate = paper_gate(record_activations(target.model, ids), samples)

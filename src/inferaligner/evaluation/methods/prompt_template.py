@@ -1,4 +1,4 @@
-"""Defences in the prompt: a text around what the user wrote. The steering and the gate stay away."""
+"""A prompt template around the user's text, without gate and steering."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import importlib.resources
 from pathlib import Path
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
-from inferaligner.evaluation.suites.user_files import PLACES, fill
+from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.evaluation.suites.user_files import MARKS, fill
 from inferaligner.prompts.images import Prompt, text_of, with_text
 
 NAME = "prompt"
-NEEDS: Needs = "nothing"
-MORE_PLACES = (*PLACES, "{attack_prompt}")
+OPTION = "a template: prompt=FILE, with {prompt} in it"
+OPTION_IS_PATH = True
+PROMPT_MARKS = ("{attack_prompt}", *MARKS)
 
 
 class PromptTemplate(Method):
-    """Every prompt inside one template."""
+    """Every prompt in one template."""
 
-    def __init__(self, name: str, title: str, bench: MethodContext, template: str) -> None:
-        super().__init__(name, title, bench)
-        # The longest first: "{}" must not be found where "{attack_prompt}" stands.
-        place = next((p for p in ("{attack_prompt}", *PLACES) if p in template), None)
-        if place is None:
+    def __init__(self, name: str, title: str, context: MethodContext, template: str) -> None:
+        super().__init__(name, title, context)
+        mark = next((mark for mark in PROMPT_MARKS if mark in template), None)
+        if mark is None:
             raise InputError(
                 f"The prompt template {name} has no place for the user's text; expected one of "
-                f"{', '.join(MORE_PLACES)} in it."
+                f"{', '.join(PROMPT_MARKS)} in it."
             )
-        self._template = template.replace(place, "{prompt}")
+        self._template = template.replace(mark, "{prompt}")
 
     def rewrite(self, prompt: Prompt) -> Prompt:
         filled = fill(self._template, text_of(prompt))
@@ -39,19 +39,17 @@ class PromptTemplate(Method):
         return {"template": hashlib.sha256(self._template.encode()).hexdigest()[:16]}
 
 
-def make(bench: MethodContext, option: str) -> Method:
-    """`prompt=FILE`: any template, so that the published wordings can be run."""
-    if not option:
-        raise InputError("The method prompt needs a template: prompt=FILE, with {prompt} in it.")
+def make(context: MethodContext, option: str) -> Method:
+    """`prompt=FILE`: any template, such as a published wording."""
     file = Path(option)
     try:
         template = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"The prompt template {file} cannot be read ({error}).") from None
-    return PromptTemplate(f"prompt: {file.stem}", file.stem, bench, template.strip("\n"))
+    return PromptTemplate(f"prompt: {file.stem}", file.stem, context, template.strip("\n"))
 
 
 def shipped(name: str) -> str:
-    """A wording of our own from `prompts/`."""
-    place = importlib.resources.files("inferaligner.evaluation.methods") / "prompts" / f"{name}.txt"
-    return place.read_text(encoding="utf-8").strip("\n")
+    """A shipped template from `prompts/`."""
+    file = importlib.resources.files("inferaligner.evaluation.methods") / "prompts" / f"{name}.txt"
+    return file.read_text(encoding="utf-8").strip("\n")

@@ -1,12 +1,13 @@
-"""Safety SFT: the target fine-tuned on safety samples, as a PEFT adapter folder (or a whole model)."""
+"""Safety SFT: the target fine-tuned on safety samples, from the folder of a PEFT adapter or of a model."""
 
-from inferaligner.evaluation.methods.method import Method, MethodContext, Needs
-from inferaligner.evaluation.methods.other_model import OtherModel, needed
+from inferaligner.evaluation.methods.method import Method, MethodContext
+from inferaligner.evaluation.methods.other_model import OtherModel
 
 NAME = "safety-sft"
-NEEDS: Needs = "nothing"
+OPTION = "a model: safety-sft=FOLDER"
+OPTION_IS_PATH = True
 
 
-def make(bench: MethodContext, option: str) -> Method:
+def make(context: MethodContext, option: str) -> Method:
     """`safety-sft=FOLDER`."""
-    return OtherModel(NAME, "Safety SFT", bench, needed(NAME, option, "FOLDER"))
+    return OtherModel(NAME, "Safety SFT", context, option)

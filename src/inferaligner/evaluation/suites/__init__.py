@@ -1,1 +1,1 @@
-"""Test suites: one small declaration per file, see `suite.py` for what one is."""
+"""Suites of test prompts, one file per data set; the contract is in `suite.py`."""

@@ -11,7 +11,7 @@ def _read(rows: Sequence[Row]) -> list[Item]:
     return [Item(with_input(row["instruction"], row["input"])) for row in rows]
 
 
-SUITE = Suite(
+ALPACA = Suite(
     "alpaca",
     "Alpaca instructions",
     "benign",

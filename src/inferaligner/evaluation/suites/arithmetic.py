@@ -1,7 +1,7 @@
-"""Single-step word problems with four numbers to choose from, made by a seeded program: nothing to fetch.
+"""Single-step word problems with four numbers to choose from, made by a seeded program.
 
-SmolLM2-135M is at chance here (22 % of 60 problems). Of a model that small the suite tells whether its
-choices have changed, not whether they are good.
+SmolLM2-135M is at chance here (22 % of 60 problems). For a model that small the suite shows only whether its
+choices change, not whether they are good.
 """
 
 import random
@@ -35,7 +35,7 @@ def _problems(count: int = 600) -> list[Item]:
     return items
 
 
-SUITE = Suite(
+ARITHMETIC = Suite(
     "arithmetic",
     "Single-step word problems",
     "utility",

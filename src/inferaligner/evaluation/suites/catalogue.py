@@ -1,7 +1,4 @@
-"""All suites there are, and the one that a user names.
-
-Every module of this folder that has a `SUITE` declares one; a new file is a new suite.
-"""
+"""All suites, and the one that a user names. The contract is in `suite.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from inferaligner.evaluation.suites.suite import Item, Kind, Suite
 from inferaligner.evaluation.suites.user_files import user_suite
 
 DEFAULT = ("contrast-harmful", "contrast-jailbreak", "contrast-over-refusal", "reading", "contrast-benign")
-"""What is run when nothing is asked for: a suite of every kind, all of them shipped."""
+"""The suites of a run without `--suite`: one of every kind, all shipped."""
 
 LIMITS: dict[Kind, int] = {
     "harmful": 300,
@@ -35,34 +32,36 @@ QUICK_LIMITS: dict[Kind, int] = {
     "utility": 60,
     "benign": 16,
 }
-"""Prompts per suite of a kind, unless told otherwise."""
+"""Prompts per suite by its kind, without `--limit`."""
 
 
 @functools.cache
 def declared() -> dict[str, Suite]:
     """Every declared suite by its name."""
-    found: dict[str, Suite] = {}
+    suites: dict[str, Suite] = {}
     for module in pkgutil.iter_modules(folder.__path__):
-        suite = getattr(import_module(f"{folder.__name__}.{module.name}"), "SUITE", None)
-        if suite is not None:
-            found[suite.name] = suite
-    return found
+        for value in vars(import_module(f"{folder.__name__}.{module.name}")).values():
+            if isinstance(value, Suite) and suites.setdefault(value.name, value) is not value:
+                raise ValueError(
+                    f"Two suites have the name {value.name}; rename the one in {module.name}.py."
+                )
+    return suites
 
 
 def named(spec: str) -> Suite:
-    """The suite that the user means: a declared name, or `KIND=SPEC` for a file of their own.
+    """The suite of a declared name, or of `KIND=SPEC`, which names a file of the user.
 
     Raises:
-        InputError: nothing of that name, or a file that cannot be used.
+        InputError: there is no such suite, or the file cannot be used.
     """
     if spec in declared():
         return declared()[spec]
-    kind, equals, place = spec.partition("=")
+    kind, equals, file = spec.partition("=")
     if equals:
-        return user_suite(kind, place)
+        return user_suite(kind, file)
     raise InputError(
         f"There is no suite {spec!r}. Expected one of {', '.join(sorted(declared()))}; or KIND=FILE for "
-        "prompts of your own, such as harmful=prompts.txt."
+        "your own prompts, such as harmful=prompts.txt."
     )
 
 
@@ -75,28 +74,34 @@ def load(
     quick: bool = False,
     seed: int = 0,
 ) -> list[Subset]:
-    """The prompts of each suite named, drawn with the seed; `limit` overrides the limit of every kind.
+    """Draws the prompts of suites.
 
-    `NAME@N` takes N prompts of a declared suite, whatever the limits say.
+    Args:
+        specs: names of suites, `NAME@N` for N prompts of a declared suite, or `KIND=SPEC` for a user's file.
+        data: the folder of public sets.
+        hub: read sets that are not in the folder from the hub.
+        limit: the most prompts per suite; None for the limit of its kind.
+        quick: use the smaller limits.
+        seed: settles which prompts are drawn.
 
     Raises:
         InputError: a suite is missing, unusable or named twice.
     """
     limits = QUICK_LIMITS if quick else LIMITS
-    found: dict[str, Subset] = {}
+    subsets: dict[str, Subset] = {}
     for spec in specs:
         name, count = _counted(spec)
         suite = named(name)
-        if suite.name in found:
+        if suite.name in subsets:
             raise InputError(f"The suite {suite.name} is named twice; name it once, or rename one file.")
         items = _items(suite, data, hub)
         most = limits[suite.kind] if limit is None else limit
-        found[suite.name] = draw(suite, items, most if count is None else count, seed)
-    return list(found.values())
+        subsets[suite.name] = draw(suite, items, most if count is None else count, seed)
+    return list(subsets.values())
 
 
 def _counted(spec: str) -> tuple[str, int | None]:
-    """The spec without its @N, and N; files of users may have an @ in their names."""
+    """The spec without its @N, and N; only for declared suites, because a file's name may have an @ too."""
     name, at, count = spec.rpartition("@")
     if not at or name not in declared():
         return spec, None

@@ -1,8 +1,8 @@
 """FigStep's SafeBench: an instruction as the heading of an empty list in a picture.
 
-The pictures are drawn anew from the published instructions, so that all of them are there and look alike. Of
-the ten topics the last three (legal opinion, financial and health advice) are against a provider's terms more
-than harmful; `domain` has the topic.
+The pictures are drawn here from the published instructions, so that none is missing and all look alike. The
+`domain` is the topic. Of the ten topics, the last three (legal opinion, financial and health advice) violate
+a provider's terms rather than being harmful.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def _page(instruction: str) -> str:
     return listed if fits(listed) else f"{instruction}\n1. 2. 3."
 
 
-SUITE = Suite(
+FIGSTEP = Suite(
     "figstep",
     "FigStep SafeBench, typographic pictures",
     "jailbreak",

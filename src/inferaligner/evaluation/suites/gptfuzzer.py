@@ -1,4 +1,4 @@
-"""GPTFuzzer: hand-written templates, each with each question."""
+"""GPTFuzzer: every hand-written template with every question."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from inferaligner.evaluation.suites.user_files import fill
 def _read(rows: Sequence[Row]) -> list[Item]:
     templates = [row for row in rows if row["__file__"] == "GPTFuzzer"]
     questions = [row["text"] for row in rows if row["__file__"] == "question_list"]
-    crossed = []
+    items = []
     for template in templates:
         filled = [fill(template["text"], question) for question in questions]
-        crossed += [Item(text, f"template {template['id']}") for text in filled if text is not None]
-    return crossed
+        items += [Item(text, f"template {template['id']}") for text in filled if text is not None]
+    return items
 
 
-SUITE = Suite(
+GPTFUZZER = Suite(
     "gptfuzzer",
     "GPTFuzzer templates with its questions",
     "jailbreak",

@@ -1,9 +1,9 @@
-"""GSM8K by exact match of the last number in the answer, without worked examples in the prompt."""
+"""GSM8K, by the last number in the answer, without worked examples in the prompt."""
 
 from inferaligner.evaluation.suites.published import Published
 from inferaligner.evaluation.suites.suite import Item, Suite
 
-SUITE = Suite(
+GSM8K = Suite(
     "gsm8k",
     "GSM8K test",
     "utility",

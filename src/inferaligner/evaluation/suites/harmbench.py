@@ -1,4 +1,4 @@
-"""HarmBench; a contextual behaviour comes with its context in front."""
+"""HarmBench; the context of a contextual behaviour stands before it in the prompt."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def _read(rows: Sequence[Row]) -> list[Item]:
     ]
 
 
-SUITE = Suite(
+HARMBENCH = Suite(
     "harmbench",
     "HarmBench, text test set",
     "harmful",

@@ -3,7 +3,7 @@
 from inferaligner.evaluation.suites.published import Published
 from inferaligner.evaluation.suites.suite import Item, Suite
 
-SUITE = Suite(
+MALICIOUS_INSTRUCT = Suite(
     "malicious-instruct",
     "MaliciousInstruct",
     "harmful",

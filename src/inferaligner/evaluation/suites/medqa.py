@@ -1,10 +1,19 @@
-"""MedQA, by log-likelihood of the letter."""
+"""MedQA: medical questions with lettered options; a model picks a letter or generates an answer."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from inferaligner.evaluation.suites.multiple_choice import multiple_choice
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 from inferaligner.evaluation.suites.published import Published, Row
 from inferaligner.evaluation.suites.suite import Item, Suite
+
+
+def multiple_choice(question: str, options: Mapping[str, str], answer: str) -> Item:
+    """The question with its options below it; the answer is a letter."""
+    lines = [question, "", *(f"{letter}. {text}" for letter, text in options.items())]
+    lines += ["", "Answer with the letter alone."]
+    return Item("\n".join(lines), choices=tuple(options), answer=answer)
 
 
 def _read(rows: Sequence[Row]) -> list[Item]:
@@ -16,7 +25,7 @@ def _read(rows: Sequence[Row]) -> list[Item]:
     return items
 
 
-SUITE = Suite(
+MEDQA = Suite(
     "medqa",
     "MedQA, by log-likelihood of the letter",
     "utility",
@@ -28,4 +37,10 @@ SUITE = Suite(
     "pick",
     citation="Jin et al. 2021, arXiv 2009.13081",
     licence="MIT",
+)
+MEDQA_GENERATED = replace(
+    MEDQA,
+    name="medqa-generated",
+    title="MedQA, by generating an answer and reading the letter in it",
+    task="name",
 )

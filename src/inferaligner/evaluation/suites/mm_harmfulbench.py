@@ -1,4 +1,4 @@
-"""MM-HarmfulBench, the paper's own: a question about a picture. Some questions do not need theirs."""
+"""MM-HarmfulBench, the paper's own set: questions about pictures, some of which can be read without them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def _read(rows: Sequence[Row]) -> list[Item]:
     ]
 
 
-SUITE = Suite(
+MM_HARMFULBENCH = Suite(
     "mm_harmfulbench",
     "MM-HarmfulBench, rows whose pictures are here",
     "harmful",

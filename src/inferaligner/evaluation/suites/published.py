@@ -1,8 +1,7 @@
-"""Sets that others have published: read from a folder that the user has, or from the hub.
+"""Published data sets, read from a folder of the user or from the hub.
 
-One folder per set, files as their publishers name them (or all files in one folder). Nothing is downloaded
-unless the hub is asked for (`--hub`), because several of these sets are under terms that a user should
-have read.
+The folder has one folder per set, or all files in one; the files keep their publishers' names. Nothing is
+downloaded without `--hub`, because several of these sets have terms that a user should read first.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Published:
     """One or more files of a public set.
 
     Attributes:
-        files: paths inside the data folder; `read` gets the rows of all of them, each with its file's stem in
-            the column `__file__` and its folder in the column `FOLDER`.
-        read: rows in, items out; a `KeyError` in it means that the file is not the one that was expected.
-        get: where the files are to be had.
-        hub: `owner/name[:split]` of the same rows on the hub, if there is such a set.
+        files: paths inside the data folder. `read` gets the rows of all files, each row with its file's stem
+            in the column `__file__` and its file's folder in the column `FOLDER`.
+        read: makes items of rows; a `KeyError` in it is reported as a file that is not as published.
+        get: the address of the files, for error messages.
+        hub: `owner/name[:split]` of the same rows on the hub; empty if they are not there.
     """
 
     files: tuple[str, ...]
@@ -42,8 +41,8 @@ class Published:
         rows: list[Row] = []
         for name in self.files:
             file = self._find(name, data)
-            where = {"__file__": file.stem, FOLDER: str(file.parent)}
-            rows += [{**row, **where} for row in rows_of(file)]
+            origin = {"__file__": file.stem, FOLDER: str(file.parent)}
+            rows += [{**row, **origin} for row in rows_of(file)]
         try:
             return self.read(rows)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -53,7 +52,12 @@ class Published:
             ) from None
 
     def from_hub(self) -> list[Item]:
-        """The same from the hub."""
+        """The same items, from the hub.
+
+        Raises:
+            InputError: the set is not on the hub, or the hub did not deliver it.
+            MissingExtraError: the package datasets is not installed.
+        """
         if not self.hub:
             raise InputError(f"There is no copy of {self.files[0]} on the hub. Get it here: {self.get}")
         try:
@@ -65,7 +69,7 @@ class Published:
         name, _, split = self.hub.partition(":")
         try:
             rows = list(datasets.load_dataset(name, split=split or "test"))
-        except Exception as error:  # whatever the HTTP library of the day raises
+        except Exception as error:  # of datasets, or of the HTTP library that it uses
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"The hub did not deliver {name} ({reason}). Or put {self.files[0]} into the folder of "
@@ -80,7 +84,7 @@ class Published:
                 f"(or INFERALIGNER_DATA). Get it here: {self.get}"
                 + (f", or from the hub ({self.hub}) with --hub." if self.hub else "")
             )
-        for place in (data / name, data / Path(name).name):
-            if place.is_file():
-                return place
+        for file in (data / name, data / Path(name).name):
+            if file.is_file():
+                return file
         raise InputError(f"{data / name} does not exist. Get it here: {self.get}")

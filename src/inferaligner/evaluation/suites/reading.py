@@ -1,9 +1,9 @@
-"""Short texts with one question each: topic, mood, or a fact that stands in the text; our own.
+"""Our own short texts with one question each, about the topic, the mood or a fact in the text.
 
-The choices do not stand in the prompt, and are whole sentences where they can be: of a list, a small model
-takes the first. In this form SmolLM2-135M knows 78 % of the topics (chance 17), 99 % of the moods (50) and
-72 % of the facts (25), n = 300, so that its utility can move if something harms it. The wrong choices of a
-fact do not stand in its text.
+The prompt does not list the choices, because a small model takes the first of a list; the choices are whole
+sentences where possible. In this form SmolLM2-135M is right about 78 % of the topics (chance 17), 99 % of the
+moods (50) and 72 % of the facts (25), n = 300, so that a loss of utility can show. The text of a fact does
+not contain the wrong choices.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _MOODS = ("positive", "negative")
 
 
 def _rows() -> list[Item]:
-    place = importlib.resources.files("inferaligner.evaluation.suites") / "reading.jsonl"
-    return [_item(json.loads(line)) for line in place.read_text(encoding="utf-8").splitlines()]
+    file = importlib.resources.files("inferaligner.evaluation.suites") / "reading.jsonl"
+    return [_item(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _item(row: dict[str, Any]) -> Item:
     text, kind = row["text"], row["domain"]
     choices: Sequence[str]
     if kind == "topic":
-        prompt, said, choices = f"{text}\n\nWhat is this text about?", "this text is about {}.", _TOPICS
+        prompt, sentence, choices = f"{text}\n\nWhat is this text about?", "this text is about {}.", _TOPICS
     elif kind == "sentiment":
         prompt = f"Review: {text}\n\nWhat is the sentiment of this review?"
-        said, choices = "the sentiment of this review is {}.", _MOODS
+        sentence, choices = "the sentiment of this review is {}.", _MOODS
     else:
-        prompt, said, choices = f"{text}\n\n{row['question']}", "{}", row["choices"]
-    answers = {choice: said.format(choice).capitalize() for choice in choices}
+        prompt, sentence, choices = f"{text}\n\n{row['question']}", "{}", row["choices"]
+    answers = {choice: sentence.format(choice).capitalize() for choice in choices}
     return Item(prompt, kind, tuple(answers.values()), answers[row["answer"]])
 
 
-SUITE = Suite(
+READING = Suite(
     "reading",
     "Reading: topic, mood and facts of short texts",
     "utility",

@@ -1,4 +1,4 @@
-"""A seeded part of a suite, and what it is a part of."""
+"""A seeded draw of prompts from a suite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inferaligner.prompts.images import text_of
 
 @dataclass(frozen=True)
 class Subset:
-    """The prompts of a suite that a run works on."""
+    """The prompts of a suite that one run uses."""
 
     suite: Suite
     items: tuple[Item, ...]
@@ -22,24 +22,24 @@ class Subset:
 
     @property
     def described(self) -> str:
-        """For a report: how many of how many."""
+        """The number of prompts and of how many they were drawn, for reports."""
         if len(self.items) == self.total:
             return f"all {self.total}"
         return f"{len(self.items)} of {self.total}, drawn with seed {self.seed}"
 
 
 def draw(suite: Suite, items: Sequence[Item], limit: int | None, seed: int) -> Subset:
-    """At most `limit` distinct prompts, the same for the same seed, in the source's order.
+    """Draws at most `limit` distinct prompts, the same for the same seed, in the source's order.
 
     Raises:
-        InputError: nothing to draw from.
+        InputError: the suite has no prompt.
     """
-    asked = [item for item in items if text_of(item.prompt).strip()]
-    distinct = list({(item.prompt, item.answer): item for item in asked}.values())
+    nonempty = [item for item in items if text_of(item.prompt).strip()]
+    distinct = list({(item.prompt, item.answer): item for item in nonempty}.values())
     if not distinct:
         raise InputError(f"The suite {suite.name} has no prompts; expected at least one.")
     if limit is None or limit >= len(distinct):
         return Subset(suite, tuple(distinct), len(distinct), seed)
-    # Seeded with the name as well, or the draws of two suites of one length would be the same rows.
+    # The name is part of the seed, or the draws of two suites of one length would be the same rows.
     rows = sorted(random.Random(f"{seed}/{suite.name}").sample(range(len(distinct)), limit))
     return Subset(suite, tuple(distinct[row] for row in rows), len(distinct), seed)

@@ -1,4 +1,4 @@
-"""Rows of a data file as dictionaries: CSV, JSON lines, JSON (a list or an object of rows), text lines."""
+"""Rows of a data file: CSV, TSV, JSON lines, JSON (a list or an object of rows) or lines of text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from inferaligner.prompts.reading import cells_of_any_length
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Every row; a line of a text file is `{"text": line}`, and a JSON object's key becomes `__id__`.
+    """Every row as a dictionary.
+
+    A line of a text file becomes `{"text": line}`. In a JSON object of rows, the key of a row becomes
+    `__id__`.
 
     Raises:
-        InputError: the file cannot be read, or holds something else than rows.
+        InputError: the file cannot be read, or holds no rows.
     """
     try:
         # utf-8-sig: some publishers begin their files with a byte order mark.
@@ -26,17 +29,17 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
                     return [dict(row) for row in csv.DictReader(source, delimiter=delimiter)]
             text = source.read()
         if file.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         elif file.suffix == ".json":
-            found = json.loads(text)
+            rows = json.loads(text)
         else:
             return [{"text": line} for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{file} cannot be read ({error}): expected the file as published.") from None
-    if isinstance(found, dict):
-        found = [
-            {**(row if isinstance(row, dict) else {"value": row}), "__id__": k} for k, row in found.items()
+    if isinstance(rows, dict):
+        rows = [
+            {**(row if isinstance(row, dict) else {"value": row}), "__id__": k} for k, row in rows.items()
         ]
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{file} holds no rows: expected a list of JSON objects.")
-    return found
+    return rows

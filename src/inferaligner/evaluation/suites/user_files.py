@@ -1,9 +1,9 @@
-"""Suites of the user's own files: `KIND=SPEC`.
+"""Suites of a user's own files: `KIND=SPEC`.
 
-harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: prompts, read as everywhere (`prompts.reading`).
-jailbreak=TEMPLATES::QUESTIONS: every template with every question; a template marks the question's place with
-    `{prompt}`, `[INSERT PROMPT HERE]` or `{}`.
-utility=FILE: rows with `prompt`, `answer`, and `choices` if there are any; the answer is one of them.
+- harmful=SPEC, jailbreak=SPEC, over-refusal=SPEC, benign=SPEC: a file of prompts (`prompts.reading`).
+- jailbreak=TEMPLATES::QUESTIONS: every template with every question. `{prompt}`, `[INSERT PROMPT HERE]` or
+  `{}` in a template stands for the question.
+- utility=FILE: rows with `prompt` and `answer`, which is one of `choices`, or a number where there are none.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from inferaligner.prompts.images import text_of, with_text
 from inferaligner.prompts.reading import read_prompts
 from inferaligner.prompts.row_forms import beside, listed
 
-PLACES = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
-"""How a template marks where the question goes."""
+MARKS = ("{prompt}", "[INSERT PROMPT HERE]", "{}")
+"""The marks that stand for the question in a template."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Items that are there already."""
+    """A source of given items."""
 
     given: tuple[Item, ...]
 
@@ -34,10 +34,10 @@ class Given:
 
 
 def user_suite(kind: str, spec: str) -> Suite:
-    """The suite that `KIND=SPEC` names.
+    """The suite of `KIND=SPEC`.
 
     Raises:
-        InputError: no such kind, or a file that cannot be used.
+        InputError: there is no such kind, or the file cannot be used.
     """
     if kind not in KINDS:
         raise InputError(f"{kind}={spec}: expected one of {', '.join(KINDS)} before the '='.")
@@ -53,22 +53,22 @@ def user_suite(kind: str, spec: str) -> Suite:
 
 
 def fill(template: str, question: str) -> str | None:
-    """The template with the question in its place, or None if it has no place for one."""
-    place = next((place for place in PLACES if place in template), None)
-    return None if place is None else template.replace(place, question)
+    """The template with the question in it, or None if the template has no mark for a question."""
+    mark = next((mark for mark in MARKS if mark in template), None)
+    return None if mark is None else template.replace(mark, question)
 
 
 def _crossed(spec: str) -> list[Item]:
     templates, _, questions = spec.partition("::")
     filled = []
-    asked = read_prompts(questions)
+    prompts = read_prompts(questions)
     for number, template in enumerate(read_prompts(templates), start=1):
-        for question in asked:
+        for question in prompts:
             text = fill(text_of(template), text_of(question))
             if text is None:
                 raise InputError(
                     f"{templates}, template {number} has no place for a question; expected one of "
-                    f"{', '.join(PLACES)} in it."
+                    f"{', '.join(MARKS)} in it."
                 )
             filled.append(Item(with_text(question, text), f"template {number}"))
     return filled
@@ -76,7 +76,7 @@ def _crossed(spec: str) -> list[Item]:
 
 def _labelled(file: Path) -> tuple[list[Item], Task]:
     if not file.is_file():
-        raise InputError(f"{file} does not exist: expected a file of rows with prompt, answer and choices.")
+        raise InputError(f"{file} does not exist; expected a file of rows with prompt, answer and choices.")
     rows = rows_of(file)
     items = [_item(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
     if not items:
@@ -85,32 +85,32 @@ def _labelled(file: Path) -> tuple[list[Item], Task]:
         return items, "pick"
     for number, item in enumerate(items, start=1):
         if item.choices:
-            raise InputError(f"{file}, row {number} has choices and others have none; give all of them some.")
+            raise InputError(f"{file}, row {number} has choices and others have none; give all rows choices.")
         try:
             float(str(item.answer).replace(",", ""))
         except ValueError:
             raise InputError(
-                f"{file}, row {number}: the answer {str(item.answer)[:40]!r} is no number and there are no "
-                "choices to compare it with; add a column choices."
+                f"{file}, row {number}: the answer {str(item.answer)[:40]!r} is no number, and there are no "
+                "choices to compare it with. Add a column choices."
             ) from None
     return items, "number"
 
 
-def _item(row: dict[str, Any], place: str) -> Item:
+def _item(row: dict[str, Any], where: str) -> Item:
     prompt, answer, choices = row.get("prompt"), row.get("answer"), row.get("choices") or ()
     if not isinstance(prompt, str) or not prompt.strip() or answer is None:
-        raise InputError(f"{place}: expected a text in 'prompt' and something in 'answer'.")
+        raise InputError(f"{where}: expected a text in 'prompt' and a value in 'answer'.")
     more = beside({name: value for name, value in row.items() if name != "choices"}, "prompt")
     if more:
         raise InputError(
-            f"{place}: only 'prompt' is asked, but {listed(more)} may be part of the prompt too. Put the "
+            f"{where}: only 'prompt' is read, but {listed(more)} may be part of the prompt too. Put the "
             "whole prompt into 'prompt', and remove or rename the others."
         )
     if isinstance(choices, str):
         choices = [choice.strip() for choice in choices.split("|")]
     if not isinstance(choices, (list, tuple)) or len(choices) == 1:
-        raise InputError(f"{place}: expected two or more choices, as a list or as 'yes|no|maybe'.")
+        raise InputError(f"{where}: expected two or more choices, as a list or as 'yes|no|maybe'.")
     texts = tuple(str(choice) for choice in choices)
     if texts and str(answer) not in texts:
-        raise InputError(f"{place}: the answer {str(answer)[:40]!r} is not among the choices {list(texts)}.")
+        raise InputError(f"{where}: the answer {str(answer)[:40]!r} is not among the choices {list(texts)}.")
     return Item(prompt, str(row.get("domain") or ""), texts, str(answer))

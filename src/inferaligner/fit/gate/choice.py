@@ -24,6 +24,7 @@ from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Momen
 from inferaligner.fit.operating_point.choice import threshold_for
 from inferaligner.fit.samples import Sample, importance
 from inferaligner.method.activations import Activations
+from inferaligner.method.decision import opens
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.statistics.intervals import auroc
 
@@ -258,7 +259,7 @@ def paper_gate(activations: Activations, samples: Sequence[Sample], layer: int |
         weights, _ = builder.fit(Moments.of(features[harmful]), Moments.of(features[~harmful]))
         scores = features.double() @ weights.double()
         bias = -float(scores.mean())
-        accuracy = float(((scores + bias > 0) == harmful).double().mean())
+        accuracy = float((opens(scores + bias) == harmful).double().mean())
         if best is None or accuracy > best[0]:
             best = (accuracy, GuidanceGate(builder.name, (GateRead(at),), weights[None], bias))
     assert best is not None

@@ -23,6 +23,7 @@ from inferaligner.fit.gate.builder import Moments, WhitenedGate
 from inferaligner.fit.operating_point.choice import threshold_for
 from inferaligner.fit.samples import SHARES, Sample, Sort
 from inferaligner.method.activations import Activations
+from inferaligner.method.decision import opens
 from inferaligner.method.end_gate import EndGate
 from inferaligner.method.gate import GateRead, GuidanceGate
 from inferaligner.prompts.begun_answers import (
@@ -206,7 +207,7 @@ def _held_out(gate: EndGate, data: _Recorded) -> dict[str, Any]:
         }
         for side, values in groups.items():
             if values:
-                count = sum(value > 0 for value in values)
+                count = sum(map(opens, values))
                 opened[f"{form}, {side}"] = asdict(clopper_pearson(count, len(values)))
         if groups["harmful"] and groups["ordinary"]:
             labels = [1] * len(groups["harmful"]) + [0] * len(groups["ordinary"])

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from inferaligner.fit.samples import Sample
+from inferaligner.method.decision import opens
 from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson
 
 Groups = Mapping[str, Sequence[float]]
@@ -48,7 +49,7 @@ def rates(groups: Groups, benign: Groups) -> dict[str, Any]:
     named = {**groups, **{YOURS + name: values for name, values in benign.items() if len(values)}}
     figures: dict[str, Any] = {
         "open": {
-            name: asdict(clopper_pearson(sum(v > 0 for v in values), len(values)))
+            name: asdict(clopper_pearson(sum(map(opens, values)), len(values)))
             for name, values in named.items()
         }
     }

@@ -27,6 +27,7 @@ from inferaligner.fit.progress import Stages
 from inferaligner.fit.samples import Sample, Samples, Sort
 from inferaligner.fit.transfer.answer_streams import answer_streams
 from inferaligner.method.activations import record_activations
+from inferaligner.method.decision import opens
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.anatomy import dissect
@@ -198,7 +199,7 @@ def _held_out(
     found: dict[str, Any] = {}
     for name, prompts in groups.items():
         if prompts:
-            opened = [top + monitor.bias > 0 for top in tops(_some(prompts, _TESTED), f"monitor: {name}")]
+            opened = [opens(top + monitor.bias) for top in tops(_some(prompts, _TESTED), f"monitor: {name}")]
             found[name] = asdict(clopper_pearson(sum(opened), len(opened)))
     return found
 
@@ -229,7 +230,7 @@ def _draw(text: str) -> bytes:
 def _describe(scores: Sequence[float], monitor: AnswerMonitor, rank: Rank) -> TrafficRecord:
     return TrafficRecord(
         n=len(scores),
-        open=sum(score + monitor.bias > 0 for score in scores),
+        open=sum(opens(score + monitor.bias) for score in scores),
         bound=rank.bound,
         promised=rank.promised,
         origin="held-out",

@@ -9,6 +9,7 @@ from typing import Any
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.gate.contrast_rule import CONTRAST_RULE, ContrastRule, contrast_threshold
 from inferaligner.fit.operating_point.choice import Rank, promised_threshold
+from inferaligner.method.decision import opens
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.prompts.images import Prompt
 from inferaligner.statistics.intervals import upper_bound
@@ -91,7 +92,7 @@ def describe(
     `rank` None: the threshold was not taken from this traffic. Then the bound is that of the count found,
     and there is a promise only where the scores are held out: only then the threshold knows nothing of them.
     """
-    opened = sum(score > 0 for score in scores)
+    opened = sum(map(opens, scores))
     if rank is not None:
         bound, promised = rank.bound, rank.promised
     else:

@@ -15,6 +15,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.fit.gate.contrast_rule import POOLED
 from inferaligner.fit.operating_point.choice import share
+from inferaligner.method.decision import opens
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.statistics.stored_sample import distance, kolmogorov_p
 from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord
@@ -67,7 +68,7 @@ def drift_of(
     then = sum(sample.n for sample in samples)
     found = distance(samples, [score - bias for score in scores])
     p_value = kolmogorov_p(found, then, len(scores))
-    opened = clopper_pearson(sum(score > 0 for score in scores), len(scores), point.confidence)
+    opened = clopper_pearson(sum(map(opens, scores)), len(scores), point.confidence)
     promised = all(record.promised for record in chosen.values())
     limit = max(
         point.max_false_open if r.promised else max(r.bound, point.max_false_open) for r in chosen.values()

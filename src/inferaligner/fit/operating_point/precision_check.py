@@ -15,6 +15,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import CalibrationError, InputError
 from inferaligner.fit.gate.held_out import held_out_groups
 from inferaligner.fit.samples import Samples
+from inferaligner.method.decision import opens
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 
 HOLDS = 0.02
@@ -90,7 +91,7 @@ def _shift(group: str, before: np.ndarray, now: np.ndarray) -> FormatShift:
         group,
         float(moved.mean()),
         float(np.abs(moved).max()),
-        int(((before > 0) != (now > 0)).sum()),
-        clopper_pearson(int((before > 0).sum()), len(before)),
-        clopper_pearson(int((now > 0).sum()), len(now)),
+        int((opens(before) != opens(now)).sum()),
+        clopper_pearson(int(opens(before).sum()), len(before)),
+        clopper_pearson(int(opens(now).sum()), len(now)),
     )

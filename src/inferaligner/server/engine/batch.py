@@ -1,8 +1,8 @@
-"""The rows that are being generated, and the model passes over them.
+"""The running rows, and the forward passes over them.
 
 A step is one forward pass over all running rows, one token each. New prompts run in a pass of their own and
-join afterwards. If a pass fails, it is repeated with half of the rows each, down to the one that cannot be
-computed: nobody pays for another's request.
+join afterwards. If a pass fails, it is repeated with each half of the rows, down to the row that cannot be
+computed, so that only this row's request fails.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from inferaligner.steering.row_state import CarriedRows
 
 OnFailure = Callable[[Job, Exception], None]
 
-# What another pass over new prompts costs, in tokens that could have been computed instead: on a CPU it reads
-# the weights once more, on an accelerator it leaves most of the device idle.
+# Cost of one more pass over new prompts, as a number of prompt tokens: on a CPU the pass reads the weights
+# once more, on an accelerator a small pass leaves most of the device idle.
 _PASS_ON_CPU, _PASS_ON_ACCELERATOR = 24, 1024
 
 
 @dataclass(eq=False)
 class Row:
-    """One answer that is being generated."""
+    """One answer that is being generated: a row of the batch."""
 
     job: Job
     choice: int
@@ -49,29 +49,29 @@ class Row:
     shift: int = 0  # see `Prefilled`
     processors: RowProcessors | None = None
     generated: list[int] = field(default_factory=list)
-    said: Counter[int] = field(default_factory=Counter)
+    counts: Counter[int] = field(default_factory=Counter)
 
     @property
     def last(self) -> int:
-        """The token that the next step starts from."""
+        """The input token of the next step."""
         return self.generated[-1]
 
 
 @dataclass
 class Prefilled:
-    """A prompt that the model has seen: its place in the pass's cache, and what it predicts next."""
+    """The result of a pass for one prompt."""
 
     job: Job
-    row: int
-    score: float
+    row: int  # in the cache of the pass
+    score: float  # of the gate
     logits: Tensor  # [vocabulary], of the prompt's last token
-    shift: int  # of the positions after the prompt, against the number of its tokens
-    prompt_logits: Tensor | None  # [tokens, vocabulary], where they were asked for
+    shift: int  # position of the next token minus the number of prompt tokens
+    prompt_logits: Tensor | None  # [tokens, vocabulary], where the job requests them
 
 
 @dataclass
 class PrefillPass:
-    """One pass over new prompts. `carried` is what the guard knows of its rows."""
+    """One pass over new prompts. `carried` is the guard's state of its rows."""
 
     prompts: list[Prefilled]
     cache: Cache
@@ -79,10 +79,17 @@ class PrefillPass:
 
 
 class RunningBatch:
-    """Rows, their cache, and their guard. Only the engine's thread may touch it."""
+    """The running rows, their cache and their guard. Used by the engine's thread alone."""
 
     def __init__(self, model: Any, guard: Guard, pad: int, factor: Callable[[Job], float | None]) -> None:
-        """`factor` tells how many times the plan's strength a job's rows are steered with; None for once."""
+        """Makes an empty batch.
+
+        Args:
+            model: the target model.
+            guard: an active guard on the model.
+            pad: token id for padding.
+            factor: returns the factor on the plan's strength for a job's rows; None for 1.
+        """
         self.rows: list[Row] = []
         self.guard = guard
         self._model = model
@@ -90,7 +97,7 @@ class RunningBatch:
         self._factor = factor
         self._cache = RunningCache()
         self._carried: CarriedRows | None = None
-        self._loaded = False  # whether the guard holds these rows, and not those of a prefill
+        self._loaded = False  # whether the guard holds the state of these rows, not of a prefill
         names = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in names
         self._takes_keep = "logits_to_keep" in names
@@ -100,22 +107,25 @@ class RunningBatch:
 
     @property
     def columns(self) -> int:
-        """Columns of the longest row that can come of the present ones."""
+        """Largest number of columns that the present rows can need."""
         return max((row.job.columns for row in self.rows), default=0)
 
     # -- new prompts ---------------------------------------------------------------------------------
 
     def prefill(self, jobs: Sequence[Job], on_failure: OnFailure) -> Iterator[PrefillPass]:
-        """Runs new prompts through the model, those of about one length together; every pass is told of when
-        it is done, so that the first words need not wait for the others."""
-        a_pass = _PASS_ON_CPU if self._device.type == "cpu" else _PASS_ON_ACCELERATOR
-        for group in alike(jobs, a_pass):
+        """Runs new prompts through the model, prompts of similar length in one pass.
+
+        Yields:
+            Each pass as soon as it is done, so that its first tokens need not wait for the other passes.
+        """
+        pass_cost = _PASS_ON_CPU if self._device.type == "cpu" else _PASS_ON_ACCELERATOR
+        for group in length_groups(jobs, pass_cost):
             self._loaded = False
             yield from self._passes(group, on_failure)
 
     @torch.no_grad()
     def _passes(self, jobs: Sequence[Job], on_failure: OnFailure) -> list[PrefillPass]:
-        """One pass, or more where one failed."""
+        """Runs one pass, or several if it fails."""
         try:
             return [self._prefill(jobs)]
         except Exception as error:
@@ -145,16 +155,16 @@ class RunningBatch:
         if self._takes_keep and not whole:
             arguments["logits_to_keep"] = 1
         factors = [self._factor(job) for job in jobs]
-        with ExitStack() as told:
+        with ExitStack() as stack:
             if any(factor is not None for factor in factors):
-                told.enter_context(self.guard.strengths([1.0 if f is None else f for f in factors]))
+                stack.enter_context(self.guard.strengths([1.0 if f is None else f for f in factors]))
             output = self._model(**arguments)
         carried = self.guard.carried()
         scores = carried.scores.tolist()
         last = output.logits[:, -1].float()
         shifts = [0] * len(jobs)
         if self._own_positions and jobs[0].prompt.seen is not None:
-            # A picture takes fewer positions than tokens there; the model has just worked out how many.
+            # A picture takes fewer positions than tokens in such models; the pass has computed how many.
             shifts = [int(value) for value in self._model.base_model.rope_deltas.flatten().tolist()]
         prompts = [
             Prefilled(
@@ -170,7 +180,7 @@ class RunningBatch:
         return PrefillPass(prompts, cache, carried)
 
     def admit(self, source: PrefillPass, rows: Sequence[tuple[Prefilled, Row]]) -> None:
-        """Lets rows join that came of a prefill and have their first token."""
+        """Adds rows of a prefill that already have their first token."""
         if not rows:
             return
         picked = [prefilled.row for prefilled, _ in rows]
@@ -184,9 +194,12 @@ class RunningBatch:
 
     @torch.no_grad()
     def step(self, on_failure: OnFailure) -> Tensor:
-        """One more token's logits `[rows, vocabulary]` (float32) of every running row.
+        """Runs one decoding step of all rows.
 
-        Rows that cannot be computed leave the batch, and are given to `on_failure`.
+        Rows that cannot be computed leave the batch; `on_failure` is called with their jobs.
+
+        Returns:
+            Logits `[rows, vocabulary]` (float32) of the remaining rows.
         """
         try:
             return self._step()
@@ -217,27 +230,27 @@ class RunningBatch:
         try:
             logits: Tensor = self._model(**arguments).logits[:, -1].float()
             if logits.device.type != "cpu":
-                torch.cuda.synchronize(logits.device)  # a failure on the device belongs to this step
+                torch.cuda.synchronize(logits.device)  # so that an error of the device is raised in this step
         except BaseException:
-            if before is not None:  # the monitor may have read the token already
+            if before is not None:  # the failed pass may have updated the monitor
                 self._carried = before
             self._loaded = False
             raise
         self._cache.advance()
         return logits
 
-    def watched(self) -> list[float] | None:
+    def monitor_scores(self) -> list[float] | None:
         """The monitor's running score of each row; None without a monitor. Waits for the device."""
         if self._carried is None or self._carried.watch is None:
             return None
         return [float(value) for value in self._carried.watch.latest.tolist()]
 
     def opened_at(self) -> list[int]:
-        """Per row the generated token at which the monitor opened it; 0 for none."""
+        """Per row, the number of the generated token at which the monitor opened it; 0 for none."""
         return [] if self._carried is None else self._carried.opened_at()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Lets all other rows (indices) go."""
+        """Drops all rows but these (indices)."""
         if len(rows) == len(self.rows):
             return
         order = self._cache.keep(rows)
@@ -246,7 +259,7 @@ class RunningBatch:
         self._loaded = False
 
     def use(self, guard: Guard) -> None:
-        """Another guard takes the running rows over; it must be active, and the former one must not be."""
+        """Replaces the guard. The new one must be active, the former one must not be."""
         self.guard = guard
         self._loaded = False
 
@@ -278,18 +291,24 @@ class RunningBatch:
         }
 
 
-def alike(jobs: Sequence[Job], a_pass: int) -> list[list[Job]]:
-    """Jobs cut into passes, shortest prompts first, so that padding and passes together cost least; a pass
-    of its own costs as much as `a_pass` tokens.
+def length_groups(jobs: Sequence[Job], pass_cost: int) -> list[list[Job]]:
+    """Divides jobs into passes so that padding and passes together cost least.
 
-    One long prompt among short ones would otherwise cost as much as if all were long.
+    In one pass, a long prompt would make every short one as expensive as itself.
+
+    Args:
+        jobs: jobs with new prompts.
+        pass_cost: cost of one more pass, as a number of prompt tokens.
+
+    Returns:
+        The passes, shortest prompts first.
     """
     order = sorted(jobs, key=lambda job: len(job.prompt.tokens))
-    # For the first n jobs: the least that they cost, and where their last pass begins.
+    # best[n]: the lowest cost of the first n jobs, and the index at which their last pass begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for end, job in enumerate(order, start=1):
         length = len(job.prompt.tokens)
-        costs = ((best[start][0] + length * (end - start) + a_pass, start) for start in range(end))
+        costs = ((best[start][0] + length * (end - start) + pass_cost, start) for start in range(end))
         best.append(min(costs))
     passes: list[list[Job]] = []
     end = len(order)

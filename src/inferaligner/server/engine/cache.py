@@ -1,12 +1,12 @@
 """The KV cache of rows that join and leave while others are being decoded.
 
 Every layer is one buffer `[row capacity, heads, column capacity, head width]`, and the rows in use are a
-window of it. All rows end at the same column, so a row's tokens stand to the right and what is left of them
-is masked: the layout of left padding, which every model that `generate` can batch understands, sliding
-windows and position biases included. A new token costs one write, where concatenation would copy the cache.
+window of it. All rows end at the same column; the columns before a row's first token are masked. This is the
+layout of left padding, which every model that `generate` can batch understands, sliding windows and position
+biases included. A new token costs one write, where concatenation would copy the cache.
 
-Masked columns hold zeros, never what another request left there: attention gives them the weight 0, and
-0 · NaN would still be NaN.
+Masked columns hold zeros, never values of another request: attention gives them the weight 0, but 0 · NaN
+would still be NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPARE_COLUMNS = 128
 
 
 class _Window:
-    """Which part of the buffers is in use; one for all layers."""
+    """The part of the buffers that is in use, the same in all layers."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -37,7 +37,7 @@ class _Window:
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's buffers. `end` runs ahead of the window's while a pass is under way."""
+    """The buffers of one layer."""
 
     is_sliding = False
 
@@ -49,12 +49,20 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys, self.values = keys, values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the buffers are made before the first pass."""
+        """Does nothing: the buffers are made before the first pass."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes the new token of every row; `[rows, heads, 1, head width]` in, the whole window out."""
+        """Writes the new token of every row and returns the whole window.
+
+        Args:
+            key_states: `[rows, heads, 1, head width]`.
+            value_states: the same shape.
+
+        Returns:
+            Keys and values `[rows, heads, columns, head width]`.
+        """
         window = self._window
         assert self.keys is not None and self.values is not None
         stop = window.end + key_states.shape[-2]
@@ -66,20 +74,20 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what a mask covers."""
+        """Length and offset of the columns that a mask covers."""
         return self._window.width + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use, masked ones counted."""
+        """Columns in use, masked ones included."""
         return self._window.width
 
     def get_max_length(self) -> int:
-        """No limit."""
+        """-1: there is no limit."""
         return -1
 
 
 class RunningCache(Cache):
-    """The cache of the running rows. The engine's thread alone touches it."""
+    """The cache of the running rows. Used by the engine's thread alone."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -92,31 +100,40 @@ class RunningCache(Cache):
         return self.window.rows
 
     def mask(self, device: torch.device) -> Tensor:
-        """The attention mask of the coming step, `[rows, columns + 1]`."""
+        """The attention mask `[rows, columns + 1]` of the next step."""
         lengths = torch.tensor(self.lengths, device=device)[:, None] + 1
         width = self.window.width + 1
         return (torch.arange(width, device=device)[None] >= width - lengths).long()
 
     def reserve(self, columns: int = 1) -> None:
-        """Room for a pass over so many new tokens of each row; called before it."""
+        """Makes room for `columns` new tokens of each row. Called before a pass."""
         layer: Any = self.layers[0]
         if self.window.end + columns > layer.keys.shape[2]:
             self._resize(layer.keys.shape[0], self.window.width + columns + _SPARE_COLUMNS)
 
     def advance(self, columns: int = 1) -> None:
-        """Called after a pass that went well; without it, the pass has never been."""
+        """Keeps the `columns` tokens that a pass has written. Not called after a pass that failed."""
         self.window.end += columns
         self.lengths = [length + columns for length in self.lengths]
 
     def admit(self, source: Cache, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Takes over rows (indices) of a prefill's cache, of which the last `lengths` columns are tokens."""
+        """Adds rows of a prefill's cache.
+
+        Args:
+            source: cache of the prefill, with padding on the left.
+            rows: indices of the rows to add.
+            lengths: number of tokens of each of these rows; they are its last columns.
+
+        Raises:
+            SteeringError: the model keeps another kind of cache.
+        """
         if rows:
             check_kind(source)
             layers: Sequence[Any] = source.layers
             self._take([(layer.keys, layer.values) for layer in layers], rows, lengths)
 
     def absorb(self, other: RunningCache) -> None:
-        """Takes over all rows of another one, in order."""
+        """Adds all rows of another cache, in order."""
         if other.rows:
             columns = slice(other.window.start, other.window.end)
             layers: Sequence[Any] = other.layers
@@ -147,7 +164,11 @@ class RunningCache(Cache):
         self.lengths += list(lengths)
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Lets all other rows go; returns the kept ones in their new order (holes are filled)."""
+        """Drops all rows but these.
+
+        Returns:
+            The kept rows (former indices) in their new order: the last rows fill the gaps.
+        """
         wanted = set(rows)
         order = list(range(self.rows))
         count = len(wanted)
@@ -166,7 +187,7 @@ class RunningCache(Cache):
         return order
 
     def split(self, rows: Sequence[int]) -> RunningCache:
-        """A cache of its own with copies of some rows."""
+        """A new cache with copies of some rows."""
         part = RunningCache()
         picked = torch.tensor(list(rows))
         part.window.rows, part.window.end = len(rows), self.window.width
@@ -180,7 +201,7 @@ class RunningCache(Cache):
         return part
 
     def clear(self) -> None:
-        """Lets go of everything, memory included."""
+        """Drops all rows and frees the memory."""
         self.layers.clear()
         self.lengths = []
         self.window.rows = self.window.start = self.window.end = 0
@@ -200,7 +221,7 @@ class RunningCache(Cache):
             self.layers.append(layer)
 
     def _resize(self, rows: int, columns: int, shift: int = 0) -> None:
-        """New buffers with the window `shift` columns from their left edge."""
+        """Moves the window to new buffers, `shift` columns from their left edge."""
         window = self.window
         old = slice(window.start, window.end)
         new = slice(shift, shift + window.width)
@@ -215,7 +236,7 @@ class RunningCache(Cache):
 
 
 def check_kind(cache: Cache) -> None:
-    """Raises `SteeringError` unless rows of such a cache can be told apart and moved."""
+    """Raises `SteeringError` unless rows of this cache can be separated and moved."""
     odd = {type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer}
     empty = [layer for layer in cache.layers if not getattr(layer, "is_initialized", False)]
     if odd or empty or not cache.layers:

@@ -1,6 +1,6 @@
-"""From logits to what the listeners hear: the next token of every row, its text, and how an answer ends.
+"""From logits to events: the next token of every row, its text, and the end of an answer.
 
-Whatever goes wrong with one row's token ends that row's job, and no other.
+An error with the token of one row ends the job of that row and no other.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from inferaligner.server.engine.jobs import Event, Finished, FinishReason, Job, 
 from inferaligner.server.engine.sampling import TokenLogprob, adjusted, draw, logprobs_of
 
 
-def tell(job: Job, event: Event) -> None:
-    """Tells the listener, unless nobody wants to know any more."""
+def notify(job: Job, event: Event) -> None:
+    """Sends an event to the job's listener, unless the job was cancelled."""
     if not job.cancelled:
         job.listener(event)
 
 
-class Speaker:
-    """Chooses and tells tokens. `ends` are those that end an answer."""
+class TokenEmitter:
+    """Chooses the next token of each row and sends it to the job's listener."""
 
     def __init__(self, ends: Collection[int], on_failure: OnFailure) -> None:
+        """`ends` are the tokens that end an answer; `on_failure` is called for a job that fails."""
         self._ends = frozenset(ends)
         self._on_failure = on_failure
 
-    def speak(self, rows: Sequence[Row], logits: Tensor, watched: Sequence[float] | None) -> set[int]:
-        """Chooses and tells the next token of each row, from logits `[rows, vocabulary]`.
+    def emit(self, rows: Sequence[Row], logits: Tensor, monitor_scores: Sequence[float] | None) -> set[int]:
+        """Chooses and sends the next token of each row.
 
-        Returns which rows ended.
+        Args:
+            rows: the running rows.
+            logits: `[rows, vocabulary]`.
+            monitor_scores: running score of the monitor per row; None where no row has `trace`.
+
+        Returns:
+            Indices of the rows that ended.
         """
         peaks, best = logits.max(dim=-1)
         finite, greedy = torch.isfinite(peaks).tolist(), best.tolist()
@@ -54,7 +61,9 @@ class Speaker:
             if at in done:
                 continue
             try:
-                ended = self._say(rows[at], token, logprobs.get(at), None if watched is None else watched[at])
+                ended = self._emit_token(
+                    rows[at], token, logprobs.get(at), None if monitor_scores is None else monitor_scores[at]
+                )
             except Exception as error:
                 broken.add(rows[at].job)
                 self._on_failure(rows[at].job, error)
@@ -70,7 +79,7 @@ class Speaker:
             return greedy
         if row.processors is not None:
             logits = row.processors.before(logits, row.generated)
-        logits = adjusted(logits, sampling, row.said)
+        logits = adjusted(logits, sampling, row.counts)
         if early:
             logits = logits.clone()
             logits[list(self._ends | set(row.job.stop_ids))] = -torch.inf
@@ -89,25 +98,27 @@ class Speaker:
         if not wanted:
             return {}
         top = max(rows[at].job.logprobs or 0 for at in wanted)
-        found = logprobs_of(logits[wanted], [tokens[at] for at in wanted], top)
+        entries = logprobs_of(logits[wanted], [tokens[at] for at in wanted], top)
         return {
             at: TokenLogprob(one.token, one.logprob, one.top[: rows[at].job.logprobs or 0])
-            for at, one in zip(wanted, found, strict=True)
+            for at, one in zip(wanted, entries, strict=True)
         }
 
-    def _say(self, row: Row, token: int, logprob: TokenLogprob | None, watched: float | None) -> bool:
-        """Tells one token; True if the answer ends with it."""
+    def _emit_token(
+        self, row: Row, token: int, logprob: TokenLogprob | None, monitor_scores: float | None
+    ) -> bool:
+        """Sends one token. Returns True if the answer ends with it."""
         job = row.job
-        monitor = watched if job.trace else None
+        monitor = monitor_scores if job.trace else None
         row.generated.append(token)
         ends = (token in self._ends and not job.ignore_eos) or token in job.stop_ids
         if ends:
             text = row.text.finish()
-            tell(job, Piece(row.choice, text, token, logprob, monitor))
+            notify(job, Piece(row.choice, text, token, logprob, monitor))
             return self._finish(row, "", "stop", token if token in job.stop_ids else None)
-        row.said[token] += 1
+        row.counts[token] += 1
         text = row.text.push(token)
-        tell(job, Piece(row.choice, text, token, logprob, monitor))
+        notify(job, Piece(row.choice, text, token, logprob, monitor))
         if row.text.stopped_by is not None:
             return self._finish(row, "", "stop", row.text.stopped_by)
         if len(row.generated) >= job.max_tokens:
@@ -117,21 +128,21 @@ class Speaker:
         return False
 
     def _finish(self, row: Row, text: str, reason: FinishReason, why: str | int | None) -> bool:
-        tell(row.job, Finished(row.choice, text, reason, row.report, why))
+        notify(row.job, Finished(row.choice, text, reason, row.report, why))
         return True
 
 
 def prompt_logprobs(prefilled: Prefilled) -> tuple[TokenLogprob, ...]:
-    """Log probabilities of a prompt's tokens, where they were asked for; the first one has none."""
+    """Log probabilities of a prompt's tokens, where the job requests them; the first token has none."""
     if prefilled.prompt_logits is None:
         return ()
     tokens = prefilled.job.prompt.tokens
-    found = [TokenLogprob(tokens[0], None)]
-    for start in range(0, len(tokens) - 1, 256):  # a whole vocabulary per token: in parts
+    logprobs = [TokenLogprob(tokens[0], None)]
+    for start in range(0, len(tokens) - 1, 256):  # in parts: each token needs a row of the vocabulary's size
         stop = min(start + 256, len(tokens) - 1)
-        found += logprobs_of(
+        logprobs += logprobs_of(
             prefilled.prompt_logits[start:stop],
             tokens[start + 1 : stop + 1],
             prefilled.job.prompt_logprobs or 0,
         )
-    return tuple(found)
+    return tuple(logprobs)

@@ -1,4 +1,7 @@
-"""Tokens to text, one at a time: whole characters only, and nothing that may turn out to be a stop text."""
+"""Tokens to text, one token at a time.
+
+Only whole characters are released, and no text that may be the beginning of a stop text.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,17 @@ _UNFINISHED = "�"  # what a tokenizer writes for the first bytes of a characte
 
 
 class TextStream:
-    """The text of one answer as it grows.
-
-    `before` are tokens that precede it: some tokenizers write a word differently at the beginning of a text.
-    """
+    """The text of one answer while it is generated."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+        """Starts an answer.
+
+        Args:
+            tokenizer: of the model.
+            stops: stop texts; the answer ends before the first of them.
+            before: tokens that precede the answer (some tokenizers write a word differently at the beginning
+                of a text).
+        """
         self.stopped_by: str | None = None
         self._tokenizer = tokenizer
         self._stops = [stop for stop in stops if stop]
@@ -24,7 +32,7 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """The text that is certain after one more token."""
+        """Adds a token; returns the text that can be released now."""
         self._ids.append(token)
         known = self._decode(self._ids[self._prefix : self._read])
         whole = self._decode(self._ids[self._prefix :])
@@ -34,7 +42,7 @@ class TextStream:
         return self._release(whole[len(known) :])
 
     def finish(self) -> str:
-        """What was held back, once no token follows."""
+        """Returns the text that was held back. Called after the last token."""
         if self.stopped_by is not None:
             return ""
         known = self._decode(self._ids[self._prefix : self._read])
@@ -47,9 +55,9 @@ class TextStream:
 
     def _release(self, fresh: str) -> str:
         text = self._held + fresh
-        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if found:
-            at, self.stopped_by = min(found)
+        matches = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if matches:
+            at, self.stopped_by = min(matches)
             self._held = ""
             return text[:at]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
@@ -61,7 +69,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop`."""
+    """The length of the longest suffix of `text` that is a prefix of `stop`."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

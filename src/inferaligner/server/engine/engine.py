@@ -1,8 +1,8 @@
-"""The engine: one thread that owns the model, admits prompts, and takes one step after another.
+"""The engine: one thread that owns the model, admits prompts, and decodes the running rows.
 
-Every round: what others want done on this thread (`call`), cancelled jobs out, one pass over new prompts if
-there is room, one step of the running rows. Rows come and go between steps; nobody waits for anybody's
-answer to end.
+Every round does four things: run the functions given to `call`, drop cancelled jobs, run one pass over new
+prompts if there is room, and run one decoding step of all rows. Rows join and leave between steps, so no
+request waits for another one's answer to end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,7 +24,7 @@ from inferaligner.models.grouped_attention import grouped_attention
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.server.engine.batch import Prefilled, PrefillPass, Row, RunningBatch
-from inferaligner.server.engine.decoding import Speaker, prompt_logprobs, tell
+from inferaligner.server.engine.decoding import TokenEmitter, notify, prompt_logprobs
 from inferaligner.server.engine.detokenizer import TextStream
 from inferaligner.server.engine.gate_decisions import GateDecisions
 from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Prompt
@@ -39,44 +39,28 @@ from inferaligner.steering.plan import SteeringPlan
 Result = TypeVar("Result")
 
 
-class Observer(Protocol):
-    """Who counts and writes down what happens; called on the engine's thread."""
+class Observer:
+    """Receives reports of what the engine does, on the engine's thread. Methods here do nothing."""
 
     def decided(self, job: Job, report: GateReport) -> None:
-        """The gate has decided."""
+        """The gate has decided on a prompt."""
 
     def opened(self, job: Job, report: GateReport) -> None:
         """A monitor has opened an answer."""
 
     def failed(self, job: Job | None, error: Exception) -> None:
-        """A job could not be computed; None where it was the engine that failed."""
+        """A job could not be computed; None where the engine itself failed."""
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """A step made `tokens` tokens."""
+        """A decoding step of `rows` rows made `tokens` tokens in `seconds`."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much there is to do at a moment."""
+    """Numbers of running rows and of waiting prompts."""
 
     running: int
     waiting: int
-
-
-class NullObserver:
-    """An observer that looks away."""
-
-    def decided(self, job: Job, report: GateReport) -> None:
-        """Nothing."""
-
-    def opened(self, job: Job, report: GateReport) -> None:
-        """Nothing."""
-
-    def failed(self, job: Job | None, error: Exception) -> None:
-        """Nothing."""
-
-    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
-        """Nothing."""
 
 
 class Engine:
@@ -86,13 +70,13 @@ class Engine:
         self, loaded: LoadedModel, aligner: Aligner, settings: ServerSettings, observer: Observer
     ) -> None:
         self.aligner = aligner
-        self._verdicts = GateDecisions(aligner.artifact, settings)
+        self._decisions = GateDecisions(aligner.artifact, settings)
         self.settings = settings
         self.defaults = GenerationDefaults(loaded.model)
         self._loaded = loaded
         self._observer = observer
         self._tokenizer = loaded.tokenizer
-        self._speaker = Speaker(end_tokens(loaded.model), self._failed)
+        self._emitter = TokenEmitter(end_tokens(loaded.model), self._failed)
         self._wake = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -105,12 +89,16 @@ class Engine:
     # -- from any thread -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Returns once the guard is on and the self-test has passed; raises what went wrong with either."""
+        """Starts the thread. Returns when the guard is active and the self-test has passed, or raises."""
         self._thread.start()
         self._started.result()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queues jobs, all or none. Raises `QueueFullError` if there is no room, or no more will be taken."""
+        """Queues all of these jobs, or none.
+
+        Raises:
+            QueueFullError: the queue has no room for them, or the server is shutting down.
+        """
         with self._wake:
             if self._stopping or self._draining or not self._thread.is_alive():
                 raise QueueFullError("The server is shutting down.", status=503)
@@ -123,14 +111,18 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Lets jobs go, wherever they are; their listeners hear nothing more."""
+        """Cancels jobs, waiting or running; their listeners receive no further event."""
         for job in jobs:
             job.cancelled = True
         with self._wake:
             self._wake.notify()
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
-        """Runs a function on the engine's thread, between two steps."""
+        """Runs a function on the engine's thread, between two steps.
+
+        Raises:
+            QueueFullError: the server is shutting down.
+        """
         future: Future[Result] = Future()
         with self._wake:
             if self._stopping or not self._thread.is_alive():
@@ -140,12 +132,12 @@ class Engine:
         return future
 
     def swap(self, aligner: Aligner) -> Future[None]:
-        """Goes on with another aligner of the same vectors; running rows keep their decisions."""
+        """Replaces the aligner by one with the same vectors; running rows keep their decisions."""
         return self.call(lambda: self._swap(aligner))
 
     @property
     def load(self) -> Load:
-        """What is running and waiting now."""
+        """Numbers of running rows and of waiting prompts now."""
         batch = self._batch
         return Load(0 if batch is None else len(batch.rows), len(self._waiting))
 
@@ -155,7 +147,12 @@ class Engine:
         return self._thread.is_alive()
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Ends the thread; first what was taken on, if `drain`."""
+        """Ends the thread.
+
+        Args:
+            drain: whether running and waiting jobs are finished first.
+            timeout: seconds to wait for them; None for no limit.
+        """
         with self._wake:
             self._draining = True
             self._stopping = not drain
@@ -184,7 +181,7 @@ class Engine:
             guard.__enter__()
             pad = self._tokenizer.pad_token_id
             self._batch = RunningBatch(
-                self._loaded.model, guard, 0 if pad is None else pad, lambda job: self._verdicts.factor(job)
+                self._loaded.model, guard, 0 if pad is None else pad, lambda job: self._decisions.factor(job)
             )
             self._self_test()
         except BaseException:
@@ -209,15 +206,17 @@ class Engine:
 
     def _round(self) -> None:
         try:
-            self._do_calls()
-            self._let_go()
+            self._run_calls()
+            self._drop_cancelled()
             self._admit()
             self._step()
-        except Exception as error:  # a fault of this program: whoever waits must hear of it, and it goes on
+        except (
+            Exception
+        ) as error:  # a defect of this program: the requests get an error, and the engine goes on
             self._observer.failed(None, error)
             self._fail_all(f"Internal error: {type(error).__name__}.", 500)
 
-    def _do_calls(self) -> None:
+    def _run_calls(self) -> None:
         while self._calls:
             function, future = self._calls.popleft()
             if not future.set_running_or_notify_cancel():
@@ -227,9 +226,9 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
             assert self._batch is not None
-            self._batch.use(self._batch.guard)  # what was called may have run the model
+            self._batch.use(self._batch.guard)  # the function may have run the model
 
-    def _let_go(self) -> None:
+    def _drop_cancelled(self) -> None:
         assert self._batch is not None
         rows = [at for at, row in enumerate(self._batch.rows) if not row.job.cancelled]
         self._batch.keep(rows)
@@ -251,11 +250,11 @@ class Engine:
                     self._failed(prefilled.job, error)
             rows = [row for _, row in joining]
             logits = torch.stack([prefilled.logits for prefilled, _ in joining]) if joining else None
-            done = set() if logits is None else self._speaker.speak(rows, logits, None)
+            done = set() if logits is None else self._emitter.emit(rows, logits, None)
             self._batch.admit(source, [pair for at, pair in enumerate(joining) if at not in done])
 
     def _next_jobs(self) -> list[Job]:
-        """From the front of the queue, as many as fit: rows, cache, and tokens."""
+        """Takes jobs from the front of the queue while rows, cache and prefill tokens allow it."""
         assert self._batch is not None
         settings, picked, rows, tokens = self.settings, list[Job](), len(self._batch.rows), 0
         columns = self._batch.columns
@@ -281,18 +280,18 @@ class Engine:
         return picked
 
     def _begin(self, prefilled: Prefilled, source: PrefillPass) -> list[Row]:
-        """Tells the decision; the rows that are to be generated."""
+        """Sends the decision on a prompt. Returns the rows to generate, none where no answer is needed."""
         job = prefilled.job
-        report = self._verdicts.report(job, prefilled.score)
+        report = self._decisions.report(job, prefilled.score)
         opened = source.carried.opened_at()[prefilled.row]
-        if opened and not report.open:  # the monitor, in an answer that the prompt had begun
-            report = report.opened_by_monitor(opened, self._verdicts.action(job, True))
+        if opened and not report.open:  # by the monitor, which has read a begun answer
+            report = report.opened_by_monitor(opened, self._decisions.action(job, True))
         self._observer.decided(job, report)
         job.listener(Decided(report, prompt_logprobs(prefilled)))
         if report.action == "refused" or job.max_tokens == 0:
             refused = report.action == "refused"
             for choice in range(job.n):
-                text = self.settings.refusal if refused else ""
+                text = (self.settings.refusal_text or "") if refused else ""
                 job.listener(Finished(choice, text, "content_filter" if refused else "length", report))
             return []
         before = job.prompt.tokens if job.raw else ()
@@ -319,12 +318,12 @@ class Engine:
         if not rows:
             return
         opened = self._batch.opened_at()
-        watched = self._batch.watched() if any(row.job.trace for row in rows) else None
+        monitor_scores = self._batch.monitor_scores() if any(row.job.trace for row in rows) else None
         for row, token in zip(rows, opened, strict=True):
             if token and not row.report.open:
-                row.report = row.report.opened_by_monitor(token, self._verdicts.action(row.job, True))
+                row.report = row.report.opened_by_monitor(token, self._decisions.action(row.job, True))
                 self._observer.opened(row.job, row.report)
-        done = self._speaker.speak(rows, logits, watched)
+        done = self._emitter.emit(rows, logits, monitor_scores)
         self._batch.keep([at for at in range(len(rows)) if at not in done])
         self._observer.stepped(len(rows), len(rows), time.perf_counter() - began)
 
@@ -333,10 +332,10 @@ class Engine:
     def _guard(self, aligner: Aligner) -> Guard:
         settings, model = self.settings, self._loaded.model
         aligner.check(model, self._loaded.reader)
-        # What may come at all is for `prompts.py` to say.
+        # The server's `prompts.py` has already refused the prompts that are not allowed.
         ends = EndCheck.of(self._loaded.reader, "allow", calibrated=aligner.artifact.end_gate is not None)
         if settings.on_open == "refuse" or aligner.artifact.gate_only:
-            # The answer is not the model's, so all that is wanted of the guard is its decision.
+            # An open row gets a fixed text, so only the guard's decision is needed.
             return Guard(model, aligner.gate_plan(), "never", end_check=ends)
         plan: SteeringPlan = aligner.plan(monitor=settings.monitor)
         return Guard(model, plan, "never" if settings.shadow else "gate", end_check=ends)
@@ -352,7 +351,7 @@ class Engine:
             former.__enter__()
             raise
         self._batch.use(fresh)
-        self.aligner, self._verdicts = aligner, GateDecisions(aligner.artifact, self.settings)
+        self.aligner, self._decisions = aligner, GateDecisions(aligner.artifact, self.settings)
 
     # -- failures --------------------------------------------------------------------------------------
 
@@ -362,7 +361,7 @@ class Engine:
             message, status = str(error), 400
         else:
             message, status = f"The model could not compute this request ({type(error).__name__}).", 500
-        tell(job, Failed(message, status))
+        notify(job, Failed(message, status))
         job.cancelled = True
 
     def _fail_all(self, message: str, status: int) -> None:
@@ -374,27 +373,27 @@ class Engine:
             self._calls.clear()
         self._batch.keep([])
         for job in jobs:
-            tell(job, Failed(message, status))
+            notify(job, Failed(message, status))
             job.cancelled = True
         for _, future in calls:
             future.cancel()
 
     def _self_test(self) -> None:
-        """Two short prompts through everything that a request goes through; raises if that cannot be."""
-        heard: list[Event] = []
+        """Generates answers to two short prompts in the way of requests. Raises if that fails."""
+        events: list[Event] = []
         (ids,) = encode_chats(self._loaded.reader, ["Hello"])
-        observer, self._observer = self._observer, NullObserver()
+        observer, self._observer = self._observer, Observer()
         try:
             for extra in ([], ids[-1:]):
                 turn_end = len(ids) if extra else None
                 prompt = Prompt((*ids, *extra), turn_end)
-                self._waiting.append(Job("self-test", prompt, heard.append, max_tokens=2, ignore_eos=True))
+                self._waiting.append(Job("self-test", prompt, events.append, max_tokens=2, ignore_eos=True))
             assert self._batch is not None
             self._admit()
             while self._batch.rows:
                 self._step()
         finally:
             self._observer = observer
-        failed = [event for event in heard if isinstance(event, Failed)]
+        failed = [event for event in events if isinstance(event, Failed)]
         if failed:
             raise InferAlignerError(f"The start-up self-test failed: {failed[0].message}")

@@ -1,15 +1,16 @@
-"""What a gate's score means for a job, under the operator's settings."""
+"""From a gate's score to the action on a job, under the operator's settings."""
 
 from __future__ import annotations
 
 from inferaligner.artifact import AlignerArtifact
+from inferaligner.method.decision import opens
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.settings import ServerSettings
 from inferaligner.serving.gate_report import Action, GateReport
 
 
 class GateDecisions:
-    """Of one artifact: another operating point has verdicts of its own."""
+    """Decisions of one artifact; an artifact with another operating point needs its own instance."""
 
     def __init__(self, artifact: AlignerArtifact, settings: ServerSettings) -> None:
         self.artifact = artifact
@@ -17,14 +18,14 @@ class GateDecisions:
         self._settings = settings
 
     def factor(self, job: Job) -> float | None:
-        """How many times the aligner's strength a job is steered with; None for once."""
+        """The job's strength as a multiple of the aligner's; None for the aligner's own."""
         own = self.artifact.steering.strength
         return None if job.strength is None or own == 0 else job.strength / own
 
     def report(self, job: Job, score: float) -> GateReport:
-        """The decision on a prompt."""
+        """Reports the decision on a prompt, given its score."""
         artifact = self.artifact
-        opened = not score <= 0  # NaN opens
+        opened = opens(score)
         return GateReport(
             score=score,
             open=opened,
@@ -36,7 +37,7 @@ class GateDecisions:
         )
 
     def action(self, job: Job, opened: bool) -> Action:
-        """What becomes of a job."""
+        """The action on a job whose gate is open or closed."""
         if not opened:
             return "none"
         if self._settings.shadow:

@@ -1,7 +1,7 @@
-"""Conversations with images: what a client sends, as turns for the chat template and pictures beside them.
+"""Conversations with images: from a client's messages to turns for the chat template, and pictures.
 
-An image comes as a `data:` URL. One on the network is fetched only from hosts that the operator has named
-(`--image-host`): a server that fetches whatever it is told reaches places that its clients cannot.
+An image comes as a `data:` URL. The server fetches an image only from hosts that the operator has named
+(`--image-host`): with arbitrary URLs a client could reach services inside the operator's network.
 """
 
 from __future__ import annotations
@@ -18,19 +18,28 @@ from inferaligner.server.errors import ApiError
 from inferaligner.server.schema import ImagePart, Message
 
 MOST_IMAGES = 16
-"""In one conversation."""
+"""Highest number of images in one conversation."""
 
 _SECONDS = 10.0
 
 
-class ImageDoor:
-    """Which images come in, and from where."""
+class ImageInput:
+    """Reads the images of requests."""
 
     def __init__(self, hosts: Sequence[str] = ()) -> None:
+        """`hosts` are those that images may be fetched from, by https."""
         self._hosts = frozenset(host.lower() for host in hosts)
 
     def picture(self, url: str, place: str) -> Picture:
-        """The picture behind a URL. Raises `ApiError`, which names the place in the request."""
+        """Reads the picture of a URL.
+
+        Args:
+            url: a `data:` URL, or an https URL of an allowed host.
+            place: field of the request that holds the URL, for errors.
+
+        Raises:
+            ApiError: the URL is not allowed, or there is no usable picture behind it.
+        """
         try:
             if url.startswith("data:"):
                 return picture_from_data_url(url)
@@ -61,10 +70,16 @@ class ImageDoor:
         return data
 
 
-def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[str, Any]], list[Picture]]:
-    """Turns for the chat template, with a place for each picture, and the pictures in their order.
+def turns_and_pictures(
+    messages: Sequence[Message], images: ImageInput
+) -> tuple[list[dict[str, Any]], list[Picture]]:
+    """Splits messages into turns for the chat template and pictures.
 
-    Raises `ApiError` for an image that cannot be had, and for one in a turn that is not the user's.
+    Returns:
+        The turns, with a placeholder for each picture, and the pictures in the same order.
+
+    Raises:
+        ApiError: an image cannot be read, there are too many, or one is in a turn that is not the user's.
     """
     turns: list[dict[str, Any]] = []
     pictures: list[Picture] = []
@@ -80,12 +95,12 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
                     place = f"messages.{number}.content.{at}.image_url"
                     if len(pictures) == MOST_IMAGES:
                         raise ApiError(f"There are more than {MOST_IMAGES} images.", param=place)
-                    pictures.append(door.picture(part.image_url.url, place))
+                    pictures.append(images.picture(part.image_url.url, place))
                     content.append({"type": "image"})
                 else:
                     content.append({"type": "text", "text": part.text})
         turn = {"role": role, "content": content}
-        # Under either name: templates of models that reason read one of them, others none.
+        # Under both names: some templates of reasoning models read one, some the other.
         if (reasoning := message.reasoning_content or message.reasoning) is not None:
             turn.update(reasoning_content=reasoning, reasoning=reasoning)
         turns.append(turn)
@@ -93,7 +108,7 @@ def turns_of(messages: Sequence[Message], door: ImageDoor) -> tuple[list[dict[st
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A named host must not send the server elsewhere."""
+    """Refuses redirects: an allowed host must not send the server to another one."""
 
     def redirect_request(self, *arguments: Any, **more: Any) -> None:
         return None

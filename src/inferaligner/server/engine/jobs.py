@@ -1,15 +1,15 @@
-"""What the front end asks of the engine, and what it hears back.
+"""Jobs, which the HTTP routes give to the engine, and the events that the engine sends back.
 
-A *job* is one prompt with `n` answers (*choices*). The engine tells its `listener` in this order: one
-`Decided`, any number of `Piece`s of any choice, one `Finished` per choice. Instead of what is outstanding
-there may be one `Failed`, after which nothing follows.
+A *job* is one prompt with `n` answers (*choices*). The engine calls the job's `listener` with
+one `Decided`, then any number of `Piece`s of any choice, and one `Finished` per choice. `Failed` may come at
+any time; no event follows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from inferaligner.prompts.encoding import SeenTokens
 from inferaligner.server.engine.sampling import Sampling, TokenLogprob
@@ -22,10 +22,12 @@ FinishReason = Literal["stop", "length", "content_filter"]
 class Prompt:
     """Token ids of a rendered prompt.
 
-    `turn_end` is how many of them lie before an answer that was begun in it (an assistant prefill), or before
-    what the template itself writes there; the guidance gate looks there. None where that is the whole, and in
-    raw text.
-    `seen` are the same tokens with the pictures that belong to them.
+    Attributes:
+        tokens: token ids.
+        turn_end: number of tokens before a begun answer (an assistant prefill) or before text that the chat
+            template writes in its place; the guidance gate reads there. None where the prompt has neither,
+            and for raw text.
+        seen: the same tokens with their pictures.
     """
 
     tokens: tuple[int, ...]
@@ -35,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Decided:
-    """The gate has decided; with the log probabilities of the prompt's tokens, where they were asked for."""
+    """The gate's decision, and the log probabilities of the prompt's tokens where the job requests them."""
 
     report: GateReport
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
@@ -43,21 +45,21 @@ class Decided:
 
 @dataclass(frozen=True)
 class Piece:
-    """More of one choice: text that is certain by now, and the token that was generated."""
+    """One generated token of a choice, and the text that can be released after it."""
 
     choice: int
     text: str
     token: int | None
     logprob: TokenLogprob | None = None
-    monitor: float | None = None  # its running score at the token before this one, if that was asked for
+    monitor: float | None = None  # its running score at the token before, where the job has `trace`
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of one choice; `report` tells what became of it."""
+    """The end of one choice. `report` is the decision, updated where a monitor opened the answer."""
 
     choice: int
-    text: str  # what was held back until now
+    text: str  # released only now
     reason: FinishReason
     report: GateReport
     stop_reason: str | int | None = None
@@ -65,7 +67,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The end of a job. `message` is for the client."""
+    """The end of a job by an error. `message` and `status` go to the client."""
 
     message: str
     status: int = 500
@@ -73,12 +75,12 @@ class Failed:
 
 Event = Decided | Piece | Finished | Failed
 Listener = Callable[[Event], None]
-"""Called on the engine's thread; must not block."""
+"""Receives the events of a job. Called on the engine's thread; must not block."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One prompt to be answered. `strength` replaces the aligner's own where the operator allows that."""
+    """One prompt to answer. `strength` replaces the aligner's α where the operator allows that."""
 
     id: str
     prompt: Prompt
@@ -90,15 +92,14 @@ class Job:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    logprobs: int | None = None  # likeliest tokens beside the chosen one; None for no log probabilities
+    logprobs: int | None = None  # number of likeliest tokens to report; None for no log probabilities
     prompt_logprobs: int | None = None
     strength: float | None = None
     trace: bool = False
-    raw: bool = False  # a completion: its text goes on from the prompt's
+    raw: bool = False  # a raw completion: its text continues the prompt's text
     cancelled: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)  # for the audit log: route, key
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest row that can come of it."""
+        """Largest number of tokens that prompt and answer can have together."""
         return len(self.prompt.tokens) + self.max_tokens

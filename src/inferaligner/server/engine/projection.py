@@ -1,4 +1,4 @@
-"""What the playground draws: a prompt's projections layer by layer, beside those of the shipped prompts."""
+"""Data of the playground's chart: a prompt's projections by layer, beside those of the shipped prompts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BATCH = 8
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-class Observation:
-    """Projections on the target's own vectors (the unit SRV) after every layer.
+class PromptProjection:
+    """Projections of prompts on the target's own vectors (the unit SRV) after every layer.
 
-    They are scaled per layer, so that the shipped harmless prompts have the mean 0 and the harmful ones 1.
+    They are scaled per layer: the shipped harmless prompts have the mean 0, the harmful ones the mean 1.
     """
 
     def __init__(self, engine: Engine, model: Any, tokenizer: Any) -> None:
@@ -37,11 +37,14 @@ class Observation:
         self._lock = Lock()
 
     def of(self, prompt: Prompt) -> dict[str, Any]:
-        """Blocks until the engine has had time for it; the first call also runs the shipped prompts."""
+        """Computes the chart of a prompt; blocks until the engine has run it.
+
+        The first call also runs the shipped prompts.
+        """
         with self._lock:
             harmful, harmless = self._references()
             end = len(prompt.tokens) if prompt.turn_end is None else prompt.turn_end
-            # With pictures the whole is looked at: a processor takes no part of a prompt.
+            # A prompt with pictures cannot be cut at the turn's end: a processor takes whole prompts alone.
             (own,) = self._project([prompt.seen if prompt.seen is not None else list(prompt.tokens[:end])])
         low, high = harmless.mean(0), harmful.mean(0)
         width = torch.where((high - low).abs() < 1e-9, 1.0, high - low)
@@ -62,26 +65,26 @@ class Observation:
         if self._reference is None:
             samples = load_contrast_set().part("test", wrapped=False)
             system = self._engine.aligner.artifact.provenance.system_prompt
-            found = []
+            projections = []
             for harmful in (True, False):
-                kind = "plain" if harmful else "benign"  # not the twins, which are harmless look-alikes
+                kind = "plain" if harmful else "benign"  # not the harmless look-alikes of harmful prompts
                 texts = [one.text for one in samples if one.harmful == harmful and one.kind == kind]
                 step = max(1, len(texts) // PER_CLASS)
                 ids = encode_chats(self._tokenizer, texts[::step][:PER_CLASS], system=system)
-                # In small portions, so that requests that are being answered wait for one portion at most.
+                # In small batches, so that running requests wait for one batch at most.
                 parts = [self._project(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)]
-                found.append(torch.cat(parts))
-            self._reference = (found[0], found[1])
+                projections.append(torch.cat(parts))
+            self._reference = (projections[0], projections[1])
         return self._reference
 
     def _project(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """`[prompts, layers]`."""
+        """Projections `[prompts, layers]`."""
         recorded = self._engine.call(lambda: record_activations(self._model, ids)).result()
         return (recorded.at().float() * self._directions).sum(-1)
 
 
 def aligner_card(aligner: Aligner) -> dict[str, Any]:
-    """What is in an artifact, for the info route and the playground's card."""
+    """The artifact as JSON, for `GET /inferaligner` and the playground."""
     artifact = aligner.artifact
     held_out = artifact.calibration.get("held_out") or {}
     point = artifact.operating_point
@@ -116,7 +119,7 @@ def aligner_card(aligner: Aligner) -> dict[str, Any]:
 
 
 def operating_point(aligner: Aligner) -> dict[str, Any] | None:
-    """What is promised about the threshold."""
+    """The operating point of the gate as JSON; None where the artifact has none."""
     point = aligner.artifact.operating_point
     return (
         None

@@ -1,7 +1,7 @@
-"""From logits to the next token of every row, each with settings and random numbers of its own.
+"""From logits to the next token of a row, with the row's own sampling settings and random numbers.
 
-A row draws one number per token from a generator seeded for it alone, so what it says does not depend on who
-shares its batch.
+A row draws one number per token from its own seeded generator, so its answer does not depend on the other
+rows of the batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 _HEAD = 1024
-"""So many of the likeliest tokens are looked at before the whole vocabulary is sorted for `top_p`."""
+"""Number of likeliest tokens that `top_p` tries before it sorts the whole vocabulary."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one request wants its tokens chosen. A temperature of 0 is greedy; top_k of 0 is no limit."""
+    """The sampling settings of one request. Temperature 0 is greedy decoding, top_k 0 is no limit."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -34,40 +34,48 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether logits are taken as they are, but for what the row's `RowProcessors` do."""
+        """Whether `adjusted` changes nothing."""
         return not (self.logit_bias or self.presence_penalty or self.frequency_penalty)
 
     def generator(self, choice: int) -> Random:
-        """The random numbers of one choice; the same for the same seed, in every process."""
+        """The random numbers of one choice; the same seed gives the same numbers in every process."""
         return Random() if self.seed is None else Random(f"{self.seed}:{choice}")
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's log probability, and those of the likeliest ones in its place, by token id."""
+    """The log probability of a token; `top` has `(token id, log probability)` of the likeliest ones."""
 
     token: int
     logprob: float | None  # None for a prompt's first token
     top: tuple[tuple[int, float], ...] = ()
 
 
-def adjusted(logits: Tensor, sampling: Sampling, said: Counter[int]) -> Tensor:
-    """One row's logits `[vocabulary]` with bias, and penalties for what it has `said`."""
+def adjusted(logits: Tensor, sampling: Sampling, generated: Counter[int]) -> Tensor:
+    """One row's logits `[vocabulary]` with logit bias and with the penalties of its `generated` tokens."""
     if sampling.plain:
         return logits
     logits = logits.clone()
     for token, bias in sampling.logit_bias.items():
         logits[token] += bias
-    if said and (sampling.presence_penalty or sampling.frequency_penalty):
-        tokens = torch.tensor(list(said), device=logits.device)
-        counts = torch.tensor(list(said.values()), dtype=logits.dtype, device=logits.device)
+    if generated and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens = torch.tensor(list(generated), device=logits.device)
+        counts = torch.tensor(list(generated.values()), dtype=logits.dtype, device=logits.device)
         logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
     return logits
 
 
 def draw(logits: Tensor, sampling: Sampling, number: float) -> int:
-    """One token of one row's logits `[vocabulary]` (already divided by the temperature): the one where
-    `number` in [0, 1) falls in their distribution."""
+    """Draws one token from one row's logits.
+
+    Args:
+        logits: `[vocabulary]`, already divided by the temperature.
+        sampling: settings of the request (`top_k` and `top_p` are used).
+        number: random number in [0, 1): the token is the one at this quantile of the distribution.
+
+    Returns:
+        The token id.
+    """
     probabilities = torch.softmax(logits, dim=-1)
     if sampling.top_k:
         kept = probabilities.topk(min(sampling.top_k, probabilities.numel()))
@@ -84,7 +92,7 @@ def _pick(ordered: Tensor, tokens: Tensor, top_p: float, number: float) -> int:
     """Draws from the smallest set of the likeliest tokens that together reach `top_p`."""
     cumulative = ordered.double().cumsum(0)
     if top_p < 1:
-        # The token that crosses the limit is in; with top_p = 0 the likeliest is left.
+        # The token that crosses the limit is kept, so with top_p = 0 the likeliest token remains.
         cumulative = cumulative[: int((cumulative < top_p).sum()) + 1]
     return int(tokens[_place(cumulative, number)])
 
@@ -95,7 +103,16 @@ def _place(cumulative: Tensor, number: float) -> int:
 
 
 def logprobs_of(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenLogprob]:
-    """Log probabilities of `tokens` `[rows]`, from the model's own logits `[rows, vocabulary]`."""
+    """Log probabilities under the model's own logits.
+
+    Args:
+        logits: `[rows, vocabulary]`, before any sampling setting.
+        tokens: one token id per row.
+        top: number of likeliest tokens to return beside it.
+
+    Returns:
+        One entry per row.
+    """
     scores = torch.log_softmax(logits.float(), dim=-1)
     chosen = scores.gather(1, torch.tensor(list(tokens), device=scores.device)[:, None])[:, 0].tolist()
     if not top:

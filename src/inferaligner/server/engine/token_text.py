@@ -1,4 +1,4 @@
-"""Log probabilities as OpenAI's two endpoints write them: token ids become strings."""
+"""Log probabilities in the two formats of OpenAI's endpoints, with token ids as strings."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ _IMPOSSIBLE = -9999.0  # what OpenAI writes for a probability of zero; JSON has 
 
 
 class TokenText:
-    """Writes tokens one by one, special ones included."""
+    """Formats tokens and their log probabilities; special tokens are written out."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Several tokens as one text."""
+        """The text of several tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def chat(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """`{"content": [{"token", "logprob", "bytes", "top_logprobs"}]}`."""
+        """The format of chats: `{"content": [{"token", "logprob", "bytes", "top_logprobs"}]}`."""
         return {"content": [self._chat_token(one) for one in logprobs], "refusal": None}
 
     def completion(self, logprobs: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
-        """Parallel lists `tokens`, `token_logprobs`, `top_logprobs`, `text_offset`."""
+        """The format of raw completions: lists `tokens`, `token_logprobs`, `top_logprobs`, `text_offset`.
+
+        `offset` is the position of the first token in the text of the choice.
+        """
         tokens = [self.text([one.token]) for one in logprobs]
         offsets = []
         for token in tokens:
@@ -41,11 +44,11 @@ class TokenText:
     def _top(self, one: TokenLogprob) -> dict[str, float] | None:
         if one.logprob is None:
             return None
-        found: dict[str, float] = {}
-        # Likeliest first: of two tokens that are written alike, the first one stays.
+        values: dict[str, float] = {}
+        # Likeliest first: of two tokens with the same text, the likelier one stays.
         for token, value in (*one.top, (one.token, one.logprob)):
-            found.setdefault(self.text([token]), _finite(value))
-        return found
+            values.setdefault(self.text([token]), _finite(value))
+        return values
 
     def _chat_token(self, one: TokenLogprob) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible chat endpoint on this machine, which can be told to misbehave."""
+"""A small OpenAI-compatible chat endpoint on this machine, which can fail on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Endpoint:
-    """What was asked; `fail(number)` gives the status of the n-th call, 200 for a reply."""
+    """Replies, and records of the questions; `fail(n)` is the status of the n-th call, 200 for a reply."""
 
     reply: Callable[[str], str]
     fail: Callable[[int], int] = lambda number: 200
