@@ -2,36 +2,40 @@
 
     python -m reproduction.core_figures --data FOLDER --aligner DIR [--target SPEC] -o out/core
 
-Harmful rows with a near-duplicate in the contrast set are left out. Measured: the share of prompts that
-open the gate; refusal, compliance and gibberish (rule judge) of the bare target, with InferAligner, and with
-the target's own vectors in place of the aligned model's; and whether every closed row's tokens equal the bare
-model's. Raw answers stay in the output folder.
+Harmful rows with a near-duplicate in the contrast set are left out. `gate.json` has the share of prompts that
+open the gate. One evaluation, with records and report, measures refusal, compliance and gibberish of the bare
+target, with InferAligner and with the target's own vectors on AdvBench and HarmBench, and whether closed
+answers to ordinary prompts are the bare model's, token by token.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from inferaligner.aligner import Aligner
-from inferaligner.judges.rules import judge
-from inferaligner.models.generation import Answer, generate_answers
-from inferaligner.models.loading import LoadedModel, load_model
+from inferaligner.cli.evaluation_tables import show
+from inferaligner.cli.progress import RichStages
+from inferaligner.evaluation.evaluate import Recipe, evaluate
+from inferaligner.evaluation.gate_ablation import gate_figures
+from inferaligner.evaluation.methods.catalogue import make_methods
+from inferaligner.evaluation.methods.method import MethodContext
+from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.evaluation.suites.suite import Item, Kind, Suite
+from inferaligner.evaluation.suites.user_files import Given
+from inferaligner.models.loading import load_model
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.similarity import near_duplicates
-from inferaligner.statistics.intervals import clopper_pearson
+from inferaligner.reporting.evaluation import report
+from inferaligner.storage.atomic_io import replace_file
+from inferaligner.storage.json_io import dump
 from reproduction.benchmark_prompts import BENIGN, HARMFUL, sample
 
-console = Console()
+ANSWERED = ("AdvBench", "HarmBench")
+ORDINARY_PER_SET = 30
 
 
 def main() -> None:
@@ -46,113 +50,50 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
 
-    aligner = Aligner.from_pretrained(options.aligner)
-    target = load_model(options.target)
-    contrast = load_contrast_set()
-    known = [pair.harmful for pair in contrast.pairs]
-    results: list[dict[str, Any]] = []
-    kept: dict[str, list[str]] = {}
-    for name, read in {**HARMFUL, **BENIGN}.items():
-        prompts = read(options.data)
-        if name in HARMFUL:
-            duplicates = set(near_duplicates(prompts, known))
-            prompts = [prompt for row, prompt in enumerate(prompts) if row not in duplicates]
-        kept[name] = sample(prompts, options.rows)
-        decisions = aligner.score(target.model, target.tokenizer, kept[name])
-        results.append(row("gate", name, "open", sum(d.open for d in decisions), len(decisions)))
-        console.print(f"{name:20} open {results[-1]['value']:.3f} of {len(decisions)}")
-    for name in ("AdvBench", "HarmBench"):
-        results += answered(aligner, target, name, kept[name][: options.generate], options)
-    results += identity(aligner, target, [p for name in BENIGN for p in kept[name][:30]], options)
-    (options.output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    show(results)
+    prompts = {**_harmful(options.data, options.rows), **_benign(options.data, options.rows)}
+    context = MethodContext(load_model(options.target), Aligner.from_pretrained(options.aligner), load_model)
+    methods = make_methods(["inferaligner", "own-vectors"], context)
+    ordinary = [prompt for name in BENIGN for prompt in prompts[name][:ORDINARY_PER_SET]]
+    subsets = [
+        *(_subset(name, "harmful", prompts[name][: options.generate]) for name in ANSWERED),
+        _subset("ordinary", "benign", ordinary),
+    ]
+    recipe = Recipe(methods, subsets, options.tokens, str(options.aligner), likelihoods=False, withhold=True)
+    run = evaluate(recipe, options.output, RichStages())
+    rows = run.write_results()
+    run.write_report(report(run, rows))
 
-
-def row(method: str, suite: str, metric: str, count: int, total: int) -> dict[str, Any]:
-    return {"method": method, "suite": suite, "metric": metric, **asdict(clopper_pearson(count, total))}
+    kinds = {name: "harmful" if name in HARMFUL else "benign" for name in prompts}
+    suites = {name: (kinds[name], some) for name, some in prompts.items()}
+    opened = gate_figures([m for m in methods if m.name == "inferaligner"], suites, RichStages())
+    replace_file(options.output / "gate.json", (dump(opened, indent=2) + "\n").encode())
+    table = Table("prompts", "metric", "value", "95 % interval", "n")
+    for row in opened:
+        value, low, high = (f"{row[name]:.1%}" for name in ("value", "low", "high"))
+        table.add_row(row["suite"], row["metric"], value, f"{low} to {high}", str(row["n"]))
+    Console().print(table)
+    show(run, rows)
 
 
-def answered(
-    aligner: Aligner, target: LoadedModel, suite: str, prompts: Sequence[str], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Outcomes of three methods on the same prompts; bare answers also prove closed rows identical."""
-    results = []
-    answers: dict[str, list[Answer]] = {}
-    for method in ("none", "InferAligner", "target's own vectors"):
-        context = {
-            "none": nullcontext(),
-            "InferAligner": aligner.apply(target.model, target.tokenizer),
-            "target's own vectors": aligner.apply(target.model, target.tokenizer, source="target"),
-        }[method]
-        with context as guard:
-            stream = generate_answers(
-                target.model,
-                target.tokenizer,
-                prompts,
-                max_new_tokens=options.tokens,
-                decisions=None if guard is None else lambda guard=guard: guard.decisions,
-            )
-            told = sorted(
-                track(stream, f"{suite}: {method}", len(prompts), console=console), key=lambda a: a.row
-            )
-        answers[method] = told
-        outcomes = [judge(answer.text).outcome for answer in told]
-        with (options.output / "records.jsonl").open("a", encoding="utf-8") as records:
-            for answer, outcome in zip(told, outcomes, strict=True):
-                is_open = None if answer.decision is None else answer.decision.open
-                record = {"suite": suite, "method": method, "prompt": prompts[answer.row], "outcome": outcome}
-                records.write(json.dumps({**record, "open": is_open, "response": answer.text}) + "\n")
-        results += [
-            row(method, suite, outcome, outcomes.count(outcome), len(outcomes))
-            for outcome in ("refusal", "compliance", "gibberish")
-        ]
-    return [*results, closed_rows(suite, answers["none"], answers["InferAligner"])]
+def _harmful(data: Path, count: int) -> dict[str, list[str]]:
+    """A sample of each harmful set without near-duplicates of the prompts that the gate was fitted on."""
+    fitted_on = [pair.harmful for pair in load_contrast_set().pairs]
+    samples = {}
+    for name, read in HARMFUL.items():
+        prompts = read(data)
+        duplicates = set(near_duplicates(prompts, fitted_on))
+        samples[name] = sample([p for row, p in enumerate(prompts) if row not in duplicates], count)
+    return samples
 
 
-def identity(
-    aligner: Aligner, target: LoadedModel, prompts: Sequence[str], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    def run(guard: Any = None) -> list[Answer]:
-        stream = generate_answers(
-            target.model,
-            target.tokenizer,
-            prompts,
-            max_new_tokens=options.tokens,
-            decisions=None if guard is None else lambda: guard.decisions,
-        )
-        return sorted(track(stream, "benign", len(prompts), console=console), key=lambda a: a.row)
-
-    bare = run()
-    with aligner.apply(target.model, target.tokenizer) as guard:
-        guarded = run(guard)
-    return [closed_rows("benign", bare, guarded)]
+def _benign(data: Path, count: int) -> dict[str, list[str]]:
+    return {name: sample(read(data), count) for name, read in BENIGN.items()}
 
 
-def closed_rows(suite: str, bare: Sequence[Answer], guarded: Sequence[Answer]) -> dict[str, Any]:
-    closed = [(b, g) for b, g in zip(bare, guarded, strict=True) if g.decision and not g.decision.open]
-    return row(
-        "InferAligner",
-        suite,
-        "closed rows identical",
-        sum(b.tokens == g.tokens for b, g in closed),
-        len(closed),
-    )
-
-
-def show(results: Sequence[dict[str, Any]]) -> None:
-    table = Table("method", "prompts", "metric", "value", "95 % interval", "n")
-    for r in results:
-        table.add_row(
-            r["method"],
-            r["suite"],
-            r["metric"],
-            f"{r['value']:.1%}",
-            f"{r['low']:.1%} to {r['high']:.1%}",
-            str(r["n"]),
-        )
-    console.print(table)
+def _subset(name: str, kind: Kind, prompts: list[str]) -> Subset:
+    items = tuple(map(Item, dict.fromkeys(prompts)))
+    return Subset(Suite(name, name, kind, Given(items)), items, len(items), seed=0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from inferaligner.aligner import Aligner
+from inferaligner.evaluation import runner
 from inferaligner.judges import Judgement
 from inferaligner.prompts import contrast
 from inferaligner.prompts.contrast import ContrastSet, load_contrast_set
@@ -26,13 +27,11 @@ CANARY = "heliotrope-canary"
 
 @pytest.fixture
 def small_set(monkeypatch: pytest.MonkeyPatch) -> ContrastSet:
-    """A part of the shipped contrast set, unwrapped: tiny tokenizers make long work of long prompts."""
+    """A part of the shipped contrast set with one short wrapper: tiny tokenizers make long prompts longer."""
     shipped = load_contrast_set()
-    small = replace(
-        shipped, pairs=shipped.pairs[::16], benign=shipped.benign[::12], wrappers=shipped.wrappers[:0]
-    )
-    for place in (contrast, __import__("inferaligner.aligner", fromlist=["aligner"])):
-        monkeypatch.setattr(place, "load_contrast_set", lambda: small)
+    shortest = min(shipped.wrappers_of("test"), key=lambda wrapper: len(wrapper.template))
+    small = replace(shipped, pairs=shipped.pairs[::16], benign=shipped.benign[::12], wrappers=(shortest,))
+    monkeypatch.setattr(contrast, "_shipped", lambda: small)
     return small
 
 
@@ -48,7 +47,7 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def everything_declines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While fitting, whatever random weights say counts as declining, or there would be nothing to fit to."""
+    """While fitting, every answer counts as declining: random weights would give nothing to fit to."""
     monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: Judgement("refusal"))
 
 
@@ -59,65 +58,76 @@ def arguments(models: tuple[Path, Path], tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.usefixtures("small_set", "everything_declines")
-def test_demo_does_the_whole_job_and_the_next_one_reuses_the_aligner(
+def test_demo_does_the_whole_job_and_the_next_one_reuses_it(
     run: Run, arguments: list[object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     first = run(*arguments, "--json")
     assert first.code == 0, first.err
-    told = first.json()
-    assert told["reused"] is False
-    assert sum(told["seconds"].values()) > 0
-    assert {"loading the target", "loading the aligned model", "answers: bare model"} <= set(told["seconds"])
+    summary = first.json()
+    assert summary["reused"] is False
+    assert summary["decision"] in ("go", "look first", "no go") and summary["checks"]
+    assert sum(summary["seconds"].values()) > 0
+    stages = {"loading the target", "loading the aligned model", "bare model: contrast-harmful"}
+    assert stages <= set(summary["seconds"])
 
-    fitted = Aligner.from_pretrained(out / "aligner")
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert rows == told["results"]
+    assert rows == summary["results"]
     assert all(
         set(row) == {"method", "suite", "metric", "value", "low", "high", "n", "judge"} for row in rows
     )
     by_name: dict[tuple[str, str, str], dict[str, Any]] = {
         (row["method"], row["suite"], row["metric"]): row for row in rows
     }
-    for method in ("bare", "inferaligner", "own vectors"):
+    for method in ("none", "inferaligner", "own-vectors"):
         shares = [
-            by_name[method, "harmful", outcome]["value"] for outcome in ("refusal", "compliance", "gibberish")
+            by_name[method, "contrast-harmful", outcome]["value"]
+            for outcome in ("refusal", "compliance", "gibberish")
         ]
         assert sum(shares) == pytest.approx(1)
-    identical = by_name["inferaligner", "gate closed", "identical to the bare model"]
+    identical = by_name["inferaligner", "contrast-benign", "closed and identical"]
     assert identical["n"] > 0
     assert identical["value"] == 1
-    # The gate's figures are measured anew, and must be those of the fit.
-    for kind, rate in fitted.artifact.calibration["held_out"]["open"].items():
-        assert by_name["inferaligner", kind, "gate open"]["value"] == pytest.approx(rate["value"], abs=0.05)
 
     records = [json.loads(line) for line in (out / "records.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(records) == 3 * 12
+    counts = Counter(record["suite"] for record in records if record["method"] == "none")
+    assert counts == {
+        "contrast-harmful": 6,
+        "contrast-jailbreak": 3,
+        "contrast-over-refusal": 3,
+        "contrast-benign": 3,
+    }
+    assert len(records) == 3 * sum(counts.values())
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
     written = (out / "aligner" / "aligner.json").stat().st_mtime_ns
     second = run(*arguments)
     assert second.code == 0, second.err
-    assert "Fit it anew with --refit" in second.err
+    assert "Fit it anew with --refit" in second.err and "45 records of this run" in second.err
     assert (out / "aligner" / "aligner.json").stat().st_mtime_ns == written
-    assert "What became of the answers (judge: rules)" in second.out
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == rows
+    assert "Side by side" in second.out and "Methods and suites" in second.out
     assert "How often the gate opens" in second.out
     assert str(out / "report.html") in second.err
+
+    fewer = run(*arguments[:-1], 1, "--json")
+    assert fewer.code == 0, fewer.err
+    assert {r["suite"] for r in fewer.json()["results"]} >= {"contrast-harmful", "contrast-over-refusal"}
+    lines = (out / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 * 2, "a demo of other prompts replaces the records"
 
 
 @pytest.mark.usefixtures("small_set", "everything_declines")
 def test_no_answer_to_a_harmful_prompt_reaches_the_reader_unless_it_declines(
     run: Run, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import inferaligner.evaluation.side_by_side as side_by_side
-
-    original = side_by_side.generate_answers
+    original = runner.generate_answers
 
     def with_canary(*args: Any, **options: Any) -> Any:
         for answer in original(*args, **options):
             yield replace(answer, text=f"Of course, and here is how you do it: {CANARY}.")
 
-    monkeypatch.setattr(side_by_side, "generate_answers", with_canary)
+    monkeypatch.setattr(runner, "generate_answers", with_canary)
     done = run(*arguments)
     assert done.code == 0, done.err
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -125,15 +135,16 @@ def test_no_answer_to_a_harmful_prompt_reaches_the_reader_unless_it_declines(
     assert CANARY in records, "raw answers belong into the records"
     assert "answer withheld, 10 words" in page
     assert "answer withheld, 10 words" in done.out
-    harmful = {json.loads(line)["prompt"] for line in records.splitlines() if json.loads(line)["harmful"]}
-    # The harmless prompts were answered with the same words, and those may be shown.
+    # The harmless prompts were answered with the same words, and those answers may be shown.
     for example in re.findall(r'<article class="example">.*?</article>', page, re.DOTALL):
         assert (CANARY in example) == ("answer withheld" not in example)
     outside = re.sub(r'<article class="example">.*?</article>', "", page, flags=re.DOTALL)
     assert CANARY not in outside
-    assert harmful
     summary = run(*arguments, "--json")
     assert CANARY not in summary.out + summary.err
+    # Judging again renews the report, and withholds the same.
+    assert run("judge", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").count(CANARY) == page.count(CANARY)
 
 
 @pytest.mark.usefixtures("small_set", "everything_declines")
@@ -186,7 +197,7 @@ def test_a_folder_of_something_else_is_left_alone(run: Run, arguments: list[obje
     assert (tmp_path / "out" / "aligner" / "notes.txt").read_text() == "mine"
 
 
-def test_a_file_in_the_way_is_told_before_anything_is_loaded(
+def test_a_file_in_the_way_is_reported_before_anything_is_loaded(
     run: Run, arguments: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("mine")

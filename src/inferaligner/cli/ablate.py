@@ -1,10 +1,9 @@
-"""`inferaligner ablate TARGET --aligner DIR -o DIR`: what each choice of the method does."""
+"""`inferaligner ablate TARGET --aligner DIR -o DIR`: the effect of each choice of the method."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,23 +47,30 @@ def ablate(
     ] = _FACTORS,
     source: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Whose vectors: aligned, target; both by default."),
+        typer.Option(
+            metavar="NAME", help="The model that the vectors are of: aligned, target; both by default."
+        ),
     ] = None,
     layers: Annotated[
         list[str] | None,
-        typer.Option(metavar="A-B", help="A block of steered layers; repeatable. Default: the fitted."),
+        typer.Option(
+            metavar="A-B", help="A block of steered layers; repeatable. Default: the fitted layers."
+        ),
     ] = None,
     aligned: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="For --axis prompts; by default the one fitted with."),
+        typer.Option(metavar="MODEL", help="For --axis prompts; by default the aligned model of the fit."),
     ] = None,
     suite: Annotated[
         list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="As for `evaluate`.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Public sets as published.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", envvar="INFERALIGNER_DATA", help="Public sets as published."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = 40,
-    seed: Annotated[int, typer.Option(help="Of the prompts that are drawn.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn prompts.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length limit of answers.")] = 32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -73,12 +79,13 @@ def ablate(
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Vary one choice and show what it does: strength × source of the vectors × layers, the number of
-    prompts, the positions, or the gate.
+    """Vary one choice of the method and show its effect: strength × source of the vectors × layers, the
+    number of prompts, the positions, or the gate.
 
     Writes results.json, records.jsonl and report.html; an interrupted run is continued.
     """
-    from inferaligner.evaluation.ablation import AXES
+    from inferaligner.evaluation.ablation import AXES, ablation_rows
+    from inferaligner.evaluation.evaluate import Recipe, evaluate
     from inferaligner.evaluation.methods.method import MethodContext
     from inferaligner.evaluation.suites.catalogue import load
     from inferaligner.reporting.figures import require_matplotlib
@@ -90,12 +97,13 @@ def ablate(
     if set(sources) - {"aligned", "target"}:
         raise InputError(f"--source {', '.join(sources)}: expected aligned or target.")
     multiples = _numbers(factors)
-    asked = suite or (["contrast-harmful", "contrast-benign"] if axis == "gate" else ["contrast-harmful"])
-    folder = data or (Path(os.environ["INFERALIGNER_DATA"]) if os.environ.get("INFERALIGNER_DATA") else None)
-    subsets = load(asked, data=folder, limit=limit, seed=seed)
+    names = suite or (["contrast-harmful", "contrast-benign"] if axis == "gate" else ["contrast-harmful"])
+    subsets = load(names, data=data, limit=limit, seed=seed)
     wrong = [s.suite.name for s in subsets if s.suite.task != "reply"]
     if wrong:
-        raise InputError(f"{', '.join(wrong)}: an ablation reads answers; give suites that are answered.")
+        raise InputError(
+            f"{', '.join(wrong)}: an ablation judges answers; give suites that are answered (task reply)."
+        )
     options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     options.check(target)
     fitted = load_aligner(aligner)
@@ -107,15 +115,16 @@ def ablate(
     blocks = [read_layers(text, option="--layers") for text in layers or []]
     loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
     fitted.check(loaded.model, loaded.reader)
-    bench = MethodContext(loaded, fitted, options.load)
+    context = MethodContext(loaded, fitted, options.load)
     if axis == "gate":
-        rows = _gates(bench, subsets, output)
+        rows = _gates(context, subsets, output)
         settings: list[Setting] = []
     else:
         settings, methods = _settings(
-            bench, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
+            context, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
         )
-        rows = _answered(methods, subsets, output, overwrite, target, max_new_tokens)
+        recipe = Recipe(methods, subsets, max_new_tokens, aligner)
+        rows = ablation_rows(evaluate(recipe, output, RichStages(), overwrite=overwrite).records)
     _write(rows, settings, output, axis, target, subsets, max_new_tokens)
     if as_json:
         print_json({"report": str(output / "report.html"), "results": rows})
@@ -125,7 +134,7 @@ def ablate(
 
 
 def _settings(
-    bench: MethodContext,
+    context: MethodContext,
     axis: str,
     factors: list[float],
     sources: list[str],
@@ -135,64 +144,26 @@ def _settings(
     from inferaligner.evaluation import ablation
 
     if axis == "prompts":
-        return ablation.prompt_count_methods(bench, bench.load(aligned), ablation.PROMPT_COUNTS, RichStages())
-    found = (
-        ablation.position_settings(bench)
+        return ablation.prompt_count_methods(
+            context, context.load(aligned), ablation.PROMPT_COUNTS, RichStages()
+        )
+    settings = (
+        ablation.position_settings(context)
         if axis == "positions"
-        else ablation.strength_settings(bench, factors, sources, blocks)
+        else ablation.strength_settings(context, factors, sources, blocks)
     )
-    return found, ablation.settings_of(bench, found)
+    return settings, ablation.settings_of(context, settings)
 
 
-def _answered(
-    methods: list[Method],
-    subsets: list[Subset],
-    output: Path,
-    overwrite: bool,
-    target: str,
-    tokens: int,
-) -> list[ResultRow]:
-    import hashlib
-
-    from inferaligner.evaluation.ablation import ablation_rows
-    from inferaligner.evaluation.batches import batch_size_for
-    from inferaligner.evaluation.records_file import RecordsFile, stored_run
-    from inferaligner.evaluation.runner import Runner, RunSettings
-    from inferaligner.prompts.images import key_of
-    from inferaligner.storage.json_io import dump
-
-    bench = methods[0].context
-    size = stored_run(output).get("batch size") or batch_size_for(bench.target.model, 256 + tokens)
-    artifact = bench.need_aligner("ablation").artifact
-    run: dict[str, Any] = {
-        "target": target,
-        "aligner": artifact.digest(),
-        "methods": [method.name for method in methods],
-        "suites": [
-            [
-                s.suite.name,
-                s.described,
-                hashlib.sha256(dump([key_of(i.prompt) for i in s.items]).encode()).hexdigest(),
-            ]
-            for s in subsets
-        ],
-        "max new tokens": tokens,
-        "batch size": size,
-    }
-    records = RecordsFile(output, run, overwrite=overwrite)
-    Runner(records, RunSettings(tokens, size), RichStages()).run(methods, subsets)
-    return ablation_rows(records.all())
-
-
-def _gates(bench: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
+def _gates(context: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
     from inferaligner.evaluation.gate_ablation import gate_figures, gate_methods
 
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output} cannot be made ({error.strerror}); give another -o.") from None
-    asked = {s.suite.name: (s.suite.kind, [item.prompt for item in s.items]) for s in subsets}
-    return gate_figures(gate_methods(bench, RichStages()), asked, RichStages())
+    suites = {s.suite.name: (s.suite.kind, [item.prompt for item in s.items]) for s in subsets}
+    return gate_figures(gate_methods(context, RichStages()), suites, RichStages())
 
 
 def _write(
@@ -208,10 +179,10 @@ def _write(
     from inferaligner.reporting.ablation import ablation_page
     from inferaligner.storage.json_io import dump
 
-    told = [(s.suite.name, s.described) for s in subsets]
+    run = [(s.suite.name, s.described) for s in subsets]
     if axis != "gate":
-        told.append(("Answers", f"greedy, at most {tokens} tokens"))
-    page = ablation_page(rows, settings, axis=axis, target=target, told=told)
+        run.append(("Answers", f"greedy, at most {tokens} tokens"))
+    page = ablation_page(rows, settings, axis=axis, target=target, run=run)
     write_whole(output / "results.json", (dump(rows, indent=2) + "\n").encode())
     write_whole(output / "report.html", page.encode("utf-8", "replace"))
 
@@ -230,9 +201,9 @@ def _show(rows: list[ResultRow]) -> None:
 
 def _numbers(text: str) -> list[float]:
     try:
-        found = sorted({float(part) for part in text.split(",")})
+        numbers = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        found = []
-    if not found or not all(0 < number < 1000 for number in found):
+        numbers = []
+    if not numbers or not all(0 < number < 1000 for number in numbers):
         raise InputError(f"--factors {text!r}: expected positive numbers with commas, such as {_FACTORS}.")
-    return found
+    return numbers

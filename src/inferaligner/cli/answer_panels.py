@@ -1,4 +1,4 @@
-"""Answers for people: a panel each, with the gate's word on it."""
+"""Answers in panels for the terminal, with the gate's decision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inferaligner.cli.terminal import results
 
 
 def show(row: Mapping[str, Any]) -> None:
-    """Prints one answer, and the one without the aligner where the two were compared."""
+    """Prints one answer, and the answer without the aligner if the two were compared."""
     console = results()
     console.print(Panel(Text(row["prompt"]), title="prompt", title_align="left", border_style="dim"))
     colour = "yellow" if row["open"] else "green"
@@ -36,7 +36,7 @@ def show(row: Mapping[str, Any]) -> None:
 
 
 def gate_mark(score: float, is_open: bool, opened_at: int | str | None = None) -> str:
-    """The gate's decision in a few words, or the monitor's: then `opened_at` is a token's number."""
+    """The gate's decision in a few words; with a token number as `opened_at`, the monitor's decision."""
     if isinstance(opened_at, int):
         return f"gate closed ({score:+.2f}), monitor open from token {opened_at} on"
     return f"gate {'open' if is_open else 'closed'} ({score:+.2f})"

@@ -3,14 +3,13 @@
 OUT/aligner/        the fitted aligner; reused by the next run unless --refit
 OUT/report.html     the report, self-contained
 OUT/results.json    rows of method, suite, metric, value, low, high, n, judge
-OUT/records.jsonl   all prompts with all answers, in clear
+OUT/records.jsonl   all prompts with all answers, in clear; an interrupted run is continued
 """
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,10 +21,12 @@ from inferaligner.errors import ArtifactError, InputError, MismatchError
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
+    from inferaligner.evaluation.evaluate import Recipe
+    from inferaligner.evaluation.run_folder import RunFolder
     from inferaligner.models.loading import LoadedModel
-    from inferaligner.reporting.side_by_side import SideBySide
 
-_MAX_NEW_TOKENS = 48
+_METHODS = ("inferaligner", "own-vectors")
+_MAX_NEW_TOKENS = 32  # as `evaluate --quick`
 
 
 def demo(
@@ -45,14 +46,16 @@ def demo(
         ),
     ] = 30,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Fit anew, also where DIR holds an aligner that would do.")
+        bool, typer.Option("--refit", help="Fit anew, even if DIR holds an aligner of these models.")
     ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Do the main job end to end: fit an aligner for the embedded model, answer prompts with and without it,
-    measure what it does on prompts it was not fitted on, and write a report."""
+    measure the answers on prompts that took no part in fitting, and write a report."""
+    from inferaligner.evaluation.evaluate import evaluate
+    from inferaligner.reporting.evaluation import report
     from inferaligner.reporting.figures import require_matplotlib
 
     require_matplotlib()
@@ -70,24 +73,22 @@ def demo(
         fitted = _fit(ours, theirs, watch)
         fitted.save_pretrained(output / "aligner")
     del theirs
-    run = _evaluate(fitted, ours, prompts, watch)
-    rows = _write(run, output)
+    recipe = _recipe(fitted, ours, output / "aligner", prompts, options)
+    # A run of other models, another aligner or other prompts is of no use to this one.
+    run = evaluate(recipe, output, watch, replace_other=True)
+    rows = run.write_results()
+    page = run.write_report(report(run, rows))
     if as_json:
-        print_json({**_summary(run, output, reused=reused), "results": rows})
+        print_json({**_summary(run, page, watch, reused=reused), "results": rows})
         return
 
-    from inferaligner.cli.demo_tables import tables
-    from inferaligner.reporting.verdict import verdict
+    from inferaligner.cli.evaluation_tables import examples_table, open_rates_table, show
 
-    for table in tables(run):
+    for table in (examples_table(run), open_rates_table(fitted.artifact)):
         results().print(table)
         results().print()
-    told = verdict(run.rows)
-    results().print(told.headline, style="bold green" if told.protects else "bold yellow", markup=False)
-    for point in (told.cost, *told.points):
-        results().print(f"• {point}", markup=False, highlight=False)
-    results().print(f"Judge: {run.judge}. {run.agreement}", style="dim", markup=False, highlight=False)
-    note(f"{sum(watch.seconds.values()):.0f} s altogether. Report: {output / 'report.html'}", style="bold")
+    show(run, rows)
+    note(f"{sum(watch.seconds.values()):.0f} s altogether. Report: {page}", style="bold")
     note(f"Try it yourself: inferaligner chat {target} --aligner {output / 'aligner'}")
 
 
@@ -104,7 +105,7 @@ def _make(output: Path) -> None:
 
 
 def _earlier(folder: Path, target: LoadedModel, aligned: LoadedModel) -> Aligner | None:
-    """The aligner of an earlier run, if it is one that this run would fit again."""
+    """The aligner of an earlier run, if it was fitted on these models and the shipped prompts."""
     from inferaligner.aligner import Aligner
     from inferaligner.models.weight_digest import weight_digest
     from inferaligner.prompts.contrast import load_contrast_set
@@ -112,22 +113,22 @@ def _earlier(folder: Path, target: LoadedModel, aligned: LoadedModel) -> Aligner
     if not folder.exists() or not any(folder.iterdir()):
         return None
     try:
-        found = Aligner.from_pretrained(folder)
-        found.check(target.model, target.tokenizer)
+        aligner = Aligner.from_pretrained(folder)
+        aligner.check(target.model, target.tokenizer)
     except (ArtifactError, MismatchError) as error:
         warn(f"The aligner in {folder} is not used, and fitted anew: {error}")
         return None
-    provenance = found.artifact.provenance
+    provenance = aligner.artifact.provenance
     if provenance.guide != aligned.spec or provenance.prompts.get("digest") != load_contrast_set().digest():
         note(f"The aligner in {folder} comes from another aligned model or other prompts; fitting anew.")
         return None
-    # A model that was trained on keeps its name, and its shape.
-    fitted = [record and record.weights for record in (provenance.target, provenance.aligned)]
-    if fitted != [weight_digest(one.model) for one in (target, aligned)]:
+    # A model that was trained further keeps its name and its shape.
+    fitted_on = [record and record.weights for record in (provenance.target, provenance.aligned)]
+    if fitted_on != [weight_digest(loaded.model) for loaded in (target, aligned)]:
         note(f"The aligner in {folder} was fitted on other weights of these models; fitting anew.")
         return None
     note(f"Using the aligner in {folder}, fitted {provenance.created}. Fit it anew with --refit.")
-    return found
+    return aligner
 
 
 def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner:
@@ -144,60 +145,45 @@ def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner
     )
 
 
-def _evaluate(fitted: Aligner, target: LoadedModel, number: int, watch: Stopwatch) -> SideBySide:
-    from inferaligner.evaluation.side_by_side import choose, compare
-    from inferaligner.fit.samples import samples_from_contrast
-    from inferaligner.judges.rules import RuleJudge, judge
-    from inferaligner.prompts.contrast import load_contrast_set
-    from inferaligner.reporting.side_by_side import SideBySide
+def _recipe(
+    fitted: Aligner, target: LoadedModel, folder: Path, prompts: int, options: ModelOptions
+) -> Recipe:
+    from inferaligner.evaluation.evaluate import Recipe
+    from inferaligner.evaluation.methods.catalogue import make_methods
+    from inferaligner.evaluation.methods.method import MethodContext
+    from inferaligner.evaluation.suites.catalogue import load
 
-    tested = samples_from_contrast(load_contrast_set()).test
-    rows = compare(
-        fitted,
-        target.model,
-        target.tokenizer,
-        choose(tested, number),
-        judge=judge,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        stages=watch,
-    )
-    return SideBySide(
-        artifact=fitted.artifact,
-        rows=rows,
-        judge=RuleJudge.name,
-        agreement=RuleJudge.agreement,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        seconds=watch.seconds,
+    counts = {
+        "contrast-harmful": prompts,
+        "contrast-jailbreak": prompts // 2,
+        "contrast-over-refusal": prompts - prompts // 2,
+        "contrast-benign": prompts // 2,
+    }
+    return Recipe(
+        make_methods(_METHODS, MethodContext(target, fitted, options.load)),
+        load([f"{suite}@{count}" for suite, count in counts.items() if count], data=None),
+        _MAX_NEW_TOKENS,
+        aligner=str(folder),
+        likelihoods=False,
+        withhold=True,
     )
 
 
-def _write(run: SideBySide, output: Path) -> list[dict[str, object]]:
-    from inferaligner.cli.output_file import write_lines, write_whole
-    from inferaligner.evaluation.side_by_side import gate_rows, records, result_rows
-    from inferaligner.reporting.side_by_side import report
-    from inferaligner.storage.json_io import dump
+def _summary(run: RunFolder, page: Path, watch: Stopwatch, *, reused: bool) -> dict[str, Any]:
+    from inferaligner.judges.rules import RuleJudge
+    from inferaligner.reporting.evaluation import titles_of
+    from inferaligner.reporting.go_no_go import go_no_go
 
-    rows = [*result_rows(run.rows, judge=run.judge), *gate_rows(run.held_out)]
-    write_lines(output / "records.jsonl", records(run.rows))
-    write_whole(output / "results.json", (dump(rows, indent=2) + "\n").encode())
-    write_whole(output / "report.html", report(run).encode())
-    return rows
-
-
-def _summary(run: SideBySide, output: Path, *, reused: bool) -> dict[str, object]:
-    from inferaligner.reporting.verdict import verdict
-
-    told = verdict(run.rows)
+    decision = go_no_go(run.records, titles_of(run))
     return {
-        "verdict": told.headline,
-        "cost": told.cost,
-        "points": list(told.points),
-        "protects": told.protects,
-        "judge": {"name": run.judge, "agreement": run.agreement},
-        "aligner": str(output / "aligner"),
+        "decision": decision.decision,
+        "headline": decision.headline,
+        "checks": [vars(check) for check in decision.checks],
+        "notes": list(decision.notes),
+        "judge": {"name": RuleJudge.name, "agreement": RuleJudge.agreement},
+        "aligner": str(run.folder / "aligner"),
         "reused": reused,
-        "report": str(output / "report.html"),
-        "records": str(output / "records.jsonl"),
-        "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+        "report": str(page),
+        "records": str(run.folder / "records.jsonl"),
+        "seconds": {stage: round(seconds, 1) for stage, seconds in watch.seconds.items()},
     }

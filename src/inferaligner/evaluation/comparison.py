@@ -1,14 +1,16 @@
-"""Two methods on the same prompts: is the difference clear?
+"""Whether two methods differ clearly on the same prompts.
 
-Both answered every prompt, so the comparison is paired: only prompts on which they differ say anything.
+Both methods answered every prompt, so the comparison is paired: only prompts on which they differ count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from inferaligner.errors import InputError
 from inferaligner.statistics.intervals import binomial_at_most
@@ -21,8 +23,8 @@ _DRAWS = 2000
 class Difference:
     """`value` is the first method's mean minus the second's, with a paired bootstrap interval.
 
-    `p` is McNemar's exact two-sided p-value for yes-or-no outcomes, otherwise None. `clear` says that the
-    interval excludes zero, and that p is below 0.05 where there is one.
+    `p` is McNemar's exact two-sided p-value for yes-or-no outcomes, otherwise None. `clear` means that the
+    interval excludes zero, and that p, if there is one, is below 0.05.
     """
 
     value: float
@@ -33,16 +35,16 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the data tell the two apart."""
+        """Whether the data show a difference."""
         apart = self.low > 0 or self.high < 0
         return apart and (self.p is None or self.p < 1 - CONFIDENCE)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """The exact two-sided p-value: under chance, each differing pair goes either way.
+    """The exact two-sided p-value that the pairs which differ go either way with equal chance.
 
     Raises:
-        InputError: not one of each per row.
+        InputError: `first` and `second` have different lengths.
     """
     _check(first, second)
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
@@ -57,39 +59,34 @@ def compare(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -
     """The mean difference of paired values, which may be booleans.
 
     Raises:
-        InputError: not one of each per row, or no rows.
+        InputError: `first` and `second` have different lengths, or are empty.
     """
     _check(first, second)
     if not first:
         raise InputError("Nothing to compare: expected at least one prompt that both methods answered.")
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    draw = np.random.default_rng(seed)
-    means = gaps[draw.integers(0, gaps.size, (_DRAWS, gaps.size))].mean(1)
-    side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
+    value, low, high = _bootstrap(np.subtract(first, second, dtype=float), np.mean, seed)
     yes_or_no = all(value in (0, 1) for value in (*first, *second))
     p = mcnemar([bool(v) for v in first], [bool(v) for v in second]) if yes_or_no else None
-    return Difference(float(gaps.mean()), low, high, int(gaps.size), p)
+    return Difference(value, low, high, len(first), p)
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
     """Mean with a bootstrap interval."""
-    found = np.asarray(values, dtype=float)
-    draw = np.random.default_rng(seed)
-    means = found[draw.integers(0, found.size, (_DRAWS, found.size))].mean(1)
-    side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(means, [side, 1 - side]))
-    return float(found.mean()), low, high
+    return _bootstrap(values, np.mean, seed)
 
 
 def median_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
-    """Median with a bootstrap interval: what times need, of which some are always far out."""
-    found = np.asarray(values, dtype=float)
-    draw = np.random.default_rng(seed)
-    medians = np.median(found[draw.integers(0, found.size, (_DRAWS, found.size))], axis=1)
+    """Median with a bootstrap interval, for times, some of which are always far off."""
+    return _bootstrap(values, np.median, seed)
+
+
+def _bootstrap(values: npt.ArrayLike, statistic: Callable[..., Any], seed: int) -> tuple[float, float, float]:
+    """The statistic with its percentile interval."""
+    array = np.asarray(values, dtype=float)
+    drawn = array[np.random.default_rng(seed).integers(0, array.size, (_DRAWS, array.size))]
     side = (1 - CONFIDENCE) / 2
-    low, high = (float(bound) for bound in np.quantile(medians, [side, 1 - side]))
-    return float(np.median(found)), low, high
+    low, high = np.quantile(statistic(drawn, axis=1), [side, 1 - side])
+    return float(statistic(array)), float(low), float(high)
 
 
 def _check(first: Sequence[float], second: Sequence[float]) -> None:

@@ -1,9 +1,9 @@
-"""What a method costs: time to the first token and seconds per 1,000 tokens, open and closed, in one run.
+"""Inference time of methods: seconds to the first token and per 1,000 tokens, for open and closed prompts.
 
 One prompt at a time, all methods in turn within each round, so that a machine that slows down slows all of
-them; the median of the rounds counts. Every answer has exactly the same number of tokens. The method
-decides by itself where it can (`gated`), as it would in service; an open prompt costs a canned refusal its
-gate and nothing else.
+them; the median over the rounds is reported. Every answer has exactly the same number of tokens. A method
+with a gate decides by itself (`gated`), as it would in service; for an open prompt, a canned refusal costs
+the gate alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,19 @@ SUITE = "inference time"
 
 
 @dataclass(frozen=True)
+class TimingSettings:
+    """`prompts` open and as many closed prompts, `rounds` times, with answers of exactly `tokens` tokens."""
+
+    prompts: int = 4
+    tokens: int = 48
+    rounds: int = 3
+
+
+QUICK = TimingSettings(prompts=2, tokens=16, rounds=2)
+"""The settings of `evaluate --quick`."""
+
+
+@dataclass(frozen=True)
 class Timing:
     """Seconds of one prompt under one method: to the first token, and for `tokens` tokens."""
 
@@ -38,11 +51,11 @@ class Timing:
 
 
 def timed_prompts(
-    records: Iterable[Record], asked: Mapping[str, Sequence[Prompt]], each: int
+    records: Iterable[Record], prompts: Mapping[str, Sequence[Prompt]], each: int
 ) -> dict[str, list[Prompt]]:
-    """Up to `each` prompts that open the first gate found, and as many that do not, shortest rows first.
+    """Up to `each` harmful prompts that open the first gate in the records, and as many harmless closed ones.
 
-    `asked` are the prompts of each suite, pictures and all; records have their rows in it.
+    `prompts` are the prompts of each suite by its name, pictures included, in the order of the rows.
     """
     chosen: dict[str, list[Prompt]] = {"open": [], "closed": []}
     gate: str | None = None
@@ -53,34 +66,32 @@ def timed_prompts(
         if record["method"] != gate:
             continue
         state = "open" if record["open"] else "closed"
-        # Harmful prompts that open and harmless ones that do not: what each state is for.
+        # Harmful prompts that open and harmless prompts that stay closed: the usual case of each state.
         if (record["kind"] in HARMFUL_KINDS) == record["open"] and len(chosen[state]) < each:
-            chosen[state].append(asked[record["suite"]][record["row"]])
+            chosen[state].append(prompts[record["suite"]][record["row"]])
     return chosen
 
 
 def measure(
     methods: Sequence[Method],
     prompts: Mapping[str, Sequence[Prompt]],
-    *,
-    tokens: int,
-    rounds: int,
-    tell: Stages,
+    settings: TimingSettings,
+    stages: Stages,
 ) -> list[Timing]:
-    """Times every method on every prompt, `rounds` times."""
-    total = rounds * len(methods) * sum(map(len, prompts.values()))
-    found: list[Timing] = []
-    with tell.stage("inference time", total) as advance:
-        for turn in range(rounds):
-            for state, asked in prompts.items():
-                for prompt in asked:
-                    # Another order each time: who goes first pays for cold caches.
+    """Times every method on every prompt; `prompts` are given by the state of the gate."""
+    total = settings.rounds * len(methods) * sum(map(len, prompts.values()))
+    timings: list[Timing] = []
+    with stages.stage("inference time", total) as advance:
+        for turn in range(settings.rounds):
+            for state, of_state in prompts.items():
+                for prompt in of_state:
+                    # Another order each time: the first method pays for cold caches.
                     shift = turn % len(methods)
                     for method in [*methods[shift:], *methods[:shift]]:
-                        told = "any" if method.gate is None else state
-                        found.append(_time(method, prompt, told, tokens))
+                        reported = "any" if method.gate is None else state
+                        timings.append(_time(method, prompt, reported, settings.tokens))
                         advance(1)
-    return found
+    return timings
 
 
 def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
@@ -88,7 +99,7 @@ def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
     by: dict[tuple[str, str], list[Timing]] = {}
     for timing in timings:
         by.setdefault((timing.method, timing.state), []).append(timing)
-    found: list[ResultRow] = []
+    rows: list[ResultRow] = []
     for (method, state), some in by.items():
         suite = SUITE if state == "any" else f"{SUITE}, {state}"
         for metric, values in (
@@ -97,8 +108,8 @@ def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
         ):
             middle, low, high = median_interval(values)
             figures = {"value": middle, "low": low, "high": high, "n": len(values)}
-            found.append(row(method, suite, metric, figures, None))
-    return found
+            rows.append(row(method, suite, metric, figures, None))
+    return rows
 
 
 def _time(method: Method, prompt: Prompt, state: str, tokens: int) -> Timing:
@@ -134,7 +145,7 @@ def _answer(loaded: LoadedModel, prompt: Prompt, length: int, system: str | None
         [prompt],
         max_new_tokens=length,
         system=system,
-        min_new_tokens=length,  # no end of turn before: every answer is as long
+        min_new_tokens=length,  # no end of turn before that, so that every answer is as long
     )
     for _ in stream:
         pass

@@ -1,9 +1,9 @@
-"""The raw records of a run: JSON lines, appended as answers are done, continued after any interruption.
+"""The raw records of a run: JSON lines, appended batch by batch, continued after any interruption.
 
-    records.jsonl   a line per (method, suite, row), in the order in which they were done
-    run.json        which run wrote them: models, methods, prompts, settings
+    records.jsonl   a line per (method, suite, row), in the order in which they were answered
+    run.json        the run that wrote them: models, methods, prompts, settings
 
-A row is finished when its line is; what a kill left of the last line is dropped. Nothing is written twice.
+A row is finished when its line is complete; an incomplete last line, as a kill leaves it, is dropped.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Key = tuple[str, str, int]
 
 
 def key_of(record: Mapping[str, Any]) -> Key:
-    """What a record is the record of."""
+    """Method, suite and row of a record."""
     return str(record["method"]), str(record["suite"]), int(record["row"])
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every finished record of a run, in the order of methods, suites and rows as they first came.
+    """Every finished record of a run, in the order of the file.
 
     Raises:
-        InputError: there are none, or one is damaged.
+        InputError: the folder has no records, or one is damaged.
     """
     file = folder / RECORDS
     if not file.is_file():
@@ -41,23 +41,33 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def stored_run(folder: Path) -> dict[str, Any]:
-    """What `run.json` in the folder says; nothing if there is none that can be read."""
+    """The content of `run.json` in the folder; empty if there is no readable one."""
     try:
-        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return run if isinstance(run, dict) else {}
 
 
 class RecordsFile:
     """The records of one run, looked up by method and suite."""
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Raises `InputError` if the folder holds another run, which is named, or cannot be written to."""
+        """Reads the finished records of this run, or begins it.
+
+        Args:
+            folder: made if it does not exist.
+            run: the content of `run.json`; records of a run with another content are refused.
+            overwrite: drop the records in the folder.
+
+        Raises:
+            InputError: the folder holds another run (the message names the difference), or cannot be
+                written to.
+        """
         self.folder = folder
         self.run = plain(dict(run))
         self._file = folder / RECORDS
-        self._found: dict[tuple[str, str], dict[int, Record]] = {}
+        self._by_suite: dict[tuple[str, str], dict[int, Record]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             size = 0
@@ -74,10 +84,10 @@ class RecordsFile:
 
     def of(self, method: str, suite: str) -> dict[int, Record]:
         """The finished records by row."""
-        return self._found.setdefault((method, suite), {})
+        return self._by_suite.setdefault((method, suite), {})
 
     def append(self, records: Sequence[Record]) -> None:
-        """Adds records that are not there yet; they are on the disk when this returns."""
+        """Writes the records of rows that have none yet; they are on the disk when this returns."""
         fresh = [
             record for record in records if record["row"] not in self.of(record["method"], record["suite"])
         ]
@@ -92,7 +102,7 @@ class RecordsFile:
 
     def all(self) -> list[Record]:
         """Every record, by method and suite in the order of the run, and by row."""
-        return [rows[row] for rows in self._found.values() for row in sorted(rows)]
+        return [rows[row] for rows in self._by_suite.values() for row in sorted(rows)]
 
     def _add(self, record: Record) -> None:
         method, suite, row = key_of(record)
@@ -102,20 +112,20 @@ class RecordsFile:
         earlier = stored_run(self.folder)
         if not earlier:
             raise InputError(
-                f"{self._file} exists, and no readable {RUN} beside it tells which run wrote it. Give "
+                f"{self._file} exists without a readable {RUN}, so the run that wrote it is unknown. Give "
                 "another folder with -o, or start anew with --overwrite."
             )
-        for name in self.run:
-            if self.run[name] != earlier.get(name):
+        for name in {**self.run, **earlier}:
+            if self.run.get(name) != earlier.get(name):
                 raise InputError(
                     f"{self.folder} holds a run with other {name} ({_short(earlier.get(name))}, now "
-                    f"{_short(self.run[name])}), so it cannot be continued. Give another folder with -o, or "
-                    "start anew with --overwrite."
+                    f"{_short(self.run.get(name))}), so it cannot be continued. Give another folder with -o, "
+                    "or start anew with --overwrite."
                 )
 
 
 def _finished(file: Path) -> Iterator[tuple[Record, int]]:
-    """Each finished record with the byte at which its line ends."""
+    """Yields each finished record with the byte at which its line ends."""
     end = 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):

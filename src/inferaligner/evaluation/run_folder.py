@@ -1,8 +1,8 @@
-"""What a run leaves in its folder, and what is made of it.
+"""The folder of an evaluation.
 
 run.json        models, methods, suites, settings        records.jsonl   raw records
-timing.json     seconds per prompt, if it was timed      verdicts/       other judges' verdicts, a file each
-results.json    every figure                             report.html     for people
+timing.json     seconds per prompt, if measured          verdicts/       labels of other judges, a file each
+results.json    every figure                             report.html     the report
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMING, RESULTS, REPORT = "timing.json", "results.json", "report.html"
 
 
 class RunFolder:
-    """A finished or unfinished run, read from its folder."""
+    """A finished or interrupted run, read from its folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `InputError` if the folder holds no run."""
@@ -40,34 +40,34 @@ class RunFolder:
         judged = read_judgements(folder, self.records)
         self.judged: list[StoredJudgements] = [other for other in judged if other.judge != RuleJudge.name]
         for again in judged:
-            if again.judge == RuleJudge.name:  # a later version of what the records say themselves
+            if again.judge == RuleJudge.name:  # outcomes of a later version replace the records' own
                 self.records = [_renewed(record, again) for record in self.records]
 
     def results(self) -> list[ResultRow]:
-        """Every figure of the run: the records', the judges', the times."""
-        found = result_rows(self.records)
+        """Every figure of the run, from the records, the labels of other judges, and the timings."""
+        rows = result_rows(self.records)
         for judged in self.judged:
-            found += judgement_rows(judged, self.records)
-        return [*found, *time_rows(self.timings())]
+            rows += judgement_rows(judged, self.records)
+        return [*rows, *time_rows(self.timings())]
 
     def timings(self) -> list[Timing]:
-        """What was timed; nothing if nothing was."""
+        """The measured times; empty if inference time was not measured."""
         file = self.folder / TIMING
         return [Timing(**entry) for entry in _json(file)] if file.is_file() else []
 
     def write_timings(self, timings: Sequence[Timing]) -> None:
-        """Keeps them, so that a continued run does not measure again."""
+        """Writes `timing.json`, so that a continued run does not measure again."""
         content = (dump([asdict(timing) for timing in timings], indent=1) + "\n").encode()
         _write(self.folder / TIMING, content)
 
     def write_results(self) -> list[ResultRow]:
-        """Writes `results.json` and returns what is in it."""
+        """Writes `results.json` and returns its rows."""
         rows = self.results()
         _write(self.folder / RESULTS, (dump(rows, indent=2) + "\n").encode())
         return rows
 
     def write_report(self, html: str) -> Path:
-        """Writes the page."""
+        """Writes `report.html` and returns its path."""
         _write(self.folder / REPORT, html.encode("utf-8", "replace"))
         return self.folder / REPORT
 
@@ -84,7 +84,7 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file} cannot be read ({error}); expected what `inferaligner evaluate` wrote."
+            f"{file} cannot be read ({error}); expected a file that `inferaligner evaluate` wrote."
         ) from None
 
 

@@ -1,13 +1,13 @@
-"""Runs every method on every suite and writes records as it goes.
+"""Runs every method on every suite and writes the records batch by batch.
 
 For each method in turn, the bare model first, and for each suite:
-1. the method decides; rows that stay closed take over the bare model's record (`shared`);
-2. the others are answered in batches that depend on lengths alone, so a continued run forms the same ones;
-3. each finished batch is on the disk before the next begins.
+1. the method decides; closed rows get a copy of the bare model's record (`shared`);
+2. open rows are answered in batches that depend on lengths alone, so a continued run forms the same batches;
+3. each finished batch is on the disk before the next one begins.
 
-In suites of the kind `benign` nothing is taken over: there the gate decides inside `generate`, on every row,
-in the batches of the bare model, and whether the answers are the same is measured. So it is in every suite
-for a method that watches answers, whose closed prompts may still be steered.
+In suites of the kind `benign` no record is copied: the gate decides inside `generate`, on every row, in the
+batches of the bare model, so that "closed answers are identical" is measured. The same holds in every suite
+for a method that watches answers, because its closed prompts may still be steered.
 """
 
 from __future__ import annotations
@@ -43,34 +43,38 @@ _PICKS_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How answers are made; all greedy."""
+    """How answers are generated; always greedily."""
 
     max_new_tokens: int
     batch_size: int
-    leaning: bool = True  # also the odds of a refusal's opening, on harmful suites
+    likelihoods: bool = True  # of answers, for the judge, and of a refusal's opening on harmful suites
 
 
 class Runner:
     """One run; `run` may be called again after an interruption with the same arguments and records."""
 
-    def __init__(self, records: RecordsFile, settings: RunSettings, tell: Stages) -> None:
+    def __init__(self, records: RecordsFile, settings: RunSettings, stages: Stages) -> None:
         self._records = records
         self._settings = settings
-        self._tell = tell
+        self._stages = stages
         self._decisions: dict[tuple[str, str], list[Decision]] = {}
 
     def run(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:
-        """Answers whatever is missing. `methods` begin with the bare model."""
+        """Answers every prompt that has no record yet. The first method is the bare model.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit into the model's context; nothing was answered.
+        """
         self._check_lengths(methods, subsets)
         for method in methods:
             for subset in subsets:
                 missing = len(subset.items) - len(self._records.of(method.name, subset.suite.name))
                 if missing:
-                    with self._tell.stage(f"{method.title}: {subset.suite.name}", missing) as advance:
+                    with self._stages.stage(f"{method.title}: {subset.suite.name}", missing) as advance:
                         self._suite(method, subset, advance)
 
     def _check_lengths(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:
-        """A prompt that is too long must be told before hours of work, not after."""
+        """Raises `PromptTooLongError` before the first answer, not after hours of work."""
         target = methods[0].context.target
         limit = context_length(target.model.config)
         for method in methods:
@@ -100,8 +104,7 @@ class Runner:
         if not acted:
             return
         if method.canned is not None:
-            told = [self._canned(method, subset, row, decisions) for row in acted]
-            self._append(told, advance)
+            self._append([self._canned(method, subset, row, decisions) for row in acted], advance)
             return
         answer = self._picks if suite.task == "pick" else self._replies
         answer(method, subset, acted, decisions, advance)
@@ -109,22 +112,22 @@ class Runner:
     def _decide(self, method: Method, subset: Subset) -> list[Decision] | None:
         if method.gate is None:
             return None
-        known = (method.gate, subset.suite.name)
-        if known not in self._decisions:
-            found = method.decide([item.prompt for item in subset.items])
-            assert found is not None
-            self._decisions[known] = found
-        return self._decisions[known]
+        key = (method.gate, subset.suite.name)
+        if key not in self._decisions:
+            decisions = method.decide([item.prompt for item in subset.items])
+            assert decisions is not None
+            self._decisions[key] = decisions
+        return self._decisions[key]
 
     def _share(self, method: Method, subset: Subset, decisions: Sequence[Decision], advance: Advance) -> None:
-        """Records of the closed rows: the bare model's answers."""
+        """Writes the records of the closed rows: copies of the bare model's."""
         bare = self._records.of(BARE, subset.suite.name)
-        told = []
+        shared = []
         for row, decision in enumerate(decisions):
             if not decision.open:
                 ours = {"method": method.name, "score": decision.score, "open": False, "shared": True}
-                told.append({**bare[row], **ours})
-        self._append(told, advance)
+                shared.append({**bare[row], **ours})
+        self._append(shared, advance)
 
     def _canned(
         self, method: Method, subset: Subset, row: int, decisions: Sequence[Decision] | None
@@ -144,27 +147,29 @@ class Runner:
         *,
         own_gate: bool = False,
     ) -> None:
-        """Generated answers; with `own_gate` the method decides by itself, row by row, while generating."""
+        """Generates answers; with `own_gate` the gate decides inside `generate`, row by row."""
         loaded, system, settings = method.model(), method.context.system, self._settings
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
-        lean = settings.leaning and subset.suite.kind in ("harmful", "jailbreak")
-        # The odds are told from token ids alone, and a picture is no token.
+        lean = settings.likelihoods and subset.suite.kind in ("harmful", "jailbreak")
+        # The odds are computed from token ids alone, which do not hold the pictures.
         lean = lean and not any(pictures_of(item.prompt) for item in subset.items)
         for batch in plan_batches(list(map(len, ids)), list(rows), settings.batch_size):
             if not self._missing(method, subset, batch):
                 continue
-            asked = [prompts[row] for row in batch]
+            of_batch = [prompts[row] for row in batch]
             with (method.gated() if own_gate else None) or method.acting() as guard:
-                answers = self._generate(loaded, asked, system, guard if own_gate else None)
+                answers = self._generate(loaded, of_batch, system, guard if own_gate else None)
                 leanings: Sequence[float | None] = [None] * len(batch)
                 if lean:
                     leanings = refusal_leaning(
-                        loaded.model, loaded.reader, list(map(text_of, asked)), system=system, guard=guard
+                        loaded.model, loaded.reader, list(map(text_of, of_batch)), system=system, guard=guard
                     )
-            # Of every method alike, the bare one included: the judge must know as much of one as of another.
-            likelihoods = _likelihoods(method.context.target, loaded, answers)
-            told = []
+            # For every method, the bare model included: the judge needs the same evidence for all of them.
+            likelihoods: Sequence[float | None] = [None] * len(batch)
+            if settings.likelihoods:
+                likelihoods = _likelihoods(method.context.target, loaded, answers)
+            records = []
             for row, answer, leaning, likely in zip(batch, answers, leanings, likelihoods, strict=True):
                 record = self._head(method, subset, row, decisions)
                 if answer.decision is not None:
@@ -180,17 +185,17 @@ class Runner:
                     **({} if leaning is None else {"leaning": leaning}),
                     **({} if likely is None else {"mean_logprob": likely}),
                 }
-                told.append(record | _judged(subset, row, answer.text, likely))
-            self._append(told, advance)
+                records.append(record | _judged(subset, row, answer.text, likely))
+            self._append(records, advance)
 
     def _generate(
         self, loaded: LoadedModel, prompts: Sequence[Prompt], system: str | None, guard: Guard | None
     ) -> list[Answer]:
-        """The answers in order, with the decisions of a guard that gates; in halves where memory runs out."""
+        """Answers in the order of prompts, with the decisions of `guard`; in halves if memory runs out."""
         try:
-            # Every method alike, so that answers differ by what a method does alone.
+            # For every method, so that answers of two methods differ by their methods alone.
             with grouped_attention(loaded.model):
-                found = generate_answers(
+                answers = generate_answers(
                     loaded.model,
                     loaded.reader,
                     prompts,
@@ -199,11 +204,11 @@ class Runner:
                     system=system,
                     decisions=None if guard is None else (lambda: guard.decisions),
                 )
-                return sorted(found, key=lambda answer: answer.row)
+                return sorted(answers, key=lambda answer: answer.row)
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 raise
-        # Only here is the failed pass's memory free: its error held on to it.
+        # Outside the except block, because the error holds on to the memory of the failed pass.
         torch.cuda.empty_cache()
         middle = len(prompts) // 2
         halves = prompts[:middle], prompts[middle:]
@@ -219,7 +224,7 @@ class Runner:
         *,
         own_gate: bool = False,
     ) -> None:
-        """Choices by their likelihood; with `own_gate` the method decides by itself which rows to steer."""
+        """Picks the likeliest choice; with `own_gate` the gate decides in that pass which rows to steer."""
         loaded, system = method.model(), method.context.system
         prompts = {row: method.rewrite(subset.items[row].prompt) for row in rows}
         ids = encode_chats(loaded.reader, [prompts[row] for row in rows], system=system)
@@ -235,14 +240,14 @@ class Runner:
                     system=system,
                     guard=guard,
                 )
-            told = []
+            records = []
             for row, logprobs in zip(batch, values, strict=True):
                 item = subset.items[row]
                 picked = item.choices[max(range(len(logprobs)), key=lambda at: logprobs[at])]
                 head = self._head(method, subset, row, decisions)
-                found = {"logprobs": logprobs, "digest": _digest(logprobs), "picked": picked}
-                told.append({**head, **found, "correct": picked == item.answer})
-            self._append(told, advance)
+                result = {"logprobs": logprobs, "digest": _digest(logprobs), "picked": picked}
+                records.append({**head, **result, "correct": picked == item.answer})
+            self._append(records, advance)
 
     def _head(self, method: Method, subset: Subset, row: int, decisions: Sequence[Decision] | None) -> Record:
         item, suite = subset.items[row], subset.suite
@@ -270,16 +275,16 @@ class Runner:
         finished = self._records.of(method.name, subset.suite.name)
         return any(row not in finished for row in batch)
 
-    def _append(self, told: Sequence[Record], advance: Advance) -> None:
-        if told:
-            finished = self._records.of(told[0]["method"], told[0]["suite"])
-            fresh = sum(record["row"] not in finished for record in told)
-            self._records.append(told)
+    def _append(self, records: Sequence[Record], advance: Advance) -> None:
+        if records:
+            finished = self._records.of(records[0]["method"], records[0]["suite"])
+            fresh = sum(record["row"] not in finished for record in records)
+            self._records.append(records)
             advance(fresh)
 
 
 def _likelihoods(target: LoadedModel, answered: LoadedModel, answers: Sequence[Answer]) -> list[float | None]:
-    """Under the target; another model may write with another tokenizer."""
+    """Mean log-likelihoods under the target; the model that answered may have another tokenizer."""
     if answered is target:
         return mean_logprobs(target.model, [answer.tokens for answer in answers])
     texts = [answer.text for answer in answers]
@@ -289,16 +294,18 @@ def _likelihoods(target: LoadedModel, answered: LoadedModel, answers: Sequence[A
 
 def _text_alone(prompt: Prompt) -> str:
     if pictures_of(prompt):
-        raise InputError("A suite of choices has a picture in a prompt; likelihoods are told of text alone.")
+        raise InputError(
+            "A suite of choices has a picture in a prompt; likelihoods are computed for text alone."
+        )
     return text_of(prompt)
 
 
 def _judged(subset: Subset, row: int, text: str, likely: float | None) -> dict[str, Any]:
-    """What the rules, or the label, say of an answer."""
+    """The outcome by the rules (task `reply`), or whether the answer has the right choice or number."""
     item, task = subset.items[row], subset.suite.task
     if task == "reply":
-        verdict = judge(text, mean_logprob=likely)
-        return {"outcome": verdict.outcome, "reason": verdict.reason}
+        judgement = judge(text, mean_logprob=likely)
+        return {"outcome": judgement.outcome, "reason": judgement.reason}
     if task in ("name", "pick"):
         picked = named_choice(text, item.choices)
         return {"picked": picked, "correct": picked == item.answer}

@@ -28,9 +28,17 @@ def ablation_page(
     *,
     axis: str,
     target: str,
-    told: Sequence[tuple[str, str]],
+    run: Sequence[tuple[str, str]],
 ) -> str:
-    """One HTML page: curves over a number, bars of outcomes for positions, rates of gates."""
+    """One HTML page: curves over strength or prompts, bars of outcomes for positions, rates of gates.
+
+    Args:
+        rows: results of the run.
+        settings: the settings that were compared; empty for gates.
+        axis: `strength`, `prompts`, `positions` or `gate`.
+        target: the model.
+        run: suites and settings of the run by name, for the table at the end.
+    """
     drawn: dict[str, str] = {}
     by = {setting.name: setting for setting in settings}
     across: Callable[[Setting], float] = (
@@ -66,7 +74,7 @@ def ablation_page(
         version=__version__,
         axis=axis,
         target=target,
-        told=told,
+        run=run,
         judge=judge.name,
         agreement=judge.agreement,
         drawn=list(drawn),
@@ -94,11 +102,11 @@ def _rates(rows: Sequence[ResultRow], suite: str, metric: str) -> dict[str, Inte
 
 
 def _outcomes(rows: Sequence[ResultRow], suites: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    found: dict[str, dict[str, dict[str, int]]] = {suite: {} for suite in suites}
+    counts: dict[str, dict[str, dict[str, int]]] = {suite: {} for suite in suites}
     for r in rows:
         if r["metric"] in OUTCOMES:
-            found[r["suite"]].setdefault(r["method"], {})[r["metric"]] = round(r["value"] * r["n"])
-    return found
+            counts[r["suite"]].setdefault(r["method"], {})[r["metric"]] = round(r["value"] * r["n"])
+    return counts
 
 
 def _lines(

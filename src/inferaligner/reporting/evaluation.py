@@ -1,10 +1,13 @@
-"""The report of an evaluation: verdict, methods against suites, figures, hidden samples, how it was done."""
+"""The report of an evaluation: decision, methods against suites, figures, examples, the aligner, settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from inferaligner.artifact import AlignerArtifact
+from inferaligner.errors import InferAlignerError
 from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.inference_time import SUITE as TIME_SUITE
 from inferaligner.evaluation.metrics import (
@@ -19,33 +22,46 @@ from inferaligner.evaluation.metrics import (
 from inferaligner.evaluation.records_file import Record
 from inferaligner.evaluation.run_folder import RunFolder
 from inferaligner.judges.rules import RuleJudge
+from inferaligner.reporting.artifact_page import aligner_figures, aligner_sections
 from inferaligner.reporting.evaluation_figures import evaluation_figures
-from inferaligner.reporting.evaluation_samples import samples
-from inferaligner.reporting.go_no_go import CRITERIA, pooled, verdict
+from inferaligner.reporting.examples import examples
+from inferaligner.reporting.go_no_go import CRITERIA, go_no_go, pooled
 from inferaligner.reporting.html import render
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.version import __version__
 
 MAIN_METRIC = {"harmful": "refusal", "jailbreak": "refusal", "over-refusal": "refusal"}
-"""What a suite of a kind is told by in the table; utility has its accuracy, benign traffic its identity."""
+"""The metric of a kind of suite in the table; utility has accuracy, benign prompts the same answer."""
 
 COMPANIONS = (("gibberish", "outcome", "gibberish"), ("loops", LOOPED, True), ("ended", ENDED, True))
-"""What the table says of the answers to harmful prompts besides their outcome: heading, field of the record,
-value."""
+"""More columns on the answers to harmful prompts: heading, field of the record, value."""
+
+
+def titles_of(folder: RunFolder) -> dict[str, str]:
+    """The methods of a run by their names, as a reader should know them."""
+    return {name: str(entry["title"]) for name, entry in folder.run["methods"].items()}
 
 
 def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
-    """One HTML page, nothing loaded from anywhere. Answers to harmful prompts are cut, and behind a click."""
-    run, records = folder.run, folder.records
-    titles = {name: str(entry["title"]) for name, entry in run["methods"].items()}
-    told = verdict(records, titles)
+    """The report as one HTML page that loads nothing.
+
+    Answers to harmful prompts that are no refusals are cut and shown after a click, or left out in a run that
+    withholds them. The fit of the aligner is part of the page if the aligner is still in its folder.
+
+    Args:
+        folder: the run.
+        rows: its results.
+    """
+    run, records, titles = folder.run, folder.records, titles_of(folder)
+    decision = go_no_go(records, titles)
     judge = RuleJudge()
-    drawn = evaluation_figures(records, rows, titles, told.method)
+    drawn = evaluation_figures(records, rows, titles, decision.method)
+    artifact = _artifact(run)
     return render(
         "evaluation.html",
         title=f"Evaluation of {run['target']}",
         version=__version__,
-        verdict=told,
+        go_no_go=decision,
         criteria=CRITERIA,
         target=run["target"],
         aligner=run.get("aligner") or "none",
@@ -59,22 +75,39 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
         judged=[(j.judge, j.agreement or "not measured", len(j.judgements)) for j in folder.judged],
         judged_rows=_judged_rows(rows, titles),
         leaning_rows=_leaning_rows(rows, titles),
-        domain_rows=_domain_rows(rows, told.method),
+        domain_rows=_domain_rows(rows, decision.method),
         time_rows=_time_rows(rows, titles),
-        samples=samples(records, titles),
+        examples=examples(records, titles, decision.method, withhold=bool(run.get("withhold"))),
+        withhold=bool(run.get("withhold")),
+        fit=None if artifact is None else aligner_sections(artifact),
         settings=[
             ("Target", f"{run['target']}, {run['dtype']} on {run['device']}"),
             ("Aligner", str(run.get("aligner") or "none")),
             ("Answers", f"greedy, at most {run['max new tokens']} tokens, batches of {run['batch size']}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ],
-        figures=drawn,
+        figures={**drawn, **({} if artifact is None else aligner_figures(artifact))},
         outcomes=[name for name in drawn if name.startswith("outcomes-")],
     )
 
 
+def _artifact(run: Mapping[str, Any]) -> AlignerArtifact | None:
+    """The aligner of the run, if its folder still holds it; a hub id is not fetched again."""
+    if run.get("aligner") is None or not Path(run["aligner"]).is_dir():
+        return None
+    try:
+        artifact = AlignerArtifact.read(run["aligner"])
+    except InferAlignerError:
+        return None
+    digests = {entry.get("aligner") for entry in run["methods"].values()}
+    return artifact if artifact.digest() in digests else None
+
+
 def method_table(records: Sequence[Record], titles: Mapping[str, str]) -> dict[str, Any]:
-    """Columns are suites; a cell is `(value, interval, mark)`, the mark telling what is not clear."""
+    """Methods against suites: `columns`, `companions` and `rows` with a `(value, interval, mark)` per suite.
+
+    The mark is ▲ or ▼ for a clear difference to the bare model, ≈ for one that is not clear, = for none.
+    """
     suites = grouped(records)
     columns = []
     for name, methods in suites.items():
@@ -89,7 +122,7 @@ def method_table(records: Sequence[Record], titles: Mapping[str, str]) -> dict[s
             base = [_value(b, b, kind, metric) for b in bare]
             cells.append(_cell(values, base, is_bare=method == BARE))
         companions = [
-            # Records of earlier versions lack some fields.
+            # Records of earlier versions do not have all fields.
             pooled([r for r in records if name in r], method, HARMFUL_KINDS, **{name: value})
             for _, name, value in COMPANIONS
         ]
@@ -146,14 +179,14 @@ def _shown(entry: ResultRow, *, share: bool = True) -> tuple[str, str]:
 
 
 def _judged_rows(rows: Sequence[ResultRow], titles: Mapping[str, str]) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    cells: list[tuple[str, ...]] = []
     for entry in rows:
         if entry["judge"] in (None, "rules") or "against none" in entry["metric"]:
             continue
         value, spread = _shown(entry, share="score" not in entry["metric"])
         name = titles.get(entry["method"], entry["method"])
-        found.append((entry["suite"], name, entry["judge"], entry["metric"], value, spread, str(entry["n"])))
-    return found
+        cells.append((entry["suite"], name, entry["judge"], entry["metric"], value, spread, str(entry["n"])))
+    return cells
 
 
 def _leaning_rows(rows: Sequence[ResultRow], titles: Mapping[str, str]) -> list[tuple[str, ...]]:
@@ -173,14 +206,14 @@ def _domain_rows(rows: Sequence[ResultRow], method: str) -> list[tuple[str, ...]
 
 
 def _time_rows(rows: Sequence[ResultRow], titles: Mapping[str, str]) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    cells: list[tuple[str, ...]] = []
     for entry in rows:
         if not entry["suite"].startswith(TIME_SUITE):
             continue
         state = entry["suite"].removeprefix(TIME_SUITE).strip(", ") or "any"
         name = titles.get(entry["method"], entry["method"])
-        found.append((name, state, entry["metric"], *_shown(entry, share=False), str(entry["n"])))
-    return found
+        cells.append((name, state, entry["metric"], *_shown(entry, share=False), str(entry["n"])))
+    return cells
 
 
 def gate_area(rows: Sequence[ResultRow], method: str) -> ResultRow | None:

@@ -19,7 +19,14 @@ _TIMES = {"time": "seconds per 1,000 tokens", "first": "seconds to the first tok
 def evaluation_figures(
     records: Sequence[Record], rows: Sequence[ResultRow], titles: Mapping[str, str], method: str
 ) -> dict[str, str]:
-    """Drawn figures by name; `method` is the one that the verdict is about. One `outcomes-N` per suite."""
+    """SVG figures by name, one `outcomes-N` per suite.
+
+    Args:
+        records: of one run.
+        rows: the results of the run.
+        titles: names of the methods for readers.
+        method: the method that the decision is about.
+    """
     suites = grouped(records)
     return {
         **_outcomes(suites, titles),
@@ -51,15 +58,15 @@ def _tradeoff(records: Sequence[Record], titles: Mapping[str, str], chosen: str)
         return {}
     utility = "utility" in kinds
     wanted: dict[str, Any] = {"correct": True} if utility else {"outcome": "compliance"}
-    found = {}
+    shares = {}
     for method, title in titles.items():
         answered = pooled(records, method, HARMFUL_KINDS, outcome="compliance")
         good = pooled(records, method, ("utility",) if utility else ("over-refusal",), **wanted)
         if answered.n and good.n:
-            found[title] = (answered, good)
+            shares[title] = (answered, good)
     up = "accuracy" if utility else "harmless prompts answered"
     across = "harmful requests answered"
-    return {"tradeoff": figures.tradeoff(found, across=across, up=up, chosen=titles.get(chosen))}
+    return {"tradeoff": figures.tradeoff(shares, across=across, up=up, chosen=titles.get(chosen))}
 
 
 def _gate(

@@ -1,4 +1,4 @@
-"""Pages from `templates/`: one file each, nothing loaded from anywhere, everything escaped."""
+"""Pages from `templates/`: one file each that loads nothing, with every value escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inferaligner.storage.model_card import percent
 def render(template: str, *, figures: Mapping[str, str], **context: Any) -> str:
     """The page `template` as HTML.
 
-    `figures` are SVG strings of `reporting.figures` by name, the only values that are not escaped.
+    `figures` are SVG strings of `reporting.figures` by name; only these values are not escaped.
     """
     environment = Environment(
         loader=PackageLoader("inferaligner.reporting", "templates"),
@@ -24,7 +24,7 @@ def render(template: str, *, figures: Mapping[str, str], **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval, unbroken=unbroken)
+    environment.filters["unbroken"] = unbroken
     drawn = {name: Markup(svg) for name, svg in figures.items()}
     return environment.get_template(template).render(figures=drawn, **context)
 
@@ -37,8 +37,3 @@ def interval(rate: Interval) -> str:
 def unbroken(text: str) -> str:
     """The text with its per cent signs kept beside their numbers."""
     return text.replace(" %", "\u00a0%")
-
-
-def unspaced(text: str) -> str:
-    """The text on one line, whatever room there is."""
-    return text.replace(" ", "\u00a0")

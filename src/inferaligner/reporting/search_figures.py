@@ -1,4 +1,4 @@
-"""The figures of a strength search, from what the artifact keeps of it."""
+"""The figures of a strength search, drawn from its record in the artifact."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from inferaligner.storage.search_record import finalists, same_setting
 
 def search_figures(search: Mapping[str, Any]) -> dict[str, str]:
     """`surface` and `finalists` (numbered alike), and `false-opens` where harmless prompts were answered."""
-    told = finalists(search)
-    names = [f"{number}: {setting(trial)}" for number, trial in enumerate(told, 1)]
-    marked = 0 if told and same_setting(told[0], search["chosen"]) else None
+    trials = finalists(search)
+    names = [f"{number}: {setting(trial)}" for number, trial in enumerate(trials, 1)]
+    marked = 0 if trials and same_setting(trials[0], search["chosen"]) else None
     drawn = {
         "surface": figures.strength_surface(
             points(search),
@@ -22,10 +22,10 @@ def search_figures(search: Mapping[str, Any]) -> dict[str, str]:
             gate=search.get("gate_layer"),
         ),
         "finalists": figures.finalists(
-            [(name, _shares(trial, "")) for name, trial in zip(names, told, strict=True)], chosen=marked
+            [(name, _shares(trial, "")) for name, trial in zip(names, trials, strict=True)], chosen=marked
         ),
     }
-    answered = [(n, t) for n, t in zip(names, told, strict=True) if t.get("harmless_refusal") is not None]
+    answered = [(n, t) for n, t in zip(names, trials, strict=True) if t.get("harmless_refusal") is not None]
     if answered:
         bare = search.get("harmless_unsteered")
         bars = [(name, _shares(trial, "harmless_")) for name, trial in answered]
@@ -38,8 +38,8 @@ def search_figures(search: Mapping[str, Any]) -> dict[str, str]:
 
 
 def points(search: Mapping[str, Any]) -> list[figures.Point]:
-    """Every setting that was scored, those below the gate among them."""
-    told = finalists(search)
+    """Every setting that was scored, including settings below the gate."""
+    trials = finalists(search)
     scored = [
         trial
         for trial in [*search["trials"], *(search.get("below_gate") or [])]
@@ -51,7 +51,7 @@ def points(search: Mapping[str, Any]) -> list[figures.Point]:
             trial["strength"],
             trial["cross_entropy"],
             bool(trial.get("profile")),
-            next((number for number, one in enumerate(told, 1) if same_setting(one, trial)), None),
+            next((number for number, one in enumerate(trials, 1) if same_setting(one, trial)), None),
         )
         for trial in scored
     ]

@@ -1,4 +1,4 @@
-"""What the gate does: scores, ROC, open rates."""
+"""Scores of the gate, ROC, open rates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from inferaligner.statistics.intervals import Interval, auroc
 
 _GROUP_COLOURS = (WARM, GOLD, ACCENT, GREY)
 _CURVE_COLOURS = (ACCENT, GOLD, GREY)
-# Scores are in standard deviations of harmless prompts; further out, one says no more than another.
+# Scores are in standard deviations of harmless prompts; larger ones are drawn at this limit.
 _FURTHEST = 8.0
 _BINS = 48
 
@@ -40,12 +40,12 @@ def score_distributions(
 ) -> str:
     """Histograms of gate scores, one row per group (first on top), with the threshold between them.
 
-    With `harmful`, the groups of those names have one colour and all others another.
+    With `harmful`, the groups of these names have one colour and all other groups another.
     """
     shown = {group: np.asarray(scores, dtype=float) for group, scores in groups.items() if len(scores)}
     everything = np.clip(np.concatenate([*shown.values(), np.array([threshold])]), -_FURTHEST, _FURTHEST)
     edges = np.histogram_bin_edges(everything, bins=_BINS)
-    told = {group: _open(scores, threshold) for group, scores in shown.items()}
+    open_shares = {group: _open(scores, threshold) for group, scores in shown.items()}
     with style():
         figure, axis = canvas(height=0.7 + 0.6 * len(shown))
         for row, (group, scores) in enumerate(shown.items()):
@@ -59,7 +59,7 @@ def score_distributions(
             axis.axhline(base, color=LINE, lw=0.6)
             place: Any = {"xycoords": ("axes fraction", "data"), "va": "top"}
             axis.annotate(group, (0.0, base + 0.9), color=INK, **place)
-            axis.annotate(told[group], (1.0, base + 0.9), color=MUTED, ha="right", **place)
+            axis.annotate(open_shares[group], (1.0, base + 0.9), color=MUTED, ha="right", **place)
         axis.axvline(threshold, color=INK, lw=1.0, ls=(0, (4, 2))).set_gid("threshold")
         axis.set_ylim(-len(shown) + 0.95, 1.0)
         axis.set_yticks([])
@@ -76,7 +76,7 @@ def score_distributions(
             figure,
             name,
             title="Gate scores by kind of prompt",
-            description="; ".join(f"{group}: {share}" for group, share in told.items()),
+            description="; ".join(f"{group}: {share}" for group, share in open_shares.items()),
         )
 
 
@@ -89,7 +89,7 @@ def roc_curves(
 ) -> str:
     """ROC of harmful scores against each group of harmless ones, with the operating point on each curve."""
     positives = np.asarray(harmful, dtype=float)
-    told = []
+    descriptions = []
     with style():
         figure, axis = canvas(height=3.4)
         axis.plot([0, 1], [0, 1], color=LINE, lw=0.8)
@@ -105,7 +105,9 @@ def roc_curves(
             at = float((negatives > threshold).mean()), float((positives > threshold).mean())
             (point,) = axis.plot(*at, "o", ms=6.5, mfc=colour, mec=SURFACE, mew=1.2, clip_on=False, zorder=5)
             point.set_gid(f"point-{row}")
-            told.append(f"{label}; at the threshold {at[1]:.0%} of harmful and {at[0]:.1%} of {group} open")
+            descriptions.append(
+                f"{label}; at the threshold {at[1]:.0%} of harmful and {at[0]:.1%} of {group} open"
+            )
         axis.set(xlim=(0, 1), ylim=(0, 1.02))
         percent_axis(axis.xaxis)
         percent_axis(axis.yaxis)
@@ -113,7 +115,7 @@ def roc_curves(
         axis.set_ylabel("harmful prompts that open")
         axis.grid(True)
         axis.legend(loc="lower right")
-        return to_svg(figure, name, title="ROC of the gate", description=". ".join(told))
+        return to_svg(figure, name, title="ROC of the gate", description=". ".join(descriptions))
 
 
 def open_rates(
@@ -136,10 +138,12 @@ def open_rates(
         axis.grid(True, axis="x")
         axis.spines["left"].set_visible(False)
         axis.set_xlabel(label)
-        told = (
+        descriptions = (
             f"{kind}: {r.value:.1%} ({r.low:.1%} to {r.high:.1%}, n = {r.n})" for kind, r in rates.items()
         )
-        return to_svg(figure, name, title=f"{label}, with 95 % intervals", description="; ".join(told))
+        return to_svg(
+            figure, name, title=f"{label}, with 95 % intervals", description="; ".join(descriptions)
+        )
 
 
 def _open(scores: npt.NDArray[np.float64], threshold: float) -> str:

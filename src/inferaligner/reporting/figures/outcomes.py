@@ -1,4 +1,4 @@
-"""What became of answers: shares of refusal, compliance and gibberish as stacked bars."""
+"""Shares of refusal, compliance and gibberish as stacked bars."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"refusal": ACCENT, "compliance": GOLD, "gibberish": GREY}
-# What a character of a number takes of a bar's length, with some air; no number is written without room.
+# The share of a bar's length that a character takes; a number without room is not written.
 _CHARACTER = 0.036
 
 
 def outcome_bars(groups: Mapping[str, Mapping[str, Mapping[str, int]]], *, name: str = "outcomes") -> str:
     """Counts of answers as shares, with the counts written in: `groups[suite][method][outcome]`."""
     bars = sum(len(methods) for methods in groups.values())
-    ticks, told, y, bar = [], [], 0.0, 0
+    ticks, descriptions, y, bar = [], [], 0.0, 0
     with style():
         figure, axis = canvas(height=0.85 + 0.27 * (bars + 1.15 * len(groups)))
         for suite, methods in groups.items():
@@ -41,13 +41,13 @@ def outcome_bars(groups: Mapping[str, Mapping[str, Mapping[str, int]]], *, name:
                 total = max(sum(counts.values()), 1)
                 _stack(axis, y, {outcome: n / total for outcome, n in counts.items()}, bar, counts)
                 ticks.append((y, method))
-                told.append(
+                descriptions.append(
                     f"{suite}, {method}: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}"
                 )
                 y, bar = y - 1.0, bar + 1
             y -= 0.25
         _finish(figure, axis, ticks, bottom=y + 0.5, label="share of answers")
-        return to_svg(figure, name, title="What became of the answers", description="; ".join(told))
+        return to_svg(figure, name, title="Outcomes of the answers", description="; ".join(descriptions))
 
 
 def finalists(
@@ -56,7 +56,7 @@ def finalists(
     """Outcome shares of steering settings, `(setting, {outcome: share})`, first on top; one may be marked."""
     with style():
         figure, axis = canvas(height=0.85 + 0.27 * len(trials))
-        ticks, told = [], []
+        ticks, descriptions = [], []
         for bar, (setting, shares) in enumerate(trials):
             mark = " (chosen)" if bar == chosen else ""
             _stack(
@@ -67,7 +67,7 @@ def finalists(
                 {outcome: f"{100 * share:.0f} %" for outcome, share in shares.items()},
             )
             ticks.append((-float(bar), setting + mark))
-            told.append(
+            descriptions.append(
                 f"{setting}{mark}: {', '.join(f'{share:.0%} {outcome}' for outcome, share in shares.items())}"
             )
         _finish(figure, axis, ticks, bottom=-len(trials) + 0.4, label="share of answers, gate held open")
@@ -75,7 +75,10 @@ def finalists(
             if bar == chosen:
                 text.set_fontweight("bold")
         return to_svg(
-            figure, name, title="Steering settings that were tried by generating", description="; ".join(told)
+            figure,
+            name,
+            title="Steering settings that were tried by generating",
+            description="; ".join(descriptions),
         )
 
 

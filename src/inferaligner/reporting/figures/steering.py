@@ -1,4 +1,4 @@
-"""What steers: the vectors by layer."""
+"""The steering vectors by layer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cosine_by_layer(
             axis.annotate("steered", (min(steered) - 0.5, 1.01), ha="left", color=ACCENT, **above)
         if gate:
             axis.annotate("gate", (min(gate), 1.01), ha="right", color=GOLD, **above)
-        told = f"from {cosines[0]:.2f} at layer 0 to {cosines[-1]:.2f} at layer {len(cosines) - 1}"
+        description = f"from {cosines[0]:.2f} at layer 0 to {cosines[-1]:.2f} at layer {len(cosines) - 1}"
         if steered:
-            told += f"; {min(cosines[at] for at in steered):.2f} at the least among the steered layers"
-        return to_svg(figure, name, title="Cosine of SRV and SSV by layer", description=told)
+            description += f"; {min(cosines[at] for at in steered):.2f} at the least among the steered layers"
+        return to_svg(figure, name, title="Cosine of SRV and SSV by layer", description=description)

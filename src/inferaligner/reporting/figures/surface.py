@@ -22,10 +22,10 @@ from inferaligner.reporting.figures.svg import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The palest cell must still be told from the page.
+# The palest cell must still differ from the page.
 _PALEST = 0.06
 _WORSE = 0.28
-# Marks nearer than so many octaves step aside by this much of a column.
+# Marks closer than `_ROOM` octaves are moved aside by `_ASIDE` columns.
 _ROOM, _ASIDE = 0.45, 0.5
 # Half the height of a cell without a neighbour, in octaves of strength.
 _HALF = 0.26
@@ -33,7 +33,7 @@ _HALF = 0.26
 
 @dataclass(frozen=True)
 class Point:
-    """One setting on the surface. `number` is its place among those that generated, from 1."""
+    """One setting on the surface. `number` is its rank among the settings that generated, from 1."""
 
     layers: Sequence[int]
     strength: float
@@ -116,15 +116,15 @@ def strength_surface(
             handleheight=0.9,
             columnspacing=1.2,
         )
-        told = f"{len(cells)} settings, the best {best:.2f} against {unsteered:.2f} without steering"
+        description = f"{len(cells)} settings, the best {best:.2f} against {unsteered:.2f} without steering"
         for point in marked:
             if point.number == chosen:
-                told += (
+                description += (
                     f"; chosen: layers {point.layers[0]} to {point.layers[-1]} at {point.strength:.3g}, "
                     f"{point.cross_entropy:.2f}"
                 )
         return to_svg(
-            figure, name, title="Cross-entropy by first layer, strength and width", description=told
+            figure, name, title="Cross-entropy by first layer, strength and width", description=description
         )
 
 

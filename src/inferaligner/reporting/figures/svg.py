@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Name of the CSS variable: its light colour. No two alike, or the way back would be ambiguous. The dark
-# colours are in templates/style.css.
+# Name of the CSS variable: its light colour. All differ, because `to_svg` finds the variable by the colour.
+# The dark colours are in templates/style.css.
 PALETTE = {
     "ink": "#1d2129",
     "muted": "#59616e",
@@ -66,7 +66,7 @@ _SETTINGS = {
 
 
 def require_matplotlib() -> None:
-    """Raises `MissingExtraError` without matplotlib; call it before work that will end in figures."""
+    """Raises `MissingExtraError` without matplotlib; call it before long work that ends in figures."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
             'Figures need matplotlib, which is not installed. Get it with: pip install "inferaligner[report]"'
@@ -102,7 +102,7 @@ def to_svg(figure: Figure, name: str, *, title: str, description: str) -> str:
 
     Args:
         name: unique on the page; every id in the figure begins with it.
-        title, description: for those who do not see the figure; the description states what it shows.
+        title, description: for readers who do not see the figure.
     """
     buffer = io.StringIO()
     figure.savefig(

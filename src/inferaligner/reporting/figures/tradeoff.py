@@ -1,4 +1,4 @@
-"""Safety against cost, method by method; and what a method costs in time."""
+"""Safety against cost by method, inference time, and curves over a setting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tradeoff(
 
     The method `chosen` is a star above the others, in a colour of its own.
     """
-    told = []
+    descriptions = []
     with style():
         figure, axis = canvas(height=3.4)
         others = [method for method in methods if method != chosen]
@@ -52,14 +52,14 @@ def tradeoff(
             )
             point.set_zorder(above)
             point.set_gid(f"point-{number}")
-            told.append(f"{method}: {across} {x.value:.0%}, {up} {y.value:.0%}")
+            descriptions.append(f"{method}: {across} {x.value:.0%}, {up} {y.value:.0%}")
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axis.set_xlabel(across)
         axis.set_ylabel(up)
         axis.grid(True)
         figure.legend(loc="outside lower center", ncols=2, handletextpad=0.3)
-        return to_svg(figure, name, title=f"{up} against {across}", description="; ".join(told))
+        return to_svg(figure, name, title=f"{up} against {across}", description="; ".join(descriptions))
 
 
 def time_bars(seconds: Mapping[str, Mapping[str, Interval]], *, label: str, name: str = "time") -> str:
@@ -79,8 +79,8 @@ def time_bars(seconds: Mapping[str, Mapping[str, Interval]], *, label: str, name
         axis.grid(True, axis="x", color=LINE)
         axis.spines["left"].set_visible(False)
         axis.set_xlabel(label)
-        told = "; ".join(f"{n}: {i.value:.3g}" for n, (_, _, i) in zip(names, bars, strict=True))
-        return to_svg(figure, name, title=label, description=told)
+        description = "; ".join(f"{n}: {i.value:.3g}" for n, (_, _, i) in zip(names, bars, strict=True))
+        return to_svg(figure, name, title=label, description=description)
 
 
 def curves(
@@ -92,7 +92,7 @@ def curves(
     name: str = "curves",
 ) -> str:
     """One curve per name over a number, with its band of intervals: the paper's Figure 4."""
-    told = []
+    descriptions = []
     with style():
         figure, axis = canvas(height=3.2)
         for number, (line, points) in enumerate(lines.items()):
@@ -105,7 +105,7 @@ def curves(
                 xs, [p.value for _, p in points], "o-", ms=4, mec=SURFACE, mew=0.6, color=colour, label=line
             )
             curve.set_gid(f"curve-{number}")
-            told.append(f"{line}: " + ", ".join(f"{x:g}: {p.value:.2f}" for x, p in points))
+            descriptions.append(f"{line}: " + ", ".join(f"{x:g}: {p.value:.2f}" for x, p in points))
         if shares:
             axis.set_ylim(-0.02, 1.02)
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -113,4 +113,4 @@ def curves(
         axis.set_ylabel(up)
         axis.grid(True)
         figure.legend(loc="outside lower center", ncols=2)
-        return to_svg(figure, name, title=f"{up} by {across}", description="; ".join(told))
+        return to_svg(figure, name, title=f"{up} by {across}", description="; ".join(descriptions))
