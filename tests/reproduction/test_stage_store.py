@@ -1,4 +1,4 @@
-"""Stages: done once, told apart when their settings change, stopped when the time is over."""
+"""Progress: done once, told apart when their settings change, stopped when the time is over."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
 from inferaligner.evaluation.records_file import Record
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.judges import OUTCOMES
 from inferaligner.method.activations import record_activations
@@ -126,7 +126,7 @@ def settings_of(context: MethodContext, settings: Sequence[Setting]) -> list[Met
 
 
 def prompt_count_methods(
-    context: MethodContext, aligned: LoadedModel, counts: Sequence[int], stages: Stages
+    context: MethodContext, aligned: LoadedModel, counts: Sequence[int], progress: Progress
 ) -> tuple[list[Setting], list[Method]]:
     """The fitted setting with SSVs of fewer prompts of the fitting part; `counts` are prompts per class."""
     artifact = context.need_aligner("ablation").artifact
@@ -145,7 +145,7 @@ def prompt_count_methods(
             system=context.system,
             max_length=context_length(aligned.model.config),
         )
-        with stages.stage("aligned model: activations", len(ids)) as advance:
+        with progress.stage("aligned model: activations", len(ids)) as advance:
             sides.append(record_activations(aligned.model, ids, advance=advance).at(0))
     settings, made = [], []
     for count in sorted({min(count, most) for count in counts}):

@@ -22,7 +22,7 @@ from inferaligner.evaluation.records_file import RecordsFile, stored_run
 from inferaligner.evaluation.run_folder import TIMING, RunFolder
 from inferaligner.evaluation.runner import Runner, RunSettings
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 from inferaligner.prompts.images import text_of
 from inferaligner.storage.json_io import dump, plain
 from inferaligner.version import __version__
@@ -86,14 +86,14 @@ class Recipe:
 
 
 def evaluate(
-    recipe: Recipe, folder: Path, stages: Stages, *, overwrite: bool = False, replace_other: bool = False
+    recipe: Recipe, folder: Path, progress: Progress, *, overwrite: bool = False, replace_other: bool = False
 ) -> RunFolder:
     """Answers every prompt with every method, and goes on with an interrupted run of the same recipe.
 
     Args:
         recipe: methods, prompts and settings.
         folder: where `run.json`, `records.jsonl` and `timing.json` are written.
-        stages: receives the progress.
+        progress: receives the progress.
         overwrite: start anew, whatever the folder holds.
         replace_other: start anew if the folder holds a run of another recipe.
 
@@ -112,17 +112,17 @@ def evaluate(
         (folder / TIMING).unlink(missing_ok=True)
     finished = len(records.all())
     if finished:
-        stages.note(f"{folder} holds {finished} records of this run; going on from there.")
+        progress.note(f"{folder} holds {finished} records of this run; going on from there.")
     settings = RunSettings(recipe.max_new_tokens, run["batch size"], recipe.likelihoods)
-    Runner(records, settings, stages).run(recipe.methods, recipe.subsets)
+    Runner(records, settings, progress).run(recipe.methods, recipe.subsets)
     result = RunFolder(folder)
     if recipe.timing is not None and not result.timings():
         by_suite = {s.suite.name: [item.prompt for item in s.items] for s in recipe.subsets}
         prompts = timed_prompts(result.records, by_suite, recipe.timing.prompts)
         if any(prompts.values()):
-            result.write_timings(measure(recipe.methods, prompts, recipe.timing, stages))
+            result.write_timings(measure(recipe.methods, prompts, recipe.timing, progress))
         else:
-            stages.note("No prompt opened or closed a gate, so inference time was not measured.")
+            progress.note("No prompt opened or closed a gate, so inference time was not measured.")
     return result
 
 

@@ -18,7 +18,7 @@ from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, WhitenedGate
 from inferaligner.fit.gate.choice import SHRINKAGES, GateCrossValidation, build_gate, try_gate
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead
@@ -31,7 +31,7 @@ FITTED_ON = 1500
 """Prompts of the contrast set that these gates are fitted on; the fitted gate was fitted on all prompts."""
 
 
-def gate_methods(context: MethodContext, stages: Stages) -> list[Method]:
+def gate_methods(context: MethodContext, progress: Progress) -> list[Method]:
     """The fitted gate, gates of every kind, and the paper's and CAST's if the aligner has their vectors."""
     aligner = context.need_aligner("ablation")
     artifact = aligner.artifact
@@ -43,7 +43,7 @@ def gate_methods(context: MethodContext, stages: Stages) -> list[Method]:
         system=context.system,
         max_length=context_length(context.target.model.config),
     )
-    with stages.stage("target: activations", len(ids)) as advance:
+    with progress.stage("target: activations", len(ids)) as advance:
         recorded = record_activations(
             context.target.model, ids, layers=layers, offsets=offsets, advance=advance
         )
@@ -72,11 +72,11 @@ def gate_methods(context: MethodContext, stages: Stages) -> list[Method]:
 
 
 def gate_figures(
-    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[Prompt]]], stages: Stages
+    methods: Sequence[Method], suites: Mapping[str, tuple[str, Sequence[Prompt]]], progress: Progress
 ) -> list[ResultRow]:
     """AUROC and open rates of several gates; `suites` maps a name to its kind and prompts."""
     results: list[ResultRow] = []
-    with stages.stage("gates", len(methods) * len(suites)) as advance:
+    with progress.stage("gates", len(methods) * len(suites)) as advance:
         for method in methods:
             sides: dict[bool, list[float]] = {True: [], False: []}
             for suite, (kind, prompts) in suites.items():

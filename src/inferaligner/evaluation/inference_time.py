@@ -18,7 +18,7 @@ from inferaligner.evaluation.comparison import median_interval
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
 from inferaligner.evaluation.records_file import Record
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel
 from inferaligner.prompts.images import Prompt
@@ -76,12 +76,12 @@ def measure(
     methods: Sequence[Method],
     prompts: Mapping[str, Sequence[Prompt]],
     settings: TimingSettings,
-    stages: Stages,
+    progress: Progress,
 ) -> list[Timing]:
     """Times every method on every prompt; `prompts` are given by the state of the gate."""
     total = settings.rounds * len(methods) * sum(map(len, prompts.values()))
     timings: list[Timing] = []
-    with stages.stage("inference time", total) as advance:
+    with progress.stage("inference time", total) as advance:
         for turn in range(settings.rounds):
             for state, of_state in prompts.items():
                 for prompt in of_state:

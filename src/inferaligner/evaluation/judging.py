@@ -11,7 +11,7 @@ from inferaligner.errors import InputError
 from inferaligner.evaluation.judgements_file import finished_entries, judgements_file
 from inferaligner.evaluation.records_file import Key, Record, key_of
 from inferaligner.evaluation.suites.tables import rows_of
-from inferaligner.fit.progress import Stages
+from inferaligner.fit.progress import Progress
 from inferaligner.judges import Judge, Judgement
 from inferaligner.judges.agreement import Agreement, agreement
 from inferaligner.judges.rules import RuleJudge
@@ -21,7 +21,7 @@ from inferaligner.storage.json_io import dump
 
 
 def judge_records(
-    folder: Path, records: Sequence[Record], judge: Judge, stages: Stages, *, measured: str = ""
+    folder: Path, records: Sequence[Record], judge: Judge, progress: Progress, *, measured: str = ""
 ) -> int:
     """Judges every record without a stored judgement and stores each judgement at once.
 
@@ -31,7 +31,7 @@ def judge_records(
         folder: the folder of the run.
         records: records of generated answers.
         judge: the judge, by whose name the file is called.
-        stages: reports progress.
+        progress: reports progress.
         measured: the judge's agreement with people, as `measure` returns it, for reports.
 
     Returns:
@@ -53,7 +53,7 @@ def judge_records(
                 if stored.get(key_of(record)) != record["digest"]:
                     rows.setdefault((record["prompt"], record["response"]), []).append(record)
             pairs = list(rows)
-            with stages.stage(f"judge: {judge.name}", len(pairs)) as advance:
+            with progress.stage(f"judge: {judge.name}", len(pairs)) as advance:
                 for index, judgement in judge.judge_each(pairs):
                     for record in rows[pairs[index]]:
                         _append(out, _entry(record, judgement))
@@ -89,14 +89,14 @@ def judge_by_rules(folder: Path, records: Sequence[Record]) -> int:
 
 
 def measure(
-    file: Path, judge: Judge, stages: Stages, *, answer: str, label: str, positive: Sequence[str]
+    file: Path, judge: Judge, progress: Progress, *, answer: str, label: str, positive: Sequence[str]
 ) -> tuple[Agreement, str]:
     """Measures the judge on answers with human labels.
 
     Args:
         file: rows with the columns `answer` and `label`, and with `prompt` where the judge reads prompts.
         judge: the judge.
-        stages: reports progress.
+        progress: reports progress.
         answer: the column of the answers.
         label: the column of the labels.
         positive: the labels in the file that correspond to the judge's positive labels.
@@ -118,7 +118,7 @@ def measure(
         raise InputError(f"No row of {file} has a label {list(positive)}; its labels are {labels[:8]}.")
     judged = [""] * len(rows)
     pairs = [(str(row.get("prompt", "")), str(row[answer])) for row in rows]
-    with stages.stage(f"agreement: {judge.name}", len(rows)) as advance:
+    with progress.stage(f"agreement: {judge.name}", len(rows)) as advance:
         for index, judgement in judge.judge_each(pairs):
             judged[index] = judgement.label
             advance(1)

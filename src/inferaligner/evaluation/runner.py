@@ -26,7 +26,7 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
-from inferaligner.fit.progress import Advance, Stages
+from inferaligner.fit.progress import Advance, Progress
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
 from inferaligner.method.decision import Decision
@@ -53,10 +53,10 @@ class RunSettings:
 class Runner:
     """One run; `run` may be called again after an interruption with the same arguments and records."""
 
-    def __init__(self, records: RecordsFile, settings: RunSettings, stages: Stages) -> None:
+    def __init__(self, records: RecordsFile, settings: RunSettings, progress: Progress) -> None:
         self._records = records
         self._settings = settings
-        self._stages = stages
+        self._progress = progress
         self._decisions: dict[tuple[str, str], list[Decision]] = {}
 
     def run(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:
@@ -70,7 +70,7 @@ class Runner:
             for subset in subsets:
                 missing = len(subset.items) - len(self._records.of(method.name, subset.suite.name))
                 if missing:
-                    with self._stages.stage(f"{method.title}: {subset.suite.name}", missing) as advance:
+                    with self._progress.stage(f"{method.title}: {subset.suite.name}", missing) as advance:
                         self._suite(method, subset, advance)
 
     def _check_lengths(self, methods: Sequence[Method], subsets: Sequence[Subset]) -> None:

@@ -20,10 +20,6 @@ class Progress(Protocol):
         """Reports a result or a warning in one sentence."""
 
 
-Stages = Progress
-"""The former name, which `inferaligner.evaluation` still uses."""
-
-
 class NullProgress:
     """Ignores everything."""
 
