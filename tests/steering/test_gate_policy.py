@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from inferaligner.aligner import Aligner
-from inferaligner.cli.open_options import policy_of
+from inferaligner.cli.open_options import OpenGateOptions
 from inferaligner.errors import InferAlignerError, InputError, SteeringError
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.server.settings import ServerSettings
@@ -43,6 +43,10 @@ def all_aligners() -> dict[str, Aligner]:
     return aligners()
 
 
+def flags_policy(aligner: Aligner, *, shadow: bool = False, **choices: Any) -> GatePolicy:
+    return OpenGateOptions(**choices).policy(aligner.artifact, shadow=shadow)
+
+
 ENTRANCES: dict[str, Callable[[Aligner, Path, dict[str, Any]], object]] = {
     "apply": lambda aligner, folder, choices: aligner.apply(
         MODEL,
@@ -50,9 +54,7 @@ ENTRANCES: dict[str, Callable[[Aligner, Path, dict[str, Any]], object]] = {
         mode="never" if choices.get("shadow") else "gate",
         **{name: value for name, value in choices.items() if name != "shadow"},
     ),
-    "command line": lambda aligner, folder, choices: policy_of(
-        aligner.artifact, **{"on_open": "steer", "refusal": None, "monitor": True, **choices}
-    ),
+    "command line": lambda aligner, folder, choices: flags_policy(aligner, **choices),
     "embedded server": lambda aligner, folder, choices: aligner.plan_for(ServerSettings(**choices)),
     "vllm": lambda aligner, folder, choices: settings_for(aligner.save_pretrained(folder), **choices),
 }

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferaligner.cli.layer_ranges import read_layers
-from inferaligner.cli.model_options import (
-    AlignerPlace,
-    AsJson,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-)
+from inferaligner.cli.model_options import AlignerPlace, AsJson, ModelOptions, Target, load_aligner
 from inferaligner.cli.progress import RichStages
+from inferaligner.cli.run_options import RunOptions
 from inferaligner.cli.terminal import note, print_json
 from inferaligner.errors import InputError
 
@@ -34,11 +24,10 @@ _FACTORS = "0.25,0.5,1,1.5,2,3"
 
 
 def ablate(
+    *,
     target: Target,
     aligner: AlignerPlace,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; a run there is continued.")
-    ],
+    run: RunOptions,
     axis: Annotated[
         str, typer.Option(metavar="AXIS", help="strength, prompts, positions or gate.")
     ] = "strength",
@@ -64,19 +53,9 @@ def ablate(
     suite: Annotated[
         list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="As for `evaluate`.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", envvar="INFERALIGNER_DATA", help="Public sets as published."),
-    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the drawn prompts.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length limit of answers.")] = 32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
     """Vary one choice of the method and show its effect: strength × source of the vectors × layers, the
@@ -98,14 +77,13 @@ def ablate(
         raise InputError(f"--source {', '.join(sources)}: expected aligned or target.")
     multiples = _numbers(factors)
     names = suite or (["contrast-harmful", "contrast-benign"] if axis == "gate" else ["contrast-harmful"])
-    subsets = load(names, data=data, limit=limit, seed=seed)
+    subsets = load(names, data=run.data, limit=limit, seed=run.seed)
     wrong = [s.suite.name for s in subsets if s.suite.task != "reply"]
     if wrong:
         raise InputError(
             f"{', '.join(wrong)}: an ablation judges answers; give suites that are answered (task reply)."
         )
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target)
+    model.check(target)
     fitted = load_aligner(aligner)
     if fitted.artifact.gate_only and axis != "gate":
         raise InputError(
@@ -113,24 +91,23 @@ def ablate(
             "aligner that was fitted with an aligned model."
         )
     blocks = [read_layers(text, option="--layers") for text in layers or []]
-    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    fitted.check(loaded.model, loaded.reader)
-    context = MethodContext(loaded, fitted, options.load)
+    context = MethodContext(model.load_for(fitted, target), fitted, model.load)
     if axis == "gate":
-        rows = _gates(context, subsets, output)
+        rows = _gates(context, subsets, run.output)
         settings: list[Setting] = []
     else:
         settings, methods = _settings(
             context, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
         )
         recipe = Recipe(methods, subsets, max_new_tokens, aligner)
-        rows = ablation_rows(evaluate(recipe, output, RichStages(), overwrite=overwrite).records)
-    _write(rows, settings, output, axis, target, subsets, max_new_tokens)
+        rows = ablation_rows(evaluate(recipe, run.output, RichStages(), overwrite=run.overwrite).records)
+    report = run.output / "report.html"
+    _write(rows, settings, run.output, axis, target, subsets, max_new_tokens)
     if as_json:
-        print_json({"report": str(output / "report.html"), "results": rows})
+        print_json({"report": str(report), "results": rows})
     else:
         _show(rows)
-        note(f"Report: {output / 'report.html'}", style="bold")
+        note(f"Report: {report}", style="bold")
 
 
 def _settings(

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferaligner.cli.model_options import (
-    AsJson,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    TrustRemoteCode,
-    warn_of_format,
-)
+from inferaligner.cli.model_options import AsJson, ModelOptions
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results, warn
 from inferaligner.cli.traffic_options import by_name, read_benign, warn_of_too_few
@@ -34,16 +25,14 @@ _TRAFFIC, _PROMISE = "Benign traffic", "Promise"
 
 
 def calibrate(
-    place: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder that `fit` wrote.", show_default=False)
-    ],
+    *,
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `fit` wrote.")],
     benign: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SPEC",
             help="Benign prompts, scored now by the target. May be repeated.",
             rich_help_panel=_TRAFFIC,
-            show_default=False,
         ),
     ] = None,
     scores: Annotated[
@@ -53,7 +42,6 @@ def calibrate(
             help="Scores of benign prompts made with this aligner: JSON lines with a field score, as "
             "`inferaligner score` writes them. May be repeated.",
             rich_help_panel=_TRAFFIC,
-            show_default=False,
         ),
     ] = None,
     target: Annotated[
@@ -63,7 +51,6 @@ def calibrate(
             help="The model that scores the prompts; by default the model that the aligner was fitted on, "
             "under its name at that time.",
             rich_help_panel=_TRAFFIC,
-            show_default=False,
         ),
     ] = None,
     scored_bias: Annotated[
@@ -72,7 +59,6 @@ def calibrate(
             metavar="BIAS",
             help="The gate's bias at the time when --scores were made, if it was moved since.",
             rich_help_panel=_TRAFFIC,
-            show_default=False,
         ),
     ] = None,
     max_false_open: Annotated[
@@ -82,7 +68,6 @@ def calibrate(
             help="At most this share of each traffic opens the gate; by default the aligner's own limit, or "
             f"{OWN_LIMIT:g}.",
             rich_help_panel=_PROMISE,
-            show_default=False,
         ),
     ] = None,
     confidence: Annotated[
@@ -92,7 +77,6 @@ def calibrate(
             help=f"Confidence level of that bound, for each traffic; by default the aligner's own, or "
             f"{CONFIDENCE:g}.",
             rich_help_panel=_PROMISE,
-            show_default=False,
         ),
     ] = None,
     drift: Annotated[
@@ -101,11 +85,7 @@ def calibrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
     ] = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
     """Set the operating point of an aligner anew, for exactly the benign traffic given: the gate's bias
@@ -138,8 +118,7 @@ def calibrate(
     if not drift:
         warn_of_too_few({**prompts, **traffic}, limit, sure)
     if prompts:
-        options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-        traffic = {**_scored(artifact, prompts, target, options), **traffic}
+        traffic = {**_scored(artifact, prompts, target, model), **traffic}
     if drift:
         given = {name for name, (_, was_given) in {**files, **named}.items() if was_given}
         _show_drift(artifact, place, traffic, given, sure, as_json)
@@ -177,9 +156,7 @@ def _scored(
         if count:
             note(f"{name}: {count} prompts left out, because the gate was fitted on them")
     spec = artifact.provenance.target.spec if target is None else target
-    options.check(spec)
-    loaded = options.load(spec, system=artifact.provenance.system_prompt)
-    warn_of_format(artifact, loaded)
+    loaded = options.load_for(aligner, spec)
     scores = {}
     for name, texts in kept.items():
         with RichStages().stage(f"scoring {name}", len(texts)) as advance:

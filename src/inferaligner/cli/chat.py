@@ -10,19 +10,8 @@ from rich.text import Text
 
 from inferaligner.cli.answer_panels import gate_mark
 from inferaligner.cli.image_options import ImageFiles
-from inferaligner.cli.model_options import (
-    AlignerPlace,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-    warn_of_format,
-)
-from inferaligner.cli.open_options import Monitor, OnOpen, Refusal, policy_of
+from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
+from inferaligner.cli.open_options import OpenGateOptions
 from inferaligner.cli.terminal import check_text, fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
 from inferaligner.prompts.encoding import sees_images
@@ -41,28 +30,19 @@ _HELP = (
 
 
 def chat(
+    *,
     target: Target,
     aligner: AlignerPlace,
     image: ImageFiles = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    monitor: Monitor = True,
-    on_open: OnOpen = "steer",
-    refusal: Refusal = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    gate: OpenGateOptions,
+    model: ModelOptions,
 ) -> None:
     """Chat with TARGET with the gate in place. Commands in the chat: /image, /compare, /reset, /quit."""
     shown = [picture_from(file) for file in image or []]
     fitted = load_aligner(aligner)
-    policy = policy_of(fitted.artifact, on_open=on_open, refusal=refusal, monitor=monitor)
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target)
-    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    fitted.check(loaded.model, loaded.reader)
-    warn_of_format(fitted.artifact, loaded)
+    policy = gate.policy(fitted.artifact)
+    loaded = model.load_for(fitted, target)
     note(f"{_HELP}   /help: this")
     conversation = Conversation(fitted, loaded, max_new_tokens, policy)
     for picture in shown:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inferaligner.cli.model_options import AsJson, Device, Dtype, ModelOptions
+from inferaligner.cli.model_options import AsJson, ModelOptions
+from inferaligner.cli.option_groups import group_of
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.stopwatch import Stopwatch
 from inferaligner.cli.terminal import note, print_json, results, warn
@@ -30,6 +31,7 @@ _MAX_NEW_TOKENS = 32  # as `evaluate --quick`
 
 
 def demo(
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write everything.")
     ] = Path("out/demo"),
@@ -48,8 +50,7 @@ def demo(
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit anew, even if DIR holds an aligner of these models.")
     ] = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    model: Annotated[ModelOptions, group_of(ModelOptions, only=("dtype", "device"))],
     as_json: AsJson = False,
 ) -> None:
     """Do the main job end to end: fit an aligner for the embedded model, answer prompts with and without it,
@@ -59,21 +60,20 @@ def demo(
     from inferaligner.reporting.figures import require_matplotlib
 
     require_matplotlib()
-    options = ModelOptions(dtype, device)
     _make(output)
-    options.check(target, aligned)
+    model.check(target, aligned)
     watch = Stopwatch(RichStages())
     with watch.measure("loading the target"):
-        ours = options.load(target)
+        ours = model.load(target)
     with watch.measure("loading the aligned model"):
-        theirs = options.load(aligned)
+        theirs = model.load(aligned)
     fitted = None if refit else _earlier(output / "aligner", ours, theirs)
     reused = fitted is not None
     if fitted is None:
         fitted = _fit(ours, theirs, watch)
         fitted.save_pretrained(output / "aligner")
     del theirs
-    recipe = _recipe(fitted, ours, output / "aligner", prompts, options)
+    recipe = _recipe(fitted, ours, output / "aligner", prompts, model)
     # A run of other models, another aligner or other prompts is of no use to this one.
     run = evaluate(recipe, output, watch, replace_other=True)
     rows = run.write_results()

@@ -4,7 +4,7 @@ aligner fits a model, and whether one model can guide another."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,16 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.cli.environment import Finding, examine
-from inferaligner.cli.model_options import (
-    AsJson,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    TrustRemoteCode,
-    load_aligner,
-)
+from inferaligner.cli.model_options import AsJson, ModelOptions, load_aligner
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import print_json, results
 from inferaligner.errors import InputError
@@ -36,26 +27,19 @@ _STYLES = {"ok": "green", "missing": "yellow", "doubtful": "yellow", "differs": 
 
 
 def doctor(
+    *,
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[TARGET]",
-            help="The model to protect; give --aligner or --aligned with it.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[TARGET]", help="The model to protect; give --aligner or --aligned with it."),
     ] = None,
     aligner: Annotated[
         str | None,
-        typer.Option(
-            "--aligner", "-a", metavar="DIR", help="An aligner to check on TARGET.", show_default=False
-        ),
+        typer.Option("--aligner", "-a", metavar="DIR", help="An aligner to check on TARGET."),
     ] = None,
     aligned: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL",
-            help="A model to check before a fit: whether it can guide TARGET, and how well.",
-            show_default=False,
+            metavar="MODEL", help="A model to check before a fit: whether it can guide TARGET, and how well."
         ),
     ] = None,
     rescore: Annotated[
@@ -82,14 +66,9 @@ def doctor(
             metavar="FILE|NAME",
             help="A Jinja chat template for the aligned model, the name of one of its own templates, or "
             '"own" for its default. Without it, --chat-template is for both models.',
-            show_default=False,
         ),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
     """Check the environment; with TARGET and --aligner, also whether the aligner fits TARGET and its gate
@@ -101,21 +80,19 @@ def doctor(
     report = {"environment": examine()}
     shifts: list[FormatShift] = []
     diagnosis: Diagnosis | None = None
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
     if target is not None and aligner is not None:
         fitted = load_aligner(aligner)
-        options.check(target)
-        loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+        model.check(target)
+        loaded = model.load(target, system=fitted.artifact.provenance.system_prompt)
         report.update(_check_pair(fitted, loaded))
         if rescore and not _differs(report):
             shifts = _rescore(fitted, loaded, prompts)
     elif target is not None and aligned is not None:
-        template = None if aligned_chat_template == "own" else aligned_chat_template or chat_template
-        guide = replace(options, chat_template=template)
-        options.check(target)
+        guide = model.with_template(aligned_chat_template)
+        model.check(target)
         guide.check(aligned)
         diagnosis = _diagnose(
-            options.load(target, system=system), guide.load(aligned, system=system), prompts, system
+            model.load(target, system=system), guide.load(aligned, system=system), prompts, system
         )
     fine = not _differs(report) and all(shift.holds for shift in shifts)
     fine = fine and (diagnosis is None or diagnosis.quality != "poor")

@@ -7,19 +7,9 @@ from typing import Annotated
 
 import typer
 
-from inferaligner.cli.model_options import (
-    AsJson,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-    warn_of_format,
-)
+from inferaligner.cli.model_options import AsJson, ModelOptions, Target, load_aligner
 from inferaligner.cli.progress import RichStages
+from inferaligner.cli.run_options import RunOptions
 from inferaligner.cli.terminal import note, print_json, results
 
 _TOKENS, _QUICK_TOKENS = 64, 32
@@ -35,10 +25,9 @@ def _list(wanted: bool) -> None:
 
 
 def evaluate(
+    *,
     target: Target,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; a run there is continued.")
-    ],
+    run: RunOptions,
     aligner: Annotated[
         str | None,
         typer.Option(
@@ -72,16 +61,11 @@ def evaluate(
             metavar="FILE", help="Defence prompt with {prompt} in it, as another method. Repeatable."
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", envvar="INFERALIGNER_DATA", help="Public sets as published."),
-    ] = None,
     hub: Annotated[bool, typer.Option("--hub", help="Download missing sets from the hub.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer prompts, shorter answers: a first look.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the drawn prompts.")] = 0,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Length limit of answers. Default: 64, with --quick 32."),
@@ -90,16 +74,11 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Prompts answered at once. Default: by memory.")
     ] = None,
     timing: Annotated[bool, typer.Option(help="Measure inference time too.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     list_all: Annotated[
         bool,
         typer.Option("--list", help="List suites and methods, and exit.", callback=_list, is_eager=True),
     ] = False,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods on suites of test prompts: safety, over-refusal, utility and cost, with intervals.
@@ -122,29 +101,26 @@ def evaluate(
     specs = methods.check([*specs, *(f"prompt={file}" for file in prompt_file or [])])
     for name, why in left_out.items():
         note(f"Left out of all: {name} {why}")
-    subsets = suites.load(suite or suites.DEFAULT, data=data, hub=hub, limit=limit, quick=quick, seed=seed)
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target)
-    loaded = options.load(target, system=None if fitted is None else fitted.artifact.provenance.system_prompt)
-    if fitted is not None:
-        fitted.check(loaded.model, loaded.reader)
-        warn_of_format(fitted.artifact, loaded)
+    subsets = suites.load(
+        suite or suites.DEFAULT, data=run.data, hub=hub, limit=limit, quick=quick, seed=run.seed
+    )
+    loaded = model.load_for(fitted, target)
     recipe = Recipe(
-        methods.make_methods(specs, MethodContext(loaded, fitted, options.load)),
+        methods.make_methods(specs, MethodContext(loaded, fitted, model.load)),
         subsets,
         max_new_tokens or (_QUICK_TOKENS if quick else _TOKENS),
         aligner,
         batch_size,
         timing=(QUICK if quick else TimingSettings()) if timing else None,
     )
-    run = run_recipe(recipe, output, RichStages(), overwrite=overwrite)
-    rows = run.write_results()
-    page = run.write_report(report(run, rows))
+    done = run_recipe(recipe, run.output, RichStages(), overwrite=run.overwrite)
+    rows = done.write_results()
+    page = done.write_report(report(done, rows))
     if as_json:
-        print_json({"folder": str(output), "report": str(page), "results": rows})
+        print_json({"folder": str(run.output), "report": str(page), "results": rows})
         return
 
     from inferaligner.cli.evaluation_tables import show
 
-    show(run, rows)
+    show(done, rows)
     note(f"Report: {page}", style="bold")

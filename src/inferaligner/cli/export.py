@@ -22,9 +22,7 @@ class Format(str, Enum):
 
 def export(
     place: Place,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
     to: Annotated[Format, typer.Option(help="gguf: a control vector for llama.cpp.")] = Format.gguf,
 ) -> None:
     """Export the steering vectors, strength included, as a control vector for llama.cpp.

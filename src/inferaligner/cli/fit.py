@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferaligner.cli.fit_flags import MAP, PROMPTS, with_fit_flags
-from inferaligner.cli.model_options import (
-    AsJson,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-)
+from inferaligner.cli.fit_flags import MAP, PROMPTS, Choices
+from inferaligner.cli.model_options import AsJson, ModelOptions, Target
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.recording_engine import Engine, check_engine, recorder_of
 from inferaligner.cli.terminal import check_text, note, print_json, results
 from inferaligner.cli.traffic_options import read_benign, warn_of_too_few
 from inferaligner.errors import InputError
-from inferaligner.fit.options import FitChoices, FitOptions, check_given
+from inferaligner.fit.options import FitOptions, check_given
 from inferaligner.prompts.images import Prompt
 from inferaligner.prompts.prompt_files import read_prompts
 
@@ -32,13 +22,12 @@ if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel
 
 
-@with_fit_flags
 def fit(
     *,
     target: Target,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Where to write the aligner.", show_default=False),
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write the aligner."),
     ],
     aligned: Annotated[
         str | None,
@@ -46,7 +35,6 @@ def fit(
             metavar="MODEL",
             help="A model that declines harmful requests: best a sibling of TARGET, else any other "
             "(see --carry). Without one the aligner is a gate alone, for --on-open refuse.",
-            show_default=False,
         ),
     ] = None,
     harmful: Annotated[
@@ -56,16 +44,12 @@ def fit(
             help="Harmful prompts instead of the shipped contrast set: .txt, .jsonl, .json, .csv "
             "(FILE:column) or hf://dataset#column. Goes with --harmless.",
             rich_help_panel=PROMPTS,
-            show_default=False,
         ),
     ] = None,
     harmless: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC",
-            help="Harmless prompts, best the harmful ones' twins.",
-            rich_help_panel=PROMPTS,
-            show_default=False,
+            metavar="SPEC", help="Harmless prompts, best the harmful ones' twins.", rich_help_panel=PROMPTS
         ),
     ] = None,
     benign: Annotated[
@@ -74,10 +58,9 @@ def fit(
             metavar="[NAME=]SPEC",
             help="Prompts of your own traffic, which must not open the gate. May be repeated.",
             rich_help_panel=PROMPTS,
-            show_default=False,
         ),
     ] = None,
-    choices: FitChoices,
+    choices: Choices,
     aligned_chat_template: Annotated[
         str | None,
         typer.Option(
@@ -85,14 +68,9 @@ def fit(
             help='A Jinja chat template for the aligned model, the name of one of its own, or "own" for its '
             "default; --chat-template is for both otherwise.",
             rich_help_panel=MAP,
-            show_default=False,
         ),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
     engine: Annotated[
         Engine,
         typer.Option(
@@ -102,9 +80,7 @@ def fit(
     flags: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- VLLM FLAGS]",
-            help="With --engine vllm: flags of vllm serve, as in the deployment.",
-            show_default=False,
+            metavar="[-- VLLM FLAGS]", help="With --engine vllm: flags of vllm serve, as in the deployment."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -125,18 +101,16 @@ def fit(
     if pair is not None:
         samples_from_lists(*pair, ("", ""))  # raises for unusable prompts, before a model is loaded
     check_output_folder(output)
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target, *([] if aligned is None else [aligned]))
-    its_own = aligned_chat_template == "own"
-    guide = replace(options, chat_template=None if its_own else aligned_chat_template or chat_template)
+    model.check(target, *([] if aligned is None else [aligned]))
+    guide = model.with_template(aligned_chat_template)
     guide.check()
     check_engine(engine, flags or [], chosen.monitor)
     if not chosen.paper:
         warn_of_too_few(traffic, chosen.limits(bool(traffic))[0], chosen.confidence)
 
-    target_model = options.load(target, system=chosen.system)
+    target_model = model.load(target, system=chosen.system)
     aligned_model = None if aligned is None else guide.load(aligned, system=chosen.system)
-    if chat_template is not None and aligned_chat_template is None and aligned_model is not None:
+    if model.chat_template is not None and aligned_chat_template is None and aligned_model is not None:
         _check_same_family(target_model, aligned_model)
     with recorder_of(engine, target, flags or []) as recorder:
         aligner = Aligner.fit(

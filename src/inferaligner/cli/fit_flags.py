@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
-from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 
 from inferaligner.cli.flag_names import in_flags
 from inferaligner.cli.layer_ranges import read_layers
+from inferaligner.cli.option_groups import OptionGroup, option
 from inferaligner.fit.options import FitChoices, FitOptions
 
 PROMPTS, CHOICES = "Prompts", "Choices (default: made from data)"
@@ -54,30 +54,6 @@ _OTHERS = {"benign": "--benign"}
 """Flags that descriptions name, and that are no fields."""
 
 
-def with_fit_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one flag for each field of `FitOptions`, in place of its parameter `choices`.
-
-    The command gets the choices that the user gave, and those whose default the help shows.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        if hints.get(parameter.name) is FitChoices:
-            parameters += [_parameter(each) for each in fields(FitOptions)]
-        else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name]))
-
-    @wraps(command)
-    def with_choices(**given: Any) -> None:
-        values = {name: given.pop(name) for name in FLAGS}
-        choices = {name: v for name, v in values.items() if v is not None and v is not False}
-        command(**given, choices=choices)
-
-    with_choices.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_choices.__annotations__ = {each.name: each.annotation for each in parameters}
-    return with_choices
-
-
 def flag_name(field: str) -> str:
     """The flag of a field of `FitOptions`."""
     return FLAGS[field].name or f"--{field.replace('_', '-')}"
@@ -88,7 +64,7 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
     hint = get_type_hints(FitOptions)[field.name]
     switch = hint is bool
     default = field.default if flag.shows_default or switch else None
-    option = typer.Option(
+    info = typer.Option(
         flag_name(field.name),
         help=in_flags(field.metadata["help"], {name: flag_name(name) for name in FLAGS} | _OTHERS),
         metavar=flag.metavar,
@@ -101,6 +77,14 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
         hint = object | None
     elif default is None:
         hint = hint | None
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option]
-    )
+    return option(field.name, Annotated[hint, info], default)
+
+
+def _given(**values: Any) -> FitChoices:
+    """The choices that the user gave, and those whose default the help shows."""
+    chosen = {name: value for name, value in values.items() if value is not None and value is not False}
+    return cast(FitChoices, chosen)
+
+
+Choices = Annotated[FitChoices, OptionGroup([_parameter(each) for each in fields(FitOptions)], _given)]
+"""The parameter of `fit` that receives the choices."""

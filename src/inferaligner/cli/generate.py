@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferaligner.cli.image_options import ImageFiles, with_images
-from inferaligner.cli.model_options import (
-    AlignerPlace,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-    warn_of_format,
-)
-from inferaligner.cli.open_options import Monitor, OnOpen, Refusal, policy_of
+from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
+from inferaligner.cli.open_options import OpenGateOptions
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import check_text, note, print_json_line
@@ -38,11 +27,10 @@ if TYPE_CHECKING:
 
 
 def generate(
+    *,
     target: Target,
     aligner: AlignerPlace,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="One prompt.", show_default=False)
-    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="One prompt.")] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +38,6 @@ def generate(
             "-i",
             metavar="SPEC",
             help="Many prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
-            show_default=False,
         ),
     ] = None,
     image: ImageFiles = None,
@@ -64,23 +51,16 @@ def generate(
             "-o",
             metavar="FILE",
             help="Write the JSON lines to this file as they are generated; an interrupted run is continued.",
-            show_default=False,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
-    monitor: Monitor = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON lines on a terminal too, instead of panels.")
     ] = False,
-    on_open: OnOpen = "steer",
-    refusal: Refusal = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    gate: OpenGateOptions,
+    model: ModelOptions,
 ) -> None:
     """Answer prompts with the gate in place, greedily: JSON lines with prompt, response, score and open.
 
@@ -92,8 +72,7 @@ def generate(
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
-    policy = policy_of(fitted.artifact, on_open=on_open, refusal=refusal, monitor=monitor)
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
+    policy = gate.policy(fitted.artifact)
     answers: AnswersFile | None = None
     if output is not None:
         answers = _answers_file(
@@ -105,23 +84,21 @@ def generate(
                 "target": target,
                 "max_new_tokens": max_new_tokens,
                 "compare": compare,
-                **({} if monitor else {"monitor": False}),
-                "dtype": dtype,
-                "quantization": quantization,
-                "chat_template": chat_template,
+                **({} if gate.monitor else {"monitor": False}),
+                "dtype": model.dtype,
+                "quantization": model.quantization,
+                "chat_template": model.chat_template,
                 **({} if policy.refusal_text is None else {"refusal": policy.refusal_text}),
             },
         )
         if answers.finished == len(prompts):
             note(f"{output} has all {len(prompts)} answers already; nothing to do.")
             return
-    options.check(target)
-    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
+    loaded = model.load_for(fitted, target)
     show: Callable[[dict[str, Any]], None] = print_json_line
     if answers is None and not as_json and sys.stdout.isatty():
         from inferaligner.cli.answer_panels import show
     first = 0 if answers is None else answers.finished
-    warn_of_format(fitted.artifact, loaded)
     rows = answer_rows(
         fitted,
         loaded,

@@ -15,7 +15,6 @@ ImageFiles = Annotated[
         "--image",
         metavar="FILE",
         help="An image that goes before the prompt, for a vision-language model. May be repeated.",
-        show_default=False,
     ),
 ]
 

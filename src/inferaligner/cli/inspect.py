@@ -14,9 +14,7 @@ from inferaligner.errors import InputError
 
 Place = Annotated[
     str,
-    typer.Argument(
-        metavar="DIR", help="Folder that `fit` wrote, or the hub id of an aligner.", show_default=False
-    ),
+    typer.Argument(metavar="DIR", help="Folder that `fit` wrote, or the hub id of an aligner."),
 ]
 
 
@@ -25,9 +23,7 @@ def inspect(
     plots: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
-            help="Write figures of vectors, gates and the strength search here, as PNG.",
-            show_default=False,
+            metavar="FOLDER", help="Write figures of vectors, gates and the strength search here, as PNG."
         ),
     ] = None,
     html: Annotated[
@@ -35,7 +31,6 @@ def inspect(
         typer.Option(
             metavar="FILE",
             help="Write a page with the figures of gate, vectors and strength search to this file.",
-            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,

@@ -29,6 +29,7 @@ from inferaligner.cli.flag_names import flags_of, printing_flags
 from inferaligner.cli.generate import generate
 from inferaligner.cli.inspect import inspect
 from inferaligner.cli.judge import judge
+from inferaligner.cli.option_groups import expand_groups
 from inferaligner.cli.score import score
 from inferaligner.cli.serve import serve
 from inferaligner.cli.terminal import DEBUG, fail, note, quieten, tolerate_any_encoding, warn
@@ -86,7 +87,7 @@ def _root(
 
 
 if find_spec("inferaligner.cli.demo") is not None:
-    app.command("demo")(import_module("inferaligner.cli.demo").demo)
+    app.command("demo")(expand_groups(import_module("inferaligner.cli.demo").demo))
 for _name, _command in (
     ("fit", fit),
     ("calibrate", calibrate),
@@ -101,7 +102,7 @@ for _name, _command in (
     ("export", export),
     ("doctor", doctor),
 ):
-    app.command(_name)(_command)
+    app.command(_name)(expand_groups(_command))
 
 
 def main() -> None:

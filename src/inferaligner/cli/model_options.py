@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
     from inferaligner.models.loading import LoadedModel
 
-_PANEL = "How to load the model"
 
 Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
         help="The model to protect: a hub id, a folder, a .gguf file, a PEFT adapter folder or builtin:NAME.",
-        show_default=False,
     ),
 ]
 AlignerPlace = Annotated[
@@ -34,41 +32,6 @@ AlignerPlace = Annotated[
         "-a",
         metavar="DIR",
         help="The folder of an aligner, as `fit` writes it, or the hub id of one.",
-        show_default=False,
-    ),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16.", rich_help_panel=_PANEL
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:N, mps, or balanced to spread the layers over all GPUs.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Quantization = Annotated[
-    str | None,
-    typer.Option(metavar="int8|int4", help="Quantise while loading.", rich_help_panel=_PANEL),
-]
-ChatTemplate = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|NAME",
-        help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of the "
-        "tokenizer's templates. Without it, the tokenizer's own is used; of several, the one named default.",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", help="Run code that is shipped with the model.", rich_help_panel=_PANEL
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
@@ -76,13 +39,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The user's options for loading a model."""
+    """The options for loading a model, of every command that loads one."""
 
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str | None = None
-    chat_template: str | None = None
-    trust_remote_code: bool = False
+    panel: ClassVar = "How to load the model"
+
+    dtype: Annotated[
+        str,
+        typer.Option(metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16."),
+    ] = "auto"
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help="auto, cpu, cuda, cuda:N, mps, or balanced to spread the layers over all GPUs.",
+        ),
+    ] = "auto"
+    quantization: Annotated[
+        str | None,
+        typer.Option(metavar="int8|int4", help="Quantise while loading."),
+    ] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of the "
+            "tokenizer's templates. Without it, the tokenizer's own is used; of several, the one named "
+            "default.",
+        ),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that is shipped with the model."),
+    ] = False
 
     def check(self, *specs: str) -> None:
         """Checks the options and specs without loading weights.
@@ -118,6 +106,26 @@ class ModelOptions:
             )
         _check_rendering(loaded, system)
         return loaded
+
+    def load_for(self, aligner: Aligner | None, spec: str) -> LoadedModel:
+        """Loads the model that an aligner was fitted on.
+
+        Warns if the model has another precision or quantization than at fit time.
+
+        Raises:
+            MismatchError: The model is another one.
+        """
+        self.check(spec)
+        if aligner is None:
+            return self.load(spec)
+        loaded = self.load(spec, system=aligner.artifact.provenance.system_prompt)
+        aligner.check(loaded.model, loaded.reader)
+        warn_of_format(aligner.artifact, loaded)
+        return loaded
+
+    def with_template(self, choice: str | None) -> ModelOptions:
+        """The options for an aligned model: its own chat template for "own", else `choice`, if any."""
+        return replace(self, chat_template=None if choice == "own" else choice or self.chat_template)
 
 
 def load_aligner(place: str) -> Aligner:

@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inferaligner.cli.model_options import (
-    AlignerPlace,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-    warn_of_format,
-)
+from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
 from inferaligner.cli.output_file import check_output_file, write_lines
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json_line
@@ -27,6 +16,7 @@ from inferaligner.prompts.prompt_files import read_prompts
 
 
 def score(
+    *,
     target: Target,
     aligner: AlignerPlace,
     source: Annotated[
@@ -36,20 +26,13 @@ def score(
             "-i",
             metavar="SPEC",
             help="Prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
-            show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="File for the lines, not stdout.", show_default=False
-        ),
+        typer.Option("--output", "-o", metavar="FILE", help="File for the lines, not stdout."),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
 ) -> None:
     """Score prompts with the gate, without generating: JSON lines with prompt, score and open.
 
@@ -59,10 +42,7 @@ def score(
     if output is not None:
         check_output_file(output, source)
     fitted = load_aligner(aligner)
-    options = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-    options.check(target)
-    loaded = options.load(target, system=fitted.artifact.provenance.system_prompt)
-    warn_of_format(fitted.artifact, loaded)
+    loaded = model.load_for(fitted, target)
     with RichStages().stage("scoring", len(prompts)) as advance:
         decisions = fitted.score(loaded.model, loaded.reader, prompts, advance=advance)
     rows = [

@@ -8,37 +8,57 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from inferaligner.cli.model_options import (
-    AlignerPlace,
-    ChatTemplate,
-    Device,
-    Dtype,
-    ModelOptions,
-    Quantization,
-    Target,
-    TrustRemoteCode,
-    load_aligner,
-)
-from inferaligner.cli.open_options import PANEL, Monitor, OnOpen, Refusal, policy_of
-from inferaligner.cli.serve_embedded import ProcessOptions, check_packages, serve_embedded
+from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
+from inferaligner.cli.open_options import PANEL, OpenGateOptions
+from inferaligner.cli.serve_embedded import EmbeddedOptions, check_packages, serve_embedded
 from inferaligner.cli.served_name import FLAG, served_name
 from inferaligner.cli.terminal import messages, note
 from inferaligner.errors import InputError, MissingExtraError
 from inferaligner.steering.gate_policy import AllowedPrompts
 
 _CLIENTS = "What clients see"
-_SERVER = "The embedded server (--engine transformers)"
-_VLLM = "vLLM (--engine vllm)"
 _ENGINES = ("transformers", "vllm")
 
 
+@dataclass(frozen=True)
+class VllmOptions:
+    """The options of `--engine vllm` alone."""
+
+    panel: ClassVar = "vLLM (--engine vllm)"
+
+    async_scheduling: Annotated[
+        bool,
+        typer.Option("--async-scheduling", help="Schedule one step ahead of the GPU."),
+    ] = False
+    untested_vllm: Annotated[
+        bool,
+        typer.Option(
+            "--untested-vllm",
+            help="Run on a version of vLLM that was not tested; the self-test must still pass.",
+        ),
+    ] = False
+    adapters: Annotated[
+        str,
+        typer.Option(
+            metavar="own|any",
+            help="Refuse requests with another LoRA adapter than the target's; or gate them too.",
+        ),
+    ] = "own"
+    print_command: Annotated[
+        bool,
+        typer.Option("--print-command", help="Print the vllm command instead of running it."),
+    ] = False
+
+
 def serve(
+    *,
     context: typer.Context,
     target: Target,
     aligner: AlignerPlace,
@@ -47,15 +67,12 @@ def serve(
         typer.Option(
             metavar="transformers|vllm",
             help="The engine that runs the model (by default vllm where it is installed, else transformers).",
-            show_default=False,
         ),
     ] = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Decide and report, never steer.", rich_help_panel=PANEL)
     ] = False,
-    on_open: OnOpen = "steer",
-    refusal: Refusal = None,
-    monitor: Monitor = True,
+    gate: OpenGateOptions,
     prompts: Annotated[
         AllowedPrompts,
         typer.Option(
@@ -75,10 +92,7 @@ def serve(
     audit_log: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="One JSON line per decision; prompts are hashed.",
-            rich_help_panel=PANEL,
-            show_default=False,
+            metavar="FILE", help="One JSON line per decision; prompts are hashed.", rich_help_panel=PANEL
         ),
     ] = None,
     audit_text: Annotated[
@@ -92,7 +106,6 @@ def serve(
             metavar="NAME",
             help="The model's name for clients (by default TARGET as given, or the name of its folder).",
             rich_help_panel=_CLIENTS,
-            show_default=False,
         ),
     ] = None,
     allow_origin: Annotated[
@@ -102,111 +115,14 @@ def serve(
             help="Let web pages of this origin use the server from a browser (CORS), such as "
             "http://localhost:3000. Repeatable; * is every page.",
             rich_help_panel=_CLIENTS,
-            show_default=False,
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.", rich_help_panel=_SERVER)
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, help="Port to listen on; 0 is any free port.", rich_help_panel=_SERVER
-        ),
-    ] = 8000,
-    api_keys: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Lines of `KEY ROUTE…`, such as `sk-1 /v1`. Without it everybody may use every route except "
-            "/admin.",
-            rich_help_panel=_SERVER,
-            show_default=False,
-        ),
-    ] = None,
-    audit_max_mb: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Size at which the audit log begins a new file; 0 is never.", rich_help_panel=_SERVER
-        ),
-    ] = 100.0,
-    audit_keep: Annotated[
-        int, typer.Option(min=0, help="Earlier audit log files to keep.", rich_help_panel=_SERVER)
-    ] = 10,
-    max_rows: Annotated[
-        int,
-        typer.Option(min=1, help="Answers generated at the same time.", rich_help_panel=_SERVER),
-    ] = 64,
-    max_queue: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Prompts that may wait; further ones get status 429.", rich_help_panel=_SERVER
-        ),
-    ] = 512,
-    cache_tokens: Annotated[
-        int,
-        typer.Option(min=64, help="Tokens that the KV cache may hold.", rich_help_panel=_SERVER),
-    ] = 131_072,
-    answer_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Longest answer to a chat that sets no limit, in tokens.", rich_help_panel=_SERVER
-        ),
-    ] = 1_024,
-    grace: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Seconds that running answers have to end after the server is stopped.",
-            rich_help_panel=_SERVER,
-        ),
-    ] = 60,
-    playground: Annotated[
-        bool, typer.Option(help="Show the playground at /.", rich_help_panel=_SERVER)
-    ] = True,
-    image_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST",
-            help="Fetch images from this host, by https. Without it, only data URLs are accepted.",
-            rich_help_panel=_SERVER,
-            show_default=False,
-        ),
-    ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    quantization: Quantization = None,
-    chat_template: ChatTemplate = None,
-    trust_remote_code: TrustRemoteCode = False,
-    async_scheduling: Annotated[
-        bool,
-        typer.Option("--async-scheduling", help="Schedule one step ahead of the GPU.", rich_help_panel=_VLLM),
-    ] = False,
-    untested_vllm: Annotated[
-        bool,
-        typer.Option(
-            "--untested-vllm",
-            help="Run on a version of vLLM that was not tested; the self-test must still pass.",
-            rich_help_panel=_VLLM,
-        ),
-    ] = False,
-    adapters: Annotated[
-        str,
-        typer.Option(
-            metavar="own|any",
-            help="Refuse requests with another LoRA adapter than the target's; or gate them too.",
-            rich_help_panel=_VLLM,
-        ),
-    ] = "own",
-    print_command: Annotated[
-        bool,
-        typer.Option(
-            "--print-command", help="Print the vllm command instead of running it.", rich_help_panel=_VLLM
-        ),
-    ] = False,
+    embedded: EmbeddedOptions,
+    model: ModelOptions,
+    vllm: VllmOptions,
     flags: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- VLLM FLAGS]", help="Passed on to vllm serve.", show_default=False),
+        typer.Argument(metavar="[-- VLLM FLAGS]", help="Passed on to vllm serve."),
     ] = None,
 ) -> None:
     """Serve a model with the gate enforced, through an OpenAI-compatible API.
@@ -226,9 +142,7 @@ def serve(
             )
         check_packages()
     fitted = load_aligner(aligner)
-    policy = policy_of(
-        fitted.artifact, shadow=shadow, on_open=on_open, refusal=refusal, monitor=monitor, prompts=prompts
-    )
+    policy = gate.policy(fitted.artifact, shadow=shadow, prompts=prompts)
     if chosen == "transformers":
         from inferaligner.server.settings import ServerSettings
 
@@ -236,26 +150,17 @@ def serve(
             **policy.model_dump(),
             model_name=name,
             allow_override=allow_override,
-            max_rows=max_rows,
-            max_queue=max_queue,
-            cache_tokens=cache_tokens,
-            answer_tokens=answer_tokens,
-            playground=playground,
-            image_hosts=tuple(image_host or ()),
             allow_origins=origins,
+            max_rows=embedded.max_rows,
+            max_queue=embedded.max_queue,
+            cache_tokens=embedded.cache_tokens,
+            answer_tokens=embedded.answer_tokens,
+            playground=embedded.playground,
+            image_hosts=tuple(embedded.image_host or ()),
         )
-        process = ProcessOptions(
-            host=host,
-            port=port,
-            api_keys=api_keys,
-            audit_log=audit_log,
-            audit_text=audit_text,
-            audit_max_mb=audit_max_mb,
-            audit_keep=audit_keep,
-            grace=grace,
+        serve_embedded(
+            target, aligner, fitted, settings, embedded, model, audit_log=audit_log, audit_text=audit_text
         )
-        model = ModelOptions(dtype, device, quantization, chat_template, trust_remote_code)
-        serve_embedded(target, aligner, fitted, settings, process, model)
         return
     from inferaligner.vllm.adapters import serving_flags
     from inferaligner.vllm.checkpoint import served_model
@@ -269,9 +174,9 @@ def serve(
         **policy.model_dump(),
         audit_log=None if audit_log is None else str(audit_log),
         audit_text=audit_text,
-        untested_vllm=untested_vllm,
+        untested_vllm=vllm.untested_vllm,
         adapter=None if served.adapter is None else str(served.adapter),
-        adapters=adapters,
+        adapters=vllm.adapters,
     )
     # An adapter is served beside its base model, which keeps a name of its own.
     named = [FLAG, name] if served.adapter is None else serving_flags(served.adapter, name)
@@ -281,9 +186,9 @@ def serve(
         served.weights,
         engine_settings,
         [*served.flags, *clients, *(flags or [])],  # vLLM takes the last value of a repeated flag
-        async_scheduling=async_scheduling,
+        async_scheduling=vllm.async_scheduling,
     )
-    if print_command:
+    if vllm.print_command:
         print(shlex.join(command))
         return
     if find_spec("vllm") is None:
@@ -308,11 +213,8 @@ def _origins(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
-_OF_TRANSFORMERS = ("allow_override", "host", "port", "api_keys",
-                    "audit_max_mb", "audit_keep", "max_rows", "max_queue", "cache_tokens", "answer_tokens",
-                    "grace", "playground", "image_host", "dtype", "device", "quantization", "chat_template",
-                    "trust_remote_code")  # fmt: skip
-_OF_VLLM = ("async_scheduling", "untested_vllm", "adapters", "print_command")
+_OF_VLLM = [each.name for each in fields(VllmOptions)]
+_OF_TRANSFORMERS = ["allow_override", *(each.name for each in fields(EmbeddedOptions) + fields(ModelOptions))]
 
 
 def _refuse_options_of_the_other(context: typer.Context, engine: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from inferaligner.cli.model_options import ModelOptions, warn_of_format
+import typer
+
+from inferaligner.cli.model_options import ModelOptions
 from inferaligner.cli.terminal import note, warn
 from inferaligner.errors import InputError, MissingExtraError
 from inferaligner.storage.paths import expanded
@@ -20,17 +22,56 @@ _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "p
 
 
 @dataclass(frozen=True)
-class ProcessOptions:
-    """The options of `serve` about the process: its address, keys and audit log."""
+class EmbeddedOptions:
+    """The options of `--engine transformers` alone: address, keys, rotation of the audit log, limits."""
 
-    host: str
-    port: int
-    api_keys: Path | None
-    audit_log: Path | None
-    audit_text: bool
-    audit_max_mb: float
-    audit_keep: int
-    grace: int
+    panel: ClassVar = "The embedded server (--engine transformers)"
+
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1"
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port."),
+    ] = 8000
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Lines of `KEY ROUTE…`, such as `sk-1 /v1`. Without it everybody may use every route except "
+            "/admin.",
+        ),
+    ] = None
+    audit_max_mb: Annotated[
+        float,
+        typer.Option(min=0, help="Size at which the audit log begins a new file; 0 is never."),
+    ] = 100.0
+    audit_keep: Annotated[int, typer.Option(min=0, help="Earlier audit log files to keep.")] = 10
+    max_rows: Annotated[
+        int,
+        typer.Option(min=1, help="Answers generated at the same time."),
+    ] = 64
+    max_queue: Annotated[
+        int,
+        typer.Option(min=1, help="Prompts that may wait; further ones get status 429."),
+    ] = 512
+    cache_tokens: Annotated[
+        int,
+        typer.Option(min=64, help="Tokens that the KV cache may hold."),
+    ] = 131_072
+    answer_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Longest answer to a chat that sets no limit, in tokens."),
+    ] = 1_024
+    grace: Annotated[
+        int, typer.Option(min=0, help="Seconds that running answers have to end after the server is stopped.")
+    ] = 60
+    playground: Annotated[bool, typer.Option(help="Show the playground at /.")] = True
+    image_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images from this host, by https. Without it, only data URLs are accepted.",
+        ),
+    ] = None
 
 
 def check_packages() -> None:
@@ -48,8 +89,11 @@ def serve_embedded(
     aligner: str,
     fitted: Aligner,
     settings: ServerSettings,
-    options: ProcessOptions,
+    options: EmbeddedOptions,
     model: ModelOptions,
+    *,
+    audit_log: Path | None,
+    audit_text: bool,
 ) -> None:
     """Loads the model, serves it, and returns when the server has been stopped.
 
@@ -58,8 +102,10 @@ def serve_embedded(
         aligner: place of the aligner, as on the command line.
         fitted: the aligner itself.
         settings: the gate's policy and the server's limits.
-        options: address, keys and audit log.
+        options: address, keys and rotation of the audit log.
         model: how the model is loaded.
+        audit_log: the file for the gate's decisions, if any.
+        audit_text: whether the prompts go into it too.
 
     Raises:
         InputError: the address is taken, or a file cannot be read or written.
@@ -70,19 +116,17 @@ def serve_embedded(
     from inferaligner.server.run import listen, serve_until_stopped
     from inferaligner.storage.audit_log import AuditFile
 
-    if options.audit_text and options.audit_log is None:
+    if audit_text and audit_log is None:
         raise InputError("--audit-text was given without --audit-log FILE. Give both, or neither.")
     keys = ApiKeys.read(options.api_keys)
     model.check(target)
     listener = listen(options.host, options.port)
     try:
         audit = None
-        if options.audit_log is not None:
+        if audit_log is not None:
             limit = None if options.audit_max_mb == 0 else int(options.audit_max_mb * 1e6)
-            audit = AuditFile(options.audit_log, max_bytes=limit, keep=options.audit_keep)
-        loaded = model.load(target, system=fitted.artifact.provenance.system_prompt)
-        fitted.check(loaded.model, loaded.reader)
-        warn_of_format(fitted.artifact, loaded)
+            audit = AuditFile(audit_log, max_bytes=limit, keep=options.audit_keep)
+        loaded = model.load_for(fitted, target)
         port = listener.getsockname()[1]
         shown = f"[{options.host}]" if ":" in options.host else options.host
         if options.host not in ("127.0.0.1", "::1", "localhost") and not keys.routes:
@@ -100,7 +144,7 @@ def serve_embedded(
             settings,
             keys=keys,
             audit=audit,
-            audit_text=options.audit_text,
+            audit_text=audit_text,
             folder=folder,
             on_ready=ready,
         )
