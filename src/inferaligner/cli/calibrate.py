@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from inferaligner.cli.model_options import AsJson, ModelOptions
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results, warn
 from inferaligner.cli.traffic_options import by_name, read_benign, warn_of_too_few
@@ -21,64 +22,60 @@ if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
     from inferaligner.storage.operating_point_record import Source
 
-_TRAFFIC, _PROMISE = "Benign traffic", "Promise"
+
+@dataclass(frozen=True)
+class TrafficOptions:
+    """The prompts or scores that are calibrated for."""
+
+    panel: ClassVar = "Benign traffic"
+
+    benign: list[str] | None = flag(
+        None, metavar="[NAME=]SPEC", help="Benign prompts, scored now by the target. May be repeated."
+    )
+    scores: list[str] | None = flag(
+        None,
+        metavar="[NAME=]FILE",
+        help="Scores of benign prompts made with this aligner: JSON lines with a field score, as "
+        "`inferaligner score` writes them. May be repeated.",
+    )
+    target: str | None = flag(
+        None,
+        metavar="TARGET",
+        help="The model that scores the prompts; by default the model that the aligner was fitted on, under "
+        "its name at that time.",
+    )
+    scored_bias: float | None = flag(
+        None,
+        metavar="BIAS",
+        help="The gate's bias at the time when --scores were made, if it was moved since.",
+    )
+
+
+@dataclass(frozen=True)
+class PromiseOptions:
+    """The bound that is promised for each traffic."""
+
+    panel: ClassVar = "Promise"
+
+    max_false_open: float | None = flag(
+        None,
+        metavar="SHARE",
+        help="At most this share of each traffic opens the gate; by default the aligner's own limit, or "
+        f"{OWN_LIMIT:g}.",
+    )
+    confidence: float | None = flag(
+        None,
+        metavar="SHARE",
+        help="Confidence level of that bound, for each traffic; by default the aligner's own, or "
+        f"{CONFIDENCE:g}.",
+    )
 
 
 def calibrate(
     *,
     place: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `fit` wrote.")],
-    benign: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]SPEC",
-            help="Benign prompts, scored now by the target. May be repeated.",
-            rich_help_panel=_TRAFFIC,
-        ),
-    ] = None,
-    scores: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]FILE",
-            help="Scores of benign prompts made with this aligner: JSON lines with a field score, as "
-            "`inferaligner score` writes them. May be repeated.",
-            rich_help_panel=_TRAFFIC,
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TARGET",
-            help="The model that scores the prompts; by default the model that the aligner was fitted on, "
-            "under its name at that time.",
-            rich_help_panel=_TRAFFIC,
-        ),
-    ] = None,
-    scored_bias: Annotated[
-        float | None,
-        typer.Option(
-            metavar="BIAS",
-            help="The gate's bias at the time when --scores were made, if it was moved since.",
-            rich_help_panel=_TRAFFIC,
-        ),
-    ] = None,
-    max_false_open: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="At most this share of each traffic opens the gate; by default the aligner's own limit, or "
-            f"{OWN_LIMIT:g}.",
-            rich_help_panel=_PROMISE,
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help=f"Confidence level of that bound, for each traffic; by default the aligner's own, or "
-            f"{CONFIDENCE:g}.",
-            rich_help_panel=_PROMISE,
-        ),
-    ] = None,
+    live: TrafficOptions,
+    promise: PromiseOptions,
     drift: Annotated[
         bool, typer.Option("--drift", help="Compare with the stored calibration scores; change nothing.")
     ] = False,
@@ -91,34 +88,34 @@ def calibrate(
     """Set the operating point of an aligner anew, for exactly the benign traffic given: the gate's bias
     moves, its weights and the vectors stay. With --drift, compare live traffic with that of the calibration.
     """
-    if max_false_open is not None:
-        check_share("max_false_open", max_false_open)
-    if confidence is not None:
-        check_share("confidence", confidence)
-    if not benign and not scores:
+    if promise.max_false_open is not None:
+        check_share("max_false_open", promise.max_false_open)
+    if promise.confidence is not None:
+        check_share("confidence", promise.confidence)
+    if not live.benign and not live.scores:
         raise InputError("There is no traffic: give prompts with --benign FILE or scores with --scores FILE.")
-    if drift and (max_false_open is not None or confidence is not None):
+    if drift and (promise.max_false_open is not None or promise.confidence is not None):
         raise InputError(
             "--drift compares with the aligner's own limit; leave out --max-false-open and --confidence."
         )
-    if scored_bias is not None and (not scores or not math.isfinite(scored_bias)):
-        raise InputError(f"--scored-bias {scored_bias} goes with --scores FILE, and is a finite number.")
-    files, named = by_name(scores or [], "--scores"), by_name(benign or [], "--benign")
+    if live.scored_bias is not None and (not live.scores or not math.isfinite(live.scored_bias)):
+        raise InputError(f"--scored-bias {live.scored_bias} goes with --scores FILE, and is a finite number.")
+    files, named = by_name(live.scores or [], "--scores"), by_name(live.benign or [], "--benign")
     for name in files:
         if name in named:
             raise InputError(f"--benign and --scores both name {name!r}; give one of them another name.")
-    prompts = read_benign(benign or [])
+    prompts = read_benign(live.benign or [])
 
     from inferaligner.artifact import AlignerArtifact
     from inferaligner.fit.operating_point.recalibrate import promise_asked
 
     artifact = AlignerArtifact.read(place)
-    traffic = _stored(artifact, {name: spec for name, (spec, _) in files.items()}, scored_bias)
-    limit, sure = promise_asked(artifact, max_false_open, confidence)
+    traffic = _stored(artifact, {name: spec for name, (spec, _) in files.items()}, live.scored_bias)
+    limit, sure = promise_asked(artifact, promise.max_false_open, promise.confidence)
     if not drift:
         warn_of_too_few({**prompts, **traffic}, limit, sure)
     if prompts:
-        traffic = {**_scored(artifact, prompts, target, model), **traffic}
+        traffic = {**_scored(artifact, prompts, live.target, model), **traffic}
     if drift:
         given = {name for name, (_, was_given) in {**files, **named}.items() if was_given}
         _show_drift(artifact, place, traffic, given, sure, as_json)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from inferaligner.cli.fit_flags import MAP, PROMPTS, Choices
 from inferaligner.cli.model_options import AsJson, ModelOptions, Target
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.recording_engine import Engine, check_engine, recorder_of
 from inferaligner.cli.terminal import check_text, note, print_json, results
@@ -20,6 +22,26 @@ from inferaligner.prompts.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Prompts instead of the shipped ones."""
+
+    panel: ClassVar = PROMPTS
+
+    harmful: str | None = flag(
+        None,
+        metavar="SPEC",
+        help="Harmful prompts instead of the shipped contrast set: .txt, .jsonl, .json, .csv (FILE:column) "
+        "or hf://dataset#column. Goes with --harmless.",
+    )
+    harmless: str | None = flag(None, metavar="SPEC", help="Harmless prompts, best the harmful ones' twins.")
+    benign: list[str] | None = flag(
+        None,
+        metavar="[NAME=]SPEC",
+        help="Prompts of your own traffic, which must not open the gate. May be repeated.",
+    )
 
 
 def fit(
@@ -37,29 +59,7 @@ def fit(
             "(see --carry). Without one the aligner is a gate alone, for --on-open refuse.",
         ),
     ] = None,
-    harmful: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Harmful prompts instead of the shipped contrast set: .txt, .jsonl, .json, .csv "
-            "(FILE:column) or hf://dataset#column. Goes with --harmless.",
-            rich_help_panel=PROMPTS,
-        ),
-    ] = None,
-    harmless: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Harmless prompts, best the harmful ones' twins.", rich_help_panel=PROMPTS
-        ),
-    ] = None,
-    benign: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]SPEC",
-            help="Prompts of your own traffic, which must not open the gate. May be repeated.",
-            rich_help_panel=PROMPTS,
-        ),
-    ] = None,
+    own: PromptOptions,
     choices: Choices,
     aligned_chat_template: Annotated[
         str | None,
@@ -91,8 +91,8 @@ def fit(
     given = [*choices, *([] if aligned_chat_template is None else ["aligned_chat_template"])]
     check_given(given, aligned=aligned is not None)
     check_text(chosen.system or "", "--system")
-    traffic = read_benign(benign or [])
-    pair = _read_pair(harmful, harmless)
+    traffic = read_benign(own.benign or [])
+    pair = _read_pair(own.harmful, own.harmless)
 
     from inferaligner.aligner import Aligner
     from inferaligner.artifact import check_output_folder
@@ -123,7 +123,7 @@ def fit(
             benign=traffic or None,
             target_name=target,
             aligned_name=aligned,
-            sources=(str(harmful), str(harmless)),
+            sources=(str(own.harmful), str(own.harmless)),
             progress=RichStages(),
             recorder=recorder,
             **choices,

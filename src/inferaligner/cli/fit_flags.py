@@ -77,7 +77,7 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
         hint = object | None
     elif default is None:
         hint = hint | None
-    return option(field.name, Annotated[hint, info], default)
+    return option(field.name, hint, info, default)
 
 
 def _given(**values: Any) -> FitChoices:

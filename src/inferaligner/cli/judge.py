@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from inferaligner.cli.model_options import AsJson
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import note, print_json, results
 from inferaligner.errors import InputError
@@ -17,9 +19,6 @@ from inferaligner.judges import JudgeOptions
 if TYPE_CHECKING:
     from inferaligner.judges import Judge
 
-_MODEL = "A language model as the judge"
-_CLASSIFIER = "A local classifier as the judge"
-_LABELS = "Measuring the judge"
 _DEFAULTS = JudgeOptions()
 
 
@@ -37,7 +36,58 @@ def _list(wanted: bool) -> None:
         raise typer.Exit
 
 
+@dataclass(frozen=True)
+class LanguageModelOptions:
+    """A language model as the judge."""
+
+    panel: ClassVar = "A language model as the judge"
+
+    model: str | None = flag(None, metavar="NAME", help="Short for --judge language-model=NAME.")
+    base_url: str | None = flag(None, metavar="URL", help="Any OpenAI-compatible endpoint.")
+    api_key_variable: str = flag(
+        "OPENAI_API_KEY", metavar="NAME", help="The environment variable with the key."
+    )
+    rubric: str = flag(_DEFAULTS.rubric, metavar="NAME", help="attack-success, graded-harm or over-refusal.")
+    concurrency: int = flag(_DEFAULTS.concurrency, min=1, help="Questions in flight at a time.")
+    per_minute: int | None = flag(None, min=1, metavar="N", help="At most N questions a minute.")
+    cache: Path | None = flag(
+        None, metavar="FILE", help="The file that keeps replies; by default one in ~/.cache/inferaligner."
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """A local classifier as the judge."""
+
+    panel: ClassVar = "A local classifier as the judge"
+
+    classifier: str | None = flag(
+        None, metavar="MODEL", help="A folder or a hub id; short for --judge classifier=MODEL."
+    )
+    template: Path | None = flag(
+        None, metavar="FILE", help="The text for a causal classifier, with {prompt} and {answer} in it."
+    )
+    label: list[str] | None = flag(
+        None, metavar="WORD", help="A label of a causal classifier, the positive one first. Repeatable."
+    )
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Answers with human labels, on which the judge is measured."""
+
+    panel: ClassVar = "Measuring the judge"
+
+    labelled: Path | None = flag(None, metavar="FILE", help="Answers with human labels.")
+    answer_column: str = flag("answer", help="The column of the answers.")
+    label_column: str = flag("label", help="The column of the labels.")
+    positive: list[str] | None = flag(
+        None, metavar="LABEL", help="A label in FILE that the judge should detect. Repeatable."
+    )
+
+
 def judge(
+    *,
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -48,81 +98,9 @@ def judge(
         str | None,
         typer.Option("--judge", metavar="NAME", help="A judge by its name, as NAME or NAME=OPTION (--list)."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Short for --judge language-model=NAME.", rich_help_panel=_MODEL),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Any OpenAI-compatible endpoint.", rich_help_panel=_MODEL),
-    ] = None,
-    api_key_variable: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="The environment variable with the key.", rich_help_panel=_MODEL),
-    ] = "OPENAI_API_KEY",
-    rubric: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="attack-success, graded-harm or over-refusal.", rich_help_panel=_MODEL
-        ),
-    ] = _DEFAULTS.rubric,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions in flight at a time.", rich_help_panel=_MODEL)
-    ] = _DEFAULTS.concurrency,
-    per_minute: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="At most N questions a minute.", rich_help_panel=_MODEL),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The file that keeps replies; by default one in ~/.cache/inferaligner.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A folder or a hub id; short for --judge classifier=MODEL.",
-            rich_help_panel=_CLASSIFIER,
-        ),
-    ] = None,
-    template: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The text for a causal classifier, with {prompt} and {answer} in it.",
-            rich_help_panel=_CLASSIFIER,
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WORD",
-            help="A label of a causal classifier, the positive one first. Repeatable.",
-            rich_help_panel=_CLASSIFIER,
-        ),
-    ] = None,
-    labelled: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Answers with human labels.", rich_help_panel=_LABELS),
-    ] = None,
-    answer_column: Annotated[
-        str, typer.Option(help="The column of the answers.", rich_help_panel=_LABELS)
-    ] = "answer",
-    label_column: Annotated[
-        str, typer.Option(help="The column of the labels.", rich_help_panel=_LABELS)
-    ] = "label",
-    positive: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL",
-            help="A label in FILE that the judge should detect. Repeatable.",
-            rich_help_panel=_LABELS,
-        ),
-    ] = None,
+    language_model: LanguageModelOptions,
+    local: ClassifierOptions,
+    labels: LabelOptions,
     harmbench: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write completions in HarmBench's form, a file per method."),
@@ -138,37 +116,37 @@ def judge(
     """
     from inferaligner.evaluation.judging import measure
 
-    if folder is None and labelled is None:
+    if folder is None and labels.labelled is None:
         raise InputError("Give the folder of an evaluation, or --labelled FILE, or both.")
     if harmbench is not None and folder is None:
         raise InputError("--harmbench needs the folder of an evaluation.")
-    if labelled is not None and not positive:
+    if labels.labelled is not None and not labels.positive:
         raise InputError(
             "--labelled needs --positive LABEL: a label in the file that the judge should detect."
         )
-    if labelled is not None and not labelled.is_file():
-        raise InputError(f"{labelled} does not exist.")
+    if labels.labelled is not None and not labels.labelled.is_file():
+        raise InputError(f"{labels.labelled} does not exist.")
     options = JudgeOptions(
-        base_url,
-        os.environ.get(api_key_variable) or None,
-        rubric,
-        concurrency,
-        per_minute,
-        cache,
-        None if template is None else _text(template),
-        tuple(label or ()),
+        language_model.base_url,
+        os.environ.get(language_model.api_key_variable) or None,
+        language_model.rubric,
+        language_model.concurrency,
+        language_model.per_minute,
+        language_model.cache,
+        None if local.template is None else _text(local.template),
+        tuple(local.label or ()),
     )
-    chosen = _judge(judge_name, model, classifier, options)
+    chosen = _judge(judge_name, language_model.model, local.classifier, options)
     summary: dict[str, Any] = {"judge": chosen.name}
     agreement = ""
-    if labelled is not None:
+    if labels.labelled is not None:
         measured, agreement = measure(
-            labelled,
+            labels.labelled,
             chosen,
             RichStages(),
-            answer=answer_column,
-            label=label_column,
-            positive=positive or (),
+            answer=labels.answer_column,
+            label=labels.label_column,
+            positive=labels.positive or (),
         )
         summary["agreement"] = {
             "told": agreement,

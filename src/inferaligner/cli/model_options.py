@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import warn
 from inferaligner.errors import ChatTemplateMissingError, InputError
@@ -43,34 +44,23 @@ class ModelOptions:
 
     panel: ClassVar = "How to load the model"
 
-    dtype: Annotated[
-        str,
-        typer.Option(metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16."),
-    ] = "auto"
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="DEVICE",
-            help="auto, cpu, cuda, cuda:N, mps, or balanced to spread the layers over all GPUs.",
-        ),
-    ] = "auto"
-    quantization: Annotated[
-        str | None,
-        typer.Option(metavar="int8|int4", help="Quantise while loading."),
-    ] = None
-    chat_template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of the "
-            "tokenizer's templates. Without it, the tokenizer's own is used; of several, the one named "
-            "default.",
-        ),
-    ] = None
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run code that is shipped with the model."),
-    ] = False
+    dtype: str = flag("auto", metavar="DTYPE", help="auto (as stored), float32, bfloat16 or float16.")
+    device: str = flag(
+        "auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N, mps, or balanced to spread the layers over all GPUs.",
+    )
+    quantization: str | None = flag(None, metavar="int8|int4", help="Quantise while loading.")
+    chat_template: str | None = flag(
+        None,
+        metavar="FILE|NAME",
+        help="A Jinja chat template to use instead of the tokenizer's own, or the name of one of the "
+        "tokenizer's templates. Without it, the tokenizer's own is used; of several, the one named "
+        "default.",
+    )
+    trust_remote_code: bool = flag(
+        False, "--trust-remote-code", help="Run code that is shipped with the model."
+    )
 
     def check(self, *specs: str) -> None:
         """Checks the options and specs without loading weights.

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-import typer
-
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.terminal import check_text
 from inferaligner.steering.gate_policy import FLAGS, REFUSAL, AllowedPrompts, GatePolicy, OnOpen
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
 
-PANEL = "What the gate does"
-
 
 @dataclass(frozen=True)
 class OpenGateOptions:
     """What happens to prompts and answers that open the gate."""
 
-    panel: ClassVar = PANEL
+    panel: ClassVar = "What the gate does"
 
-    on_open: Annotated[
-        OnOpen,
-        typer.Option(
-            help="Steer prompts that open the gate, or answer them with --refusal. An aligner without "
-            "steering vectors can only refuse."
-        ),
-    ] = "steer"
-    refusal: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help=f"The answer of --on-open refuse (by default: {REFUSAL})."),
-    ] = None
-    monitor: Annotated[
-        bool,
-        typer.Option(help="Read answers while they are generated, if the aligner has a monitor."),
-    ] = True
+    on_open: OnOpen = flag(
+        "steer",
+        help="Steer prompts that open the gate, or answer them with --refusal. An aligner without "
+        "steering vectors can only refuse.",
+    )
+    refusal: str | None = flag(
+        None, metavar="TEXT", help=f"The answer of --on-open refuse (by default: {REFUSAL})."
+    )
+    monitor: bool = flag(True, help="Read answers while they are generated, if the aligner has a monitor.")
 
     def policy(
         self, artifact: AlignerArtifact, *, shadow: bool = False, prompts: AllowedPrompts = "chat"
@@ -53,3 +45,24 @@ class OpenGateOptions:
         )
         policy.check(artifact, FLAGS)
         return policy
+
+
+@dataclass(frozen=True)
+class ServedGateOptions(OpenGateOptions):
+    """What the gate does on a server."""
+
+    shadow: bool = flag(False, "--shadow", help="Decide and report, never steer.")
+    prompts: AllowedPrompts = flag(
+        "chat",
+        help="Accept only chats, with begun answers where the aligner has a gate for them; or gate raw "
+        "text too.",
+    )
+    allow_override: bool = flag(
+        False,
+        "--allow-override",
+        help="Let requests set the strength, down to the bare model. For trials, never for the public.",
+    )
+    audit_log: Path | None = flag(
+        None, metavar="FILE", help="One JSON line per decision; prompts are hashed."
+    )
+    audit_text: bool = flag(False, "--audit-text", help="Put the prompts into the log too.")

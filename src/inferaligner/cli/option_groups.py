@@ -1,12 +1,12 @@
 """Options that a command receives together, as one value.
 
-A group is a frozen dataclass whose fields are annotated as typer options:
+A group is a frozen dataclass whose fields are made by `flag`:
 
     @dataclass(frozen=True)
     class ModelOptions:
         panel: ClassVar = "How to load the model"
 
-        dtype: Annotated[str, typer.Option(help="The precision.")] = "auto"
+        dtype: str = flag("auto", metavar="DTYPE", help="The precision.")
 
     def score(*, target: Target, model: ModelOptions) -> None: ...
 
@@ -20,9 +20,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+
+REQUIRED: Any = MISSING
+"""The default of an option that the user must give."""
+
+T = TypeVar("T")
+
+
+def flag(default: T, *names: str, **settings: Any) -> T:
+    """A field of a group.
+
+    Args:
+        default: of the field and of the option; `REQUIRED` is none.
+        names: of the option; without any, it is called as the field.
+        settings: of `typer.Option`.
+    """
+    made: T = field(default=default, metadata={"option": typer.Option(*names, **settings)})
+    return made
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class OptionGroup:
     """Options of the command line, and the function that makes one value of them.
 
     Attributes:
-        options: annotated parameters, as `option` makes them.
+        options: parameters as typer expects them.
         make: is called with the options as keywords.
     """
 
@@ -38,9 +57,10 @@ class OptionGroup:
     make: Callable[..., Any]
 
 
-def option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    """The parameter of one option; `annotation` is an `Annotated` type with a `typer.Option`."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def option(name: str, type_: Any, info: Any, default: Any) -> inspect.Parameter:
+    """The parameter of one option; `info` is a `typer.Option`."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[type_, info])
 
 
 def group_of(cls: type[Any], *, only: Sequence[str] | None = None) -> OptionGroup:
@@ -50,16 +70,15 @@ def group_of(cls: type[Any], *, only: Sequence[str] | None = None) -> OptionGrou
         cls: the dataclass, which makes the value.
         only: names of the fields that become options; the others keep their defaults. None is all.
     """
-    hints = get_type_hints(cls, include_extras=True)
-    chosen = [each for each in fields(cls) if only is None or each.name in only]
-    parameters = []
-    for each in chosen:
-        type_, declared = get_args(hints[each.name])
-        info = copy(declared)
-        info.rich_help_panel = info.rich_help_panel or getattr(cls, "panel", None)
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
-        parameters.append(option(each.name, Annotated[type_, info], default))
-    return OptionGroup(parameters, cls)
+    hints = get_type_hints(cls)
+    options = []
+    for each in fields(cls):
+        if only is None or each.name in only:
+            info = copy(each.metadata["option"])
+            info.rich_help_panel = getattr(cls, "panel", None)
+            default = inspect.Parameter.empty if each.default is MISSING else each.default
+            options.append(option(each.name, hints[each.name], info, default))
+    return OptionGroup(options, cls)
 
 
 def expand_groups(command: Callable[..., None]) -> Callable[..., None]:

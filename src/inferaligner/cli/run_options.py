@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from inferaligner.cli.option_groups import REQUIRED, flag
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """The folder of a run and its test prompts."""
 
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write; a run there is continued.")
-    ]
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", envvar="INFERALIGNER_DATA", help="Public sets as published."),
-    ] = None
-    seed: Annotated[int, typer.Option(help="Seed of the drawn prompts.")] = 0
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False
+    output: Path = flag(
+        REQUIRED, "--output", "-o", metavar="DIR", help="Where to write; a run there is continued."
+    )
+    data: Path | None = flag(
+        None, metavar="FOLDER", envvar="INFERALIGNER_DATA", help="Public sets as published."
+    )
+    seed: int = flag(0, help="Seed of the drawn prompts.")
+    overwrite: bool = flag(False, "--overwrite", help="Start anew.")

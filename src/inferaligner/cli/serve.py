@@ -10,20 +10,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
 from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
-from inferaligner.cli.open_options import PANEL, OpenGateOptions
+from inferaligner.cli.open_options import ServedGateOptions
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.serve_embedded import EmbeddedOptions, check_packages, serve_embedded
 from inferaligner.cli.served_name import FLAG, served_name
 from inferaligner.cli.terminal import messages, note
 from inferaligner.errors import InputError, MissingExtraError
-from inferaligner.steering.gate_policy import AllowedPrompts
 
-_CLIENTS = "What clients see"
 _ENGINES = ("transformers", "vllm")
 
 
@@ -33,28 +31,39 @@ class VllmOptions:
 
     panel: ClassVar = "vLLM (--engine vllm)"
 
-    async_scheduling: Annotated[
-        bool,
-        typer.Option("--async-scheduling", help="Schedule one step ahead of the GPU."),
-    ] = False
-    untested_vllm: Annotated[
-        bool,
-        typer.Option(
-            "--untested-vllm",
-            help="Run on a version of vLLM that was not tested; the self-test must still pass.",
-        ),
-    ] = False
-    adapters: Annotated[
-        str,
-        typer.Option(
-            metavar="own|any",
-            help="Refuse requests with another LoRA adapter than the target's; or gate them too.",
-        ),
-    ] = "own"
-    print_command: Annotated[
-        bool,
-        typer.Option("--print-command", help="Print the vllm command instead of running it."),
-    ] = False
+    async_scheduling: bool = flag(False, "--async-scheduling", help="Schedule one step ahead of the GPU.")
+    untested_vllm: bool = flag(
+        False,
+        "--untested-vllm",
+        help="Run on a version of vLLM that was not tested; the self-test must still pass.",
+    )
+    adapters: str = flag(
+        "own",
+        metavar="own|any",
+        help="Refuse requests with another LoRA adapter than the target's; or gate them too.",
+    )
+    print_command: bool = flag(False, "--print-command", help="Print the vllm command instead of running it.")
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """What clients see."""
+
+    panel: ClassVar = "What clients see"
+
+    served_model_name: str | None = flag(
+        None,
+        "--served-model-name",
+        "--model-name",
+        metavar="NAME",
+        help="The model's name for clients (by default TARGET as given, or the name of its folder).",
+    )
+    allow_origin: list[str] | None = flag(
+        None,
+        metavar="ORIGIN",
+        help="Let web pages of this origin use the server from a browser (CORS), such as "
+        "http://localhost:3000. Repeatable; * is every page.",
+    )
 
 
 def serve(
@@ -69,54 +78,8 @@ def serve(
             help="The engine that runs the model (by default vllm where it is installed, else transformers).",
         ),
     ] = None,
-    shadow: Annotated[
-        bool, typer.Option("--shadow", help="Decide and report, never steer.", rich_help_panel=PANEL)
-    ] = False,
-    gate: OpenGateOptions,
-    prompts: Annotated[
-        AllowedPrompts,
-        typer.Option(
-            help="Accept only chats, with begun answers where the aligner has a gate for them; or gate raw "
-            "text too.",
-            rich_help_panel=PANEL,
-        ),
-    ] = "chat",
-    allow_override: Annotated[
-        bool,
-        typer.Option(
-            "--allow-override",
-            help="Let requests set the strength, down to the bare model. For trials, never for the public.",
-            rich_help_panel=PANEL,
-        ),
-    ] = False,
-    audit_log: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="One JSON line per decision; prompts are hashed.", rich_help_panel=PANEL
-        ),
-    ] = None,
-    audit_text: Annotated[
-        bool, typer.Option("--audit-text", help="Put the prompts into the log too.", rich_help_panel=PANEL)
-    ] = False,
-    served_model_name: Annotated[
-        str | None,
-        typer.Option(
-            "--served-model-name",
-            "--model-name",
-            metavar="NAME",
-            help="The model's name for clients (by default TARGET as given, or the name of its folder).",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGIN",
-            help="Let web pages of this origin use the server from a browser (CORS), such as "
-            "http://localhost:3000. Repeatable; * is every page.",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
+    gate: ServedGateOptions,
+    clients: ClientOptions,
     embedded: EmbeddedOptions,
     model: ModelOptions,
     vllm: VllmOptions,
@@ -133,8 +96,8 @@ def serve(
     if chosen not in _ENGINES:
         raise InputError(f"--engine {chosen} does not exist; expected {' or '.join(_ENGINES)}.")
     _refuse_options_of_the_other(context, chosen)
-    name = served_model_name or served_name(target)
-    origins = _origins(allow_origin or ())
+    name = clients.served_model_name or served_name(target)
+    origins = _origins(clients.allow_origin or ())
     if chosen == "transformers":
         if flags:
             raise InputError(
@@ -142,14 +105,14 @@ def serve(
             )
         check_packages()
     fitted = load_aligner(aligner)
-    policy = gate.policy(fitted.artifact, shadow=shadow, prompts=prompts)
+    policy = gate.policy(fitted.artifact, shadow=gate.shadow, prompts=gate.prompts)
     if chosen == "transformers":
         from inferaligner.server.settings import ServerSettings
 
         settings = ServerSettings(
             **policy.model_dump(),
             model_name=name,
-            allow_override=allow_override,
+            allow_override=gate.allow_override,
             allow_origins=origins,
             max_rows=embedded.max_rows,
             max_queue=embedded.max_queue,
@@ -158,9 +121,7 @@ def serve(
             playground=embedded.playground,
             image_hosts=tuple(embedded.image_host or ()),
         )
-        serve_embedded(
-            target, aligner, fitted, settings, embedded, model, audit_log=audit_log, audit_text=audit_text
-        )
+        serve_embedded(target, aligner, fitted, settings, embedded, gate, model)
         return
     from inferaligner.vllm.adapters import serving_flags
     from inferaligner.vllm.checkpoint import served_model
@@ -172,8 +133,8 @@ def serve(
     engine_settings = settings_for(
         aligner,
         **policy.model_dump(),
-        audit_log=None if audit_log is None else str(audit_log),
-        audit_text=audit_text,
+        audit_log=None if gate.audit_log is None else str(gate.audit_log),
+        audit_text=gate.audit_text,
         untested_vllm=vllm.untested_vllm,
         adapter=None if served.adapter is None else str(served.adapter),
         adapters=vllm.adapters,
@@ -181,11 +142,11 @@ def serve(
     # An adapter is served beside its base model, which keeps a name of its own.
     named = [FLAG, name] if served.adapter is None else serving_flags(served.adapter, name)
     # vLLM's own default allows every web page.
-    clients = [*named, "--allowed-origins", json.dumps(origins)]
+    origin_flags = [*named, "--allowed-origins", json.dumps(origins)]
     command = serve_command(
         served.weights,
         engine_settings,
-        [*served.flags, *clients, *(flags or [])],  # vLLM takes the last value of a repeated flag
+        [*served.flags, *origin_flags, *(flags or [])],  # vLLM takes the last value of a repeated flag
         async_scheduling=vllm.async_scheduling,
     )
     if vllm.print_command:
@@ -251,16 +212,16 @@ _TEMPLATE_ADVICE = (
 
 
 def _refuse_own_flags(flags: list[str], own_flags: tuple[str, ...]) -> None:
-    for flag in flags:
-        name = flag.partition("=")[0].partition(".")[0].replace("_", "-")
+    for given in flags:
+        name = given.partition("=")[0].partition(".")[0].replace("_", "-")
         if name in _TEMPLATE_FLAGS:
             raise InputError(
-                f"With {flag}, vLLM would render prompts with another chat template than the one that is "
+                f"With {given}, vLLM would render prompts with another chat template than the one that is "
                 f"compared with the aligner's. {_TEMPLATE_ADVICE}"
             )
         # vLLM's parser takes abbreviations too.
         if name.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 4):
             raise InputError(
-                f"{flag} is set by this command, or could replace a flag that it sets. Leave it out; for "
+                f"{given} is set by this command, or could replace a flag that it sets. Leave it out; for "
                 "your own set-up, start from the command that --print-command prints."
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-import typer
+from typing import TYPE_CHECKING, ClassVar
 
 from inferaligner.cli.model_options import ModelOptions
+from inferaligner.cli.open_options import ServedGateOptions
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.terminal import note, warn
 from inferaligner.errors import InputError, MissingExtraError
 from inferaligner.storage.paths import expanded
@@ -27,51 +27,29 @@ class EmbeddedOptions:
 
     panel: ClassVar = "The embedded server (--engine transformers)"
 
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1"
-    port: Annotated[
-        int,
-        typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free port."),
-    ] = 8000
-    api_keys: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Lines of `KEY ROUTE…`, such as `sk-1 /v1`. Without it everybody may use every route except "
-            "/admin.",
-        ),
-    ] = None
-    audit_max_mb: Annotated[
-        float,
-        typer.Option(min=0, help="Size at which the audit log begins a new file; 0 is never."),
-    ] = 100.0
-    audit_keep: Annotated[int, typer.Option(min=0, help="Earlier audit log files to keep.")] = 10
-    max_rows: Annotated[
-        int,
-        typer.Option(min=1, help="Answers generated at the same time."),
-    ] = 64
-    max_queue: Annotated[
-        int,
-        typer.Option(min=1, help="Prompts that may wait; further ones get status 429."),
-    ] = 512
-    cache_tokens: Annotated[
-        int,
-        typer.Option(min=64, help="Tokens that the KV cache may hold."),
-    ] = 131_072
-    answer_tokens: Annotated[
-        int,
-        typer.Option(min=1, help="Longest answer to a chat that sets no limit, in tokens."),
-    ] = 1_024
-    grace: Annotated[
-        int, typer.Option(min=0, help="Seconds that running answers have to end after the server is stopped.")
-    ] = 60
-    playground: Annotated[bool, typer.Option(help="Show the playground at /.")] = True
-    image_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST",
-            help="Fetch images from this host, by https. Without it, only data URLs are accepted.",
-        ),
-    ] = None
+    host: str = flag("127.0.0.1", help="Address to listen on; 0.0.0.0 is every address.")
+    port: int = flag(8000, min=0, max=65535, help="Port to listen on; 0 is any free port.")
+    api_keys: Path | None = flag(
+        None,
+        metavar="FILE",
+        help="Lines of `KEY ROUTE…`, such as `sk-1 /v1`. Without it everybody may use every route except "
+        "/admin.",
+    )
+    audit_max_mb: float = flag(
+        100.0, min=0, help="Size at which the audit log begins a new file; 0 is never."
+    )
+    audit_keep: int = flag(10, min=0, help="Earlier audit log files to keep.")
+    max_rows: int = flag(64, min=1, help="Answers generated at the same time.")
+    max_queue: int = flag(512, min=1, help="Prompts that may wait; further ones get status 429.")
+    cache_tokens: int = flag(131_072, min=64, help="Tokens that the KV cache may hold.")
+    answer_tokens: int = flag(1_024, min=1, help="Longest answer to a chat that sets no limit, in tokens.")
+    grace: int = flag(60, min=0, help="Seconds that running answers have to end after the server is stopped.")
+    playground: bool = flag(True, help="Show the playground at /.")
+    image_host: list[str] | None = flag(
+        None,
+        metavar="HOST",
+        help="Fetch images from this host, by https. Without it, only data URLs are accepted.",
+    )
 
 
 def check_packages() -> None:
@@ -90,10 +68,8 @@ def serve_embedded(
     fitted: Aligner,
     settings: ServerSettings,
     options: EmbeddedOptions,
+    gate: ServedGateOptions,
     model: ModelOptions,
-    *,
-    audit_log: Path | None,
-    audit_text: bool,
 ) -> None:
     """Loads the model, serves it, and returns when the server has been stopped.
 
@@ -103,9 +79,8 @@ def serve_embedded(
         fitted: the aligner itself.
         settings: the gate's policy and the server's limits.
         options: address, keys and rotation of the audit log.
+        gate: the audit log.
         model: how the model is loaded.
-        audit_log: the file for the gate's decisions, if any.
-        audit_text: whether the prompts go into it too.
 
     Raises:
         InputError: the address is taken, or a file cannot be read or written.
@@ -116,16 +91,16 @@ def serve_embedded(
     from inferaligner.server.run import listen, serve_until_stopped
     from inferaligner.storage.audit_log import AuditFile
 
-    if audit_text and audit_log is None:
+    if gate.audit_text and gate.audit_log is None:
         raise InputError("--audit-text was given without --audit-log FILE. Give both, or neither.")
     keys = ApiKeys.read(options.api_keys)
     model.check(target)
     listener = listen(options.host, options.port)
     try:
         audit = None
-        if audit_log is not None:
+        if gate.audit_log is not None:
             limit = None if options.audit_max_mb == 0 else int(options.audit_max_mb * 1e6)
-            audit = AuditFile(audit_log, max_bytes=limit, keep=options.audit_keep)
+            audit = AuditFile(gate.audit_log, max_bytes=limit, keep=options.audit_keep)
         loaded = model.load_for(fitted, target)
         port = listener.getsockname()[1]
         shown = f"[{options.host}]" if ":" in options.host else options.host
@@ -144,7 +119,7 @@ def serve_embedded(
             settings,
             keys=keys,
             audit=audit,
-            audit_text=audit_text,
+            audit_text=gate.audit_text,
             folder=folder,
             on_ready=ready,
         )
