@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from inferaligner.cli.layer_ranges import read_layers
 from inferaligner.cli.model_options import AlignerPlace, AsJson, ModelOptions, Target, load_aligner
+from inferaligner.cli.option_groups import flag
+from inferaligner.cli.output_file import make_folder, write_whole
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.run_options import RunOptions
 from inferaligner.cli.terminal import note, print_json
 from inferaligner.errors import InputError
 
 if TYPE_CHECKING:
+    from inferaligner.aligner import Aligner
     from inferaligner.evaluation.ablation import Setting
     from inferaligner.evaluation.methods.method import Method, MethodContext
     from inferaligner.evaluation.metrics import ResultRow
@@ -23,38 +25,31 @@ if TYPE_CHECKING:
 _FACTORS = "0.25,0.5,1,1.5,2,3"
 
 
+@dataclass(frozen=True)
+class AblationOptions(RunOptions):
+    """The choice that is varied, and the prompts."""
+
+    axis: str = flag("strength", metavar="AXIS", help="strength, prompts, positions or gate.")
+    factors: str = flag(_FACTORS, metavar="X,X,…", help="Strengths, as multiples of the fitted one.")
+    source: list[str] | None = flag(
+        None, metavar="NAME", help="The model that the vectors are of: aligned, target; both by default."
+    )
+    layers: list[str] | None = flag(
+        None, metavar="A-B", help="A block of steered layers; repeatable. Default: the fitted layers."
+    )
+    aligned: str | None = flag(
+        None, metavar="MODEL", help="For --axis prompts; by default the aligned model of the fit."
+    )
+    suite: list[str] | None = flag(None, "--suite", "-s", metavar="NAME", help="As for `evaluate`.")
+    limit: int = flag(40, min=1, metavar="N", help="Prompts per suite.")
+    max_new_tokens: int = flag(32, min=1, metavar="N", help="Length limit of answers.")
+
+
 def ablate(
     *,
     target: Target,
     aligner: AlignerPlace,
-    run: RunOptions,
-    axis: Annotated[
-        str, typer.Option(metavar="AXIS", help="strength, prompts, positions or gate.")
-    ] = "strength",
-    factors: Annotated[
-        str, typer.Option(metavar="X,X,…", help="Strengths, as multiples of the fitted one.")
-    ] = _FACTORS,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="The model that the vectors are of: aligned, target; both by default."
-        ),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A-B", help="A block of steered layers; repeatable. Default: the fitted layers."
-        ),
-    ] = None,
-    aligned: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="For --axis prompts; by default the aligned model of the fit."),
-    ] = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="As for `evaluate`.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = 40,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length limit of answers.")] = 32,
+    run: AblationOptions,
     model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -70,14 +65,17 @@ def ablate(
     from inferaligner.reporting.figures import require_matplotlib
 
     require_matplotlib()
-    if axis not in AXES:
-        raise InputError(f"--axis {axis}: expected one of {', '.join(AXES)}.")
-    sources = source or ["aligned", "target"]
+    if run.axis not in AXES:
+        raise InputError(f"--axis {run.axis}: expected one of {', '.join(AXES)}.")
+    sources = run.source or ["aligned", "target"]
     if set(sources) - {"aligned", "target"}:
         raise InputError(f"--source {', '.join(sources)}: expected aligned or target.")
-    multiples = _numbers(factors)
-    names = suite or (["contrast-harmful", "contrast-benign"] if axis == "gate" else ["contrast-harmful"])
-    subsets = load(names, data=run.data, limit=limit, seed=run.seed)
+    multiples = _numbers(run.factors)
+    blocks = [read_layers(text, option="--layers") for text in run.layers or []]
+    names = run.suite or (
+        ["contrast-harmful", "contrast-benign"] if run.axis == "gate" else ["contrast-harmful"]
+    )
+    subsets = load(names, data=run.data, limit=run.limit, seed=run.seed)
     wrong = [s.suite.name for s in subsets if s.suite.task != "reply"]
     if wrong:
         raise InputError(
@@ -85,24 +83,20 @@ def ablate(
         )
     model.check(target)
     fitted = load_aligner(aligner)
-    if fitted.artifact.gate_only and axis != "gate":
+    if fitted.artifact.gate_only and run.axis != "gate":
         raise InputError(
-            f"{aligner} is a gate alone, and --axis {axis} is about steering. Give --axis gate, or an "
+            f"{aligner} is a gate alone, and --axis {run.axis} is about steering. Give --axis gate, or an "
             "aligner that was fitted with an aligned model."
         )
-    blocks = [read_layers(text, option="--layers") for text in layers or []]
     context = MethodContext(model.load_for(fitted, target), fitted, model.load)
-    if axis == "gate":
+    if run.axis == "gate":
         rows = _gates(context, subsets, run.output)
         settings: list[Setting] = []
     else:
-        settings, methods = _settings(
-            context, axis, multiples, sources, blocks, aligned or fitted.artifact.provenance.guide
-        )
-        recipe = Recipe(methods, subsets, max_new_tokens, aligner)
+        settings, methods = _settings(context, run, fitted, multiples, sources, blocks)
+        recipe = Recipe(methods, subsets, run.max_new_tokens, aligner)
         rows = ablation_rows(evaluate(recipe, run.output, RichStages(), overwrite=run.overwrite).records)
-    report = run.output / "report.html"
-    _write(rows, settings, run.output, axis, target, subsets, max_new_tokens)
+    report = _write(rows, settings, run, target, subsets)
     if as_json:
         print_json({"report": str(report), "results": rows})
     else:
@@ -112,21 +106,20 @@ def ablate(
 
 def _settings(
     context: MethodContext,
-    axis: str,
+    run: AblationOptions,
+    fitted: Aligner,
     factors: list[float],
     sources: list[str],
     blocks: list[tuple[int, ...]],
-    aligned: str,
 ) -> tuple[list[Setting], list[Method]]:
     from inferaligner.evaluation import ablation
 
-    if axis == "prompts":
-        return ablation.prompt_count_methods(
-            context, context.load(aligned), ablation.PROMPT_COUNTS, RichStages()
-        )
+    if run.axis == "prompts":
+        aligned = context.load(run.aligned or fitted.artifact.provenance.guide)
+        return ablation.prompt_count_methods(context, aligned, ablation.PROMPT_COUNTS, RichStages())
     settings = (
         ablation.position_settings(context)
-        if axis == "positions"
+        if run.axis == "positions"
         else ablation.strength_settings(context, factors, sources, blocks)
     )
     return settings, ablation.settings_of(context, settings)
@@ -135,10 +128,7 @@ def _settings(
 def _gates(context: MethodContext, subsets: list[Subset], output: Path) -> list[ResultRow]:
     from inferaligner.evaluation.gate_ablation import gate_figures, gate_methods
 
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output} cannot be made ({error.strerror}); give another -o.") from None
+    make_folder(output)
     suites = {s.suite.name: (s.suite.kind, [item.prompt for item in s.items]) for s in subsets}
     return gate_figures(gate_methods(context, RichStages()), suites, RichStages())
 
@@ -146,22 +136,21 @@ def _gates(context: MethodContext, subsets: list[Subset], output: Path) -> list[
 def _write(
     rows: list[ResultRow],
     settings: list[Setting],
-    output: Path,
-    axis: str,
+    run: AblationOptions,
     target: str,
     subsets: list[Subset],
-    tokens: int,
-) -> None:
-    from inferaligner.cli.output_file import write_whole
+) -> Path:
+    """Writes results.json and the report; returns the report's place."""
     from inferaligner.reporting.ablation import ablation_page
     from inferaligner.storage.json_io import dump
 
-    run = [(s.suite.name, s.described) for s in subsets]
-    if axis != "gate":
-        run.append(("Answers", f"greedy, at most {tokens} tokens"))
-    page = ablation_page(rows, settings, axis=axis, target=target, run=run)
-    write_whole(output / "results.json", (dump(rows, indent=2) + "\n").encode())
-    write_whole(output / "report.html", page.encode("utf-8", "replace"))
+    about = [(s.suite.name, s.described) for s in subsets]
+    if run.axis != "gate":
+        about.append(("Answers", f"greedy, at most {run.max_new_tokens} tokens"))
+    page = ablation_page(rows, settings, axis=run.axis, target=target, run=about)
+    write_whole(run.output / "results.json", (dump(rows, indent=2) + "\n").encode())
+    write_whole(run.output / "report.html", page.encode("utf-8", "replace"))
+    return run.output / "report.html"
 
 
 def _show(rows: list[ResultRow]) -> None:

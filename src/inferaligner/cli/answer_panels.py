@@ -14,25 +14,15 @@ from inferaligner.cli.terminal import results
 def show(row: Mapping[str, Any]) -> None:
     """Prints one answer, and the answer without the aligner if the two were compared."""
     console = results()
-    console.print(Panel(Text(row["prompt"]), title="prompt", title_align="left", border_style="dim"))
-    colour = "yellow" if row["open"] else "green"
-    console.print(
-        Panel(
-            Text(row["response"]),
-            title=Text(f"answer, {gate_mark(row['score'], row['open'], row.get('opened_at'))}"),
-            title_align="left",
-            border_style=colour,
-        )
-    )
+
+    def panel(text: str, title: str, colour: str) -> None:
+        console.print(Panel(Text(text), title=Text(title), title_align="left", border_style=colour))
+
+    panel(row["prompt"], "prompt", "dim")
+    mark = gate_mark(row["score"], row["open"], row.get("opened_at"))
+    panel(row["response"], f"answer, {mark}", "yellow" if row["open"] else "green")
     if row["open"] and "unaligned_response" in row:
-        console.print(
-            Panel(
-                Text(row["unaligned_response"]),
-                title="answer without the aligner",
-                title_align="left",
-                border_style="red",
-            )
-        )
+        panel(row["unaligned_response"], "answer without the aligner", "red")
 
 
 def gate_mark(score: float, is_open: bool, opened_at: int | str | None = None) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.layer_ranges import written
-from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.errors import InputError
 from inferaligner.method.vectors import cosine
+from inferaligner.reporting.figures import require_matplotlib
 from inferaligner.storage.model_card import reads_words
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def draw(artifact: AlignerArtifact, folder: Path) -> list[Path]:
         MissingExtraError: matplotlib is not installed.
         InputError: the folder cannot be written to.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            'Figures need matplotlib, which is not installed. Install it: pip install "inferaligner[report]"'
-        ) from None
+    require_matplotlib()
     search = artifact.calibration.get("search") or {}
     figures = {"vectors.png": _vectors(artifact)}
     if artifact.calibration.get("gates"):

@@ -14,6 +14,7 @@ from inferaligner.artifact import AlignerArtifact, ModelRecord
 from inferaligner.cli.layer_ranges import written
 from inferaligner.cli.monitor_view import monitor_as_json, monitor_tables
 from inferaligner.cli.operating_point_view import point_as_json, point_tables
+from inferaligner.cli.tables import RATE, add_columns, area_cells, rate_cells, three, titled
 from inferaligner.fit.model_compatibility import relations
 from inferaligner.method.vectors import cosine
 from inferaligner.models.number_format import DTYPE, format_words
@@ -92,10 +93,9 @@ def tables(artifact: AlignerArtifact) -> list[Table]:
 
 def map_table(transfer: Mapping[str, Any]) -> Table:
     """The map between the models: aligned layer and explained variance for each target layer."""
-    table = Table(
-        title=f"Map from the aligned model: {percent(transfer['explained'])} of held-out variance explained "
-        f"(median of the upper half; trusted from {percent(transfer['least'])})",
-        title_justify="left",
+    table = titled(
+        f"Map from the aligned model: {percent(transfer['explained'])} of held-out variance explained "
+        f"(median of the upper half; trusted from {percent(transfer['least'])})"
     )
     for name in ("layer", "from layer", "map", "λ", "explained"):
         table.add_column(name, justify="left" if name == "map" else "right")
@@ -110,12 +110,11 @@ def map_table(transfer: Mapping[str, Any]) -> Table:
 def answers_table(answers: Mapping[str, Any]) -> Table:
     """Cross-entropy of held-out answers with the vectors that were learned from answers."""
     layers = ", ".join(map(str, answers["layers"]))
-    table = Table(
-        title=f"Layers {layers}: learned from the aligned model's answers to {answers['prompts']} prompts",
-        title_justify="left",
+    table = titled(
+        f"Layers {layers}: learned from the aligned model's answers to {answers['prompts']} prompts",
+        ["target"],
+        ["nats per token of a held-out answer"],
     )
-    table.add_column("target")
-    table.add_column("nats per token of a held-out answer", justify="right")
     nats = answers["cross_entropy"]
     table.add_row("bare", f"{nats['bare']:.2f}")
     table.add_row("with the vectors it gave", f"{nats['start']:.2f}")
@@ -134,14 +133,10 @@ def pair_words(target: ModelRecord, aligned: ModelRecord) -> str:
 
 def layer_chart(artifact: AlignerArtifact) -> Table:
     """Cosine of SRV and SSV by layer as bars, their lengths, and the layers of gate and steering."""
-    table = Table(
-        title="SRV (target) and SSV (aligned model) by layer", title_justify="left", box=None, pad_edge=False
-    )
-    for name in ("layer", "cosine"):
-        table.add_column(name, justify="right")
+    title = "SRV (target) and SSV (aligned model) by layer"
+    table = titled(title, figures=["layer", "cosine"], box=None, pad_edge=False)
     table.add_column("", width=_BAR)
-    for name in ("‖SRV‖", "‖SSV‖", "AUROC"):
-        table.add_column(name, justify="right")
+    add_columns(table, figures=["‖SRV‖", "‖SSV‖", "AUROC"])
     areas = layer_separability(artifact)
     table.add_column("")
     lengths = zip(artifact.srv.norm(dim=-1).tolist(), artifact.ssv.norm(dim=-1).tolist(), strict=True)
@@ -156,7 +151,7 @@ def layer_chart(artifact: AlignerArtifact) -> Table:
             bar,
             f"{srv:.3g}",
             f"{ssv:.3g}",
-            _three(areas.get(layer)),
+            three(areas.get(layer)),
             Text(", ".join(marks), style="bold"),
         )
     return table
@@ -174,7 +169,7 @@ def layer_separability(artifact: AlignerArtifact) -> dict[int, float]:
 
 def _settings(artifact: AlignerArtifact) -> Table:
     provenance, steering, prompts = artifact.provenance, artifact.steering, artifact.provenance.prompts
-    table = Table(title="Aligner", title_justify="left", show_header=False)
+    table = titled("Aligner", show_header=False)
     table.add_column(style="bold")
     table.add_column()
 
@@ -205,15 +200,12 @@ def _settings(artifact: AlignerArtifact) -> Table:
 
 def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) -> Table:
     limit = "" if max_false_open is None else f" at {percent(max_false_open)} false opens"
-    table = Table(
-        title=f"Gates compared by cross-validation{limit}: the best of each family, {len(trials)} tried. The "
-        "first was chosen (the best separation among gates within one standard error)",
-        title_justify="left",
+    table = titled(
+        f"Gates compared by cross-validation{limit}: the best of each family, {len(trials)} tried. The first "
+        "was chosen (the best separation among gates within one standard error)",
+        ["gate", "reads"],
+        ["harmful", "in jailbreaks", "harmless in the same", "separation", "AUROC, twins"],
     )
-    table.add_column("gate")
-    table.add_column("reads")
-    for name in ("harmful", "in jailbreaks", "harmless in the same", "separation", "AUROC, twins"):
-        table.add_column(name, justify="right")
     for trial in best_of_families(trials):
         direct = trial.get("direct")
         table.add_row(
@@ -221,8 +213,8 @@ def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) ->
             reads_words(trial["reads"]),
             percent(trial["true_open"] if direct is None else direct),
             *("-" if trial.get(n) is None else percent(trial[n]) for n in ("attacks", "attacks_harmless")),
-            _three(trial.get("separation", trial["auroc"])),
-            _three(trial["auroc_twins"]),
+            three(trial.get("separation", trial["auroc"])),
+            three(trial["auroc_twins"]),
         )
     return table
 
@@ -236,28 +228,14 @@ def best_of_families(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def _open_rates(held_out: Mapping[str, Any]) -> Table:
-    table = Table(title="Gate on prompts that took no part in fitting it", title_justify="left")
-    table.add_column("prompts")
-    for name in ("open", "95 % interval", "n"):
-        table.add_column(name, justify="right")
+    table = titled("Gate on prompts that took no part in fitting it", ["prompts"], RATE)
     for name, rate in held_out["open"].items():
-        table.add_row(
-            escape(name),
-            percent(rate["value"]),
-            f"{percent(rate['low'])} to {percent(rate['high'])}",
-            str(rate["n"]),
-        )
+        table.add_row(escape(name), *rate_cells(rate))
     if held_out.get("auroc"):
-        area = held_out["auroc"]
         table.add_section()
-        table.add_row(
-            "AUROC", _three(area["value"]), f"{_three(area['low'])} to {_three(area['high'])}", str(area["n"])
-        )
+        table.add_row("AUROC", *area_cells(held_out["auroc"]))
     for name, area in (held_out.get("auroc_benign") or {}).items():
-        interval = f"{_three(area['low'])} to {_three(area['high'])}"
-        table.add_row(
-            f"AUROC, harmful against {escape(name)}", _three(area["value"]), interval, str(area["n"])
-        )
+        table.add_row(f"AUROC, harmful against {escape(name)}", *area_cells(area))
     return table
 
 
@@ -266,10 +244,9 @@ def _finalists(search: Mapping[str, Any]) -> Table:
     took = f", {search['seconds']:.0f} s" if search.get("seconds") else ""
     measured = bool(search.get("harmless"))
     notes = [words for words in (false_open_words(search), order_words(search)) if words]
-    table = Table(
-        title=f"Steering, on {search['generated']} harmful prompts with the gate held open "
+    table = titled(
+        f"Steering, on {search['generated']} harmful prompts with the gate held open "
         f"({len(search['trials'])} settings scored{took})",
-        title_justify="left",
         caption="\n".join(f"{words}." for words in notes) or None,
         caption_justify="left",
     )
@@ -282,11 +259,11 @@ def _finalists(search: Mapping[str, Any]) -> Table:
         cells = [
             written(trial["layers"]),
             f"{trial['strength']:.3g}{' per layer' if trial.get('profile') else ''}",
-            _three(trial["cross_entropy"]),
+            three(trial["cross_entropy"]),
             *(percent(trial[name]) for name in ("refusal", "compliance", "gibberish")),
         ]
         if measured:
-            cells += [_three(trial.get("drift"))]
+            cells += [three(trial.get("drift"))]
             cells += [percent(trial.get(f"harmless_{name}")) for name in ("refusal", "gibberish")]
         table.add_row(*cells, mark)
 
@@ -299,9 +276,5 @@ def _finalists(search: Mapping[str, Any]) -> Table:
     table.add_section()
     bare = search.get("harmless_unsteered") or {}
     cells = ["", *(percent(bare.get(name)) for name in ("refusal", "gibberish"))] if measured else []
-    table.add_row("none", "", _three(search["unsteered_cross_entropy"]), "", "", "", *cells, "")
+    table.add_row("none", "", three(search["unsteered_cross_entropy"]), "", "", "", *cells, "")
     return table
-
-
-def _three(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -48,17 +48,17 @@ def chat(
     for picture in shown:
         conversation.show(picture)
     while (line := _ask()) is not None:
-        if line.startswith("/"):
-            if not _command(line, conversation):
-                return
-        elif line:
-            try:
+        try:
+            if line.startswith("/"):
+                if not _command(line, conversation):
+                    return
+            elif line:
                 check_text(line, "The line")
                 conversation.say(line)
-            except InferAlignerError as error:
-                fail(str(error))
-            except KeyboardInterrupt:
-                note("\nStopped; that turn is forgotten.")
+        except InferAlignerError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            note("\nStopped; that turn is forgotten.")
 
 
 class Conversation:
@@ -190,19 +190,14 @@ def _command(line: str, conversation: Conversation) -> bool:
     if word in ("/quit", "/exit"):
         return False
     if word == "/image":
-        try:
-            conversation.show(picture_from(line[len(word) :].strip()))
-            note("Shown with your next turn.")
-        except InferAlignerError as error:
-            fail(str(error))
+        conversation.show(picture_from(line[len(word) :].strip()))
+        note("Shown with your next turn.")
     elif word == "/reset":
         conversation.reset()
         note("Started over.")
     elif word == "/compare":
         try:
             conversation.compare()
-        except InferAlignerError as error:
-            fail(str(error))
         except KeyboardInterrupt:
             note("\nStopped.")
     elif word == "/help":

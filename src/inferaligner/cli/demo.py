@@ -15,10 +15,11 @@ import typer
 
 from inferaligner.cli.model_options import AsJson, ModelOptions
 from inferaligner.cli.option_groups import group_of
+from inferaligner.cli.output_file import make_folder
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.stopwatch import Stopwatch
 from inferaligner.cli.terminal import note, print_json, results, warn
-from inferaligner.errors import ArtifactError, InputError, MismatchError
+from inferaligner.errors import ArtifactError, MismatchError
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
@@ -55,12 +56,14 @@ def demo(
 ) -> None:
     """Do the main job end to end: fit an aligner for the embedded model, answer prompts with and without it,
     measure the answers on prompts that took no part in fitting, and write a report."""
+    from inferaligner.artifact import check_output_folder
     from inferaligner.evaluation.evaluate import evaluate
     from inferaligner.reporting.evaluation import report
     from inferaligner.reporting.figures import require_matplotlib
 
     require_matplotlib()
-    _make(output)
+    make_folder(output)
+    check_output_folder(output / "aligner")
     model.check(target, aligned)
     watch = Stopwatch(RichStages())
     with watch.measure("loading the target"):
@@ -90,18 +93,6 @@ def demo(
     show(run, rows)
     note(f"{sum(watch.seconds.values()):.0f} s altogether. Report: {page}", style="bold")
     note(f"Try it yourself: inferaligner chat {target} --aligner {output / 'aligner'}")
-
-
-def _make(output: Path) -> None:
-    from inferaligner.artifact import check_output_folder
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{output} cannot be made ({error.strerror}); give another folder with -o."
-        ) from None
-    check_output_folder(output / "aligner")
 
 
 def _earlier(folder: Path, target: LoadedModel, aligned: LoadedModel) -> Aligner | None:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from inferaligner.cli.tables import titled
 from inferaligner.fit.diagnosis import Diagnosis
 from inferaligner.fit.operating_point.precision_check import HOLDS, FormatShift
 from inferaligner.statistics.intervals import Interval
@@ -27,7 +28,7 @@ def expectation(diagnosis: Diagnosis) -> Text:
 
 def tables(diagnosis: Diagnosis) -> list[Table]:
     """Tables of the two models, the distances of their weights, and the layers."""
-    pair = Table(title="target and aligned model", title_justify="left", show_header=False)
+    pair = titled("target and aligned model", show_header=False)
     for style in ("bold", "", ""):
         pair.add_column(style=style)
     for relation in diagnosis.relations:
@@ -38,9 +39,7 @@ def tables(diagnosis: Diagnosis) -> list[Table]:
     pair.add_row("aligned model declines", _rate(diagnosis.aligned_declines), "of the same")
     shown = [pair]
     if diagnosis.distances:
-        weights = Table(title="How far the weights are apart, ‖W − W'‖ / ‖W'‖", title_justify="left")
-        weights.add_column("weight")
-        weights.add_column("distance", justify="right")
+        weights = titled("How far the weights are apart, ‖W − W'‖ / ‖W'‖", ["weight"], ["distance"])
         for kind, distance in diagnosis.distances.items():
             weights.add_row(escape(kind), percent(distance))
         shown.append(weights)
@@ -49,13 +48,12 @@ def tables(diagnosis: Diagnosis) -> list[Table]:
 
 def shift_table(shifts: Sequence[FormatShift]) -> Table:
     """Scores of held-out prompts at fit time and now."""
-    table = Table(
-        title=f"Held-out prompts scored again (the bias holds where at most {percent(HOLDS)} change sides)",
-        title_justify="left",
+    table = titled(
+        f"Held-out prompts scored again (the bias holds where at most {percent(HOLDS)} change sides)",
+        ["prompts"],
+        ["n", "mean shift", "largest", "changed sides", "open, as fitted", "open, now"],
     )
-    table.add_column("prompts")
-    for name in ("n", "mean shift", "largest", "changed sides", "open, as fitted", "open, now", ""):
-        table.add_column(name, justify="right" if name else "left")
+    table.add_column("")
     for one in shifts:
         table.add_row(
             escape(one.group),
@@ -71,10 +69,8 @@ def shift_table(shifts: Sequence[FormatShift]) -> Table:
 
 
 def _layers(diagnosis: Diagnosis) -> Table:
-    table = Table(title="by layer of the target", title_justify="left", box=None, pad_edge=False)
-    table.add_column("layer", justify="right")
-    table.add_column("AUROC", justify="right")
-    table.add_column("cosine of SRV and SSV", justify="right")
+    columns = ["layer", "AUROC", "cosine of SRV and SSV"]
+    table = titled("by layer of the target", figures=columns, box=None, pad_edge=False)
     table.add_column("", width=_BAR)
     if diagnosis.explained is not None:
         table.add_column("map explains", justify="right")

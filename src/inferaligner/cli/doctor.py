@@ -14,6 +14,7 @@ from rich.text import Text
 from inferaligner.cli.environment import Finding, examine
 from inferaligner.cli.model_options import AsJson, ModelOptions, load_aligner
 from inferaligner.cli.progress import RichStages
+from inferaligner.cli.tables import titled
 from inferaligner.cli.terminal import print_json, results
 from inferaligner.errors import InputError
 
@@ -185,7 +186,7 @@ def _show(shifts: Sequence[FormatShift], diagnosis: Diagnosis | None) -> None:
 
 
 def _table(name: str, findings: Sequence[Finding]) -> Table:
-    table = Table(title=name, title_justify="left", show_header=False)
+    table = titled(name, show_header=False)
     table.add_column(style="bold")
     table.add_column()
     table.add_column(overflow="fold")

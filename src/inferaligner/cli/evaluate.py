@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inferaligner.cli.model_options import AsJson, ModelOptions, Target, load_aligner
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.run_options import RunOptions
 from inferaligner.cli.terminal import note, print_json, results
@@ -24,56 +26,52 @@ def _list(wanted: bool) -> None:
         raise typer.Exit
 
 
+@dataclass(frozen=True)
+class EvaluationOptions(RunOptions):
+    """Methods, suites and limits of an evaluation."""
+
+    suite: list[str] | None = flag(
+        None,
+        "--suite",
+        "-s",
+        metavar="NAME",
+        help="A suite of --list (NAME@N for N of its prompts), or KIND=FILE with the kind harmful, "
+        "jailbreak, over-refusal, utility or benign. Repeatable. Default: a shipped suite of every kind.",
+    )
+    method: list[str] | None = flag(
+        None,
+        "--method",
+        "-m",
+        metavar="NAME",
+        help="none, inferaligner, own-vectors, self-reminder (these by default), paper, always, canned, "
+        "goal-priority, cast, aligned[=MODEL], safety-sft=FOLDER, domain-chat=MODEL, prompt=FILE, or "
+        "all. Repeatable.",
+    )
+    prompt_file: list[Path] | None = flag(
+        None, metavar="FILE", help="Defence prompt with {prompt} in it, as another method. Repeatable."
+    )
+    hub: bool = flag(False, "--hub", help="Download missing sets from the hub.")
+    limit: int | None = flag(None, min=1, metavar="N", help="Prompts per suite.")
+    quick: bool = flag(False, "--quick", help="Fewer prompts, shorter answers: a first look.")
+    max_new_tokens: int | None = flag(
+        None, min=1, metavar="N", help="Length limit of answers. Default: 64, with --quick 32."
+    )
+    batch_size: int | None = flag(
+        None, min=1, metavar="N", help="Prompts answered at once. Default: by memory."
+    )
+    timing: bool = flag(True, help="Measure inference time too.")
+
+
 def evaluate(
     *,
     target: Target,
-    run: RunOptions,
+    run: EvaluationOptions,
     aligner: Annotated[
         str | None,
         typer.Option(
             "--aligner", "-a", metavar="DIR", help="Folder that `fit` wrote, or hub id of an aligner."
         ),
     ] = None,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--suite",
-            "-s",
-            metavar="NAME",
-            help="A suite of --list (NAME@N for N of its prompts), or KIND=FILE with the kind harmful, "
-            "jailbreak, over-refusal, utility or benign. Repeatable. Default: a shipped suite of every kind.",
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            "-m",
-            metavar="NAME",
-            help="none, inferaligner, own-vectors, self-reminder (these by default), paper, always, canned, "
-            "goal-priority, cast, aligned[=MODEL], safety-sft=FOLDER, domain-chat=MODEL, prompt=FILE, or "
-            "all. Repeatable.",
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Defence prompt with {prompt} in it, as another method. Repeatable."
-        ),
-    ] = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Download missing sets from the hub.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Prompts per suite.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer prompts, shorter answers: a first look.")
-    ] = False,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Length limit of answers. Default: 64, with --quick 32."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Prompts answered at once. Default: by memory.")
-    ] = None,
-    timing: Annotated[bool, typer.Option(help="Measure inference time too.")] = True,
     list_all: Annotated[
         bool,
         typer.Option("--list", help="List suites and methods, and exit.", callback=_list, is_eager=True),
@@ -97,21 +95,26 @@ def evaluate(
 
     require_matplotlib()
     fitted = None if aligner is None else load_aligner(aligner)
-    specs, left_out = methods.choose(method or [], None if fitted is None else fitted.artifact)
-    specs = methods.check([*specs, *(f"prompt={file}" for file in prompt_file or [])])
+    specs, left_out = methods.choose(run.method or [], None if fitted is None else fitted.artifact)
+    specs = methods.check([*specs, *(f"prompt={file}" for file in run.prompt_file or [])])
     for name, why in left_out.items():
         note(f"Left out of all: {name} {why}")
     subsets = suites.load(
-        suite or suites.DEFAULT, data=run.data, hub=hub, limit=limit, quick=quick, seed=run.seed
+        run.suite or suites.DEFAULT,
+        data=run.data,
+        hub=run.hub,
+        limit=run.limit,
+        quick=run.quick,
+        seed=run.seed,
     )
     loaded = model.load_for(fitted, target)
     recipe = Recipe(
         methods.make_methods(specs, MethodContext(loaded, fitted, model.load)),
         subsets,
-        max_new_tokens or (_QUICK_TOKENS if quick else _TOKENS),
+        run.max_new_tokens or (_QUICK_TOKENS if run.quick else _TOKENS),
         aligner,
-        batch_size,
-        timing=(QUICK if quick else TimingSettings()) if timing else None,
+        run.batch_size,
+        timing=(QUICK if run.quick else TimingSettings()) if run.timing else None,
     )
     done = run_recipe(recipe, run.output, RichStages(), overwrite=run.overwrite)
     rows = done.write_results()

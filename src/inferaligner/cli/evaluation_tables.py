@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.cli.answer_panels import gate_mark
+from inferaligner.cli.tables import RATE, add_columns, area_cells, rate_cells, titled
 from inferaligner.cli.terminal import results
 from inferaligner.evaluation.metrics import BARE, ResultRow
 from inferaligner.evaluation.run_folder import RunFolder
@@ -96,27 +97,20 @@ def examples_table(folder: RunFolder) -> Table:
 
 def open_rates_table(artifact: AlignerArtifact) -> Table:
     """How often an aligner's gate opens on held-out prompts, by kind, with the AUROC."""
-    from inferaligner.storage.model_card import percent
-
     held_out = artifact.calibration["held_out"]
     table = _table("How often the gate opens on held-out prompts")
-    table.add_column("prompts")
-    for name in ("open", "95 % interval", "n"):
-        table.add_column(name, justify="right")
+    add_columns(table, ["prompts"], RATE)
     for kind, rate in held_out["open"].items():
-        bounds = f"{percent(rate['low'])} to {percent(rate['high'])}"
-        table.add_row(kind, percent(rate["value"]), bounds, str(rate["n"]))
-    area = held_out.get("auroc")
-    if area:
+        table.add_row(kind, *rate_cells(rate))
+    if held_out.get("auroc"):
         table.add_section()
-        bounds = f"{area['low']:.3f} to {area['high']:.3f}"
-        table.add_row("AUROC", f"{area['value']:.3f}", bounds, str(area["n"]))
+        table.add_row("AUROC", *area_cells(held_out["auroc"]))
     return table
 
 
 def _table(title: str, *, lines: bool = False) -> Table:
     # No vertical lines: they take eight columns, and a terminal may have only eighty.
-    return Table(title=title, title_justify="left", box=HORIZONTALS, pad_edge=False, show_lines=lines)
+    return titled(title, box=HORIZONTALS, pad_edge=False, show_lines=lines)
 
 
 def catalogue_tables() -> Iterator[Table]:

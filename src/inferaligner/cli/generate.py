@@ -152,6 +152,7 @@ def answer_rows(
         MismatchError: the aligner was fitted on another model. Raised at once, not with the first batch.
         PromptTooLongError: any prompt is too long; also at once.
     """
+    from inferaligner.models.generation import generate_answers
     from inferaligner.prompts.chat import context_length, encode_chats
 
     fitted.check(loaded.model, loaded.reader)
@@ -159,19 +160,6 @@ def answer_rows(
     limit = context_length(loaded.model.config)
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.reader, prompts, system=system, max_length=None if limit is None else limit - 1)
-    return _batches(fitted, loaded, prompts, compare, max_new_tokens, batch_size, policy)
-
-
-def _batches(
-    fitted: Aligner,
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    compare: bool,
-    max_new_tokens: int,
-    batch_size: int,
-    policy: GatePolicy,
-) -> Iterator[list[dict[str, Any]]]:
-    from inferaligner.models.generation import generate_answers
 
     def answers(batch: Sequence[Prompt], decisions: Any = None) -> list[Any]:
         generated = generate_answers(
@@ -180,15 +168,15 @@ def _batches(
             batch,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            system=fitted.artifact.provenance.system_prompt,
+            system=system,
             decisions=decisions,
         )
         return sorted(generated, key=lambda answer: answer.row)
 
     refusal = policy.refusal_text
     watched = policy.monitor and fitted.artifact.monitor is not None
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
+
+    def rows(batch: Sequence[Prompt]) -> list[dict[str, Any]]:
         with fitted.apply(
             loaded.model,
             loaded.reader,
@@ -200,7 +188,7 @@ def _batches(
         # A batch without open rows is the bare model's own output already, bit for bit. Where a row opened,
         # the whole batch runs again, because a row's numerics depend on the rows beside it.
         bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
-        yield [
+        return [
             {
                 **prompt_fields(prompt),
                 # The whole text, also where --max-new-tokens is shorter.
@@ -212,6 +200,8 @@ def _batches(
             }
             for prompt, ours, theirs in zip(batch, aligned, bare, strict=True)
         ]
+
+    return (rows(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size))
 
 
 def _answers_file(file: Path, prompts: Sequence[Prompt], overwrite: bool, run: dict[str, Any]) -> AnswersFile:

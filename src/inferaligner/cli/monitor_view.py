@@ -9,6 +9,7 @@ from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.cli.operating_point_view import described, traffic_table
+from inferaligner.cli.tables import RATE, rate_cells, titled
 from inferaligner.storage.model_card import percent
 
 _CANDIDATES_SHOWN = 5
@@ -52,14 +53,12 @@ def monitor_tables(artifact: AlignerArtifact) -> list[Table]:
 
 def _candidates(kept: dict[str, Any]) -> Table:
     rows = kept["candidates"][:_CANDIDATES_SHOWN]
-    table = Table(
-        title=f"Monitors compared by cross-validation (best {len(rows)} of {kept.get('tried')}; the first "
-        "was taken)",
-        title_justify="left",
+    table = titled(
+        f"Monitors compared by cross-validation (best {len(rows)} of {kept.get('tried')}; the first was "
+        "taken)",
+        ["direction"],
+        ["layer", "window", "opens", "AUROC"],
     )
-    table.add_column("direction")
-    for name in ("layer", "window", "opens", "AUROC"):
-        table.add_column(name, justify="right")
     for row in rows:
         figures = (percent(row["true_open"]), f"{row['auroc']:.3f}")
         table.add_row(str(row["kind"]), str(row["layer"]), str(row["window"]), *figures)
@@ -67,11 +66,7 @@ def _candidates(kept: dict[str, Any]) -> Table:
 
 
 def _held_out(rates: dict[str, Any]) -> Table:
-    table = Table(title="Monitor on answers that took no part in fitting it", title_justify="left")
-    table.add_column("answers")
-    for name in ("open", "95 % interval", "n"):
-        table.add_column(name, justify="right")
+    table = titled("Monitor on answers that took no part in fitting it", ["answers"], RATE)
     for name, rate in rates.items():
-        interval = f"{percent(rate['low'])} to {percent(rate['high'])}"
-        table.add_row(Text(name), percent(rate["value"]), interval, str(rate["n"]))
+        table.add_row(Text(name), *rate_cells(rate))
     return table

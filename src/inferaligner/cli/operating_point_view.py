@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferaligner.artifact import AlignerArtifact
+from inferaligner.cli.tables import add_columns, titled
 from inferaligner.method.decision import opens
 from inferaligner.storage.model_card import percent, promise_words
 from inferaligner.storage.operating_point_record import OperatingPoint
@@ -49,10 +50,7 @@ def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
     fewer = "fewer" if new < old else "more"
     traffic = traffic_table(point)
     traffic.title = f"Operating point: bias {old:.4g} → {new:.4g}, the gate opens on {fewer} prompts"
-    effects = Table(title="Effect on other prompts", title_justify="left")
-    effects.add_column("prompts")
-    for name in ("open before", "open now", "n"):
-        effects.add_column(name, justify="right")
+    effects = titled("Effect on other prompts", ["prompts"], ["open before", "open now", "n"])
     for name, scores in (after.calibration.get("held_out_scores") or {}).items():
         counts = [sum(opens(score + bias) for score in scores) / len(scores) for bias in (old, new)]
         effects.add_row(Text(f"held out: {name}"), *map(percent, counts), str(len(scores)))
@@ -67,11 +65,11 @@ def move_tables(before: AlignerArtifact, after: AlignerArtifact) -> list[Table]:
 
 def drift_table(drifts: Sequence[Drift], confidence: float) -> Table:
     """Live scores against the stored ones; the verdicts are printed below it."""
-    table = Table(title="Live scores against those of the calibration", title_justify="left")
-    for name in ("live", "against"):
-        table.add_column(name)
-    for name in ("n", "n then", "distance", "p", "open now", f"{percent(confidence)} interval", "limit"):
-        table.add_column(name, justify="right")
+    table = titled(
+        "Live scores against those of the calibration",
+        ["live", "against"],
+        ["n", "n then", "distance", "p", "open now", f"{percent(confidence)} interval", "limit"],
+    )
     for drift in drifts:
         table.add_row(
             Text(drift.name),
@@ -89,10 +87,8 @@ def drift_table(drifts: Sequence[Drift], confidence: float) -> Table:
 
 def traffic_table(point: OperatingPoint) -> Table:
     """Open counts and bounds of each traffic."""
-    table = Table(title="Benign traffic at the operating point", title_justify="left")
-    table.add_column("traffic")
-    for name in ("open", "of", f"at most, at {percent(point.confidence)} confidence"):
-        table.add_column(name, justify="right")
+    bound = f"at most, at {percent(point.confidence)} confidence"
+    table = titled("Benign traffic at the operating point", ["traffic"], ["open", "of", bound])
     table.add_column(f"promise of {percent(point.max_false_open)}")
     for name, record in point.traffic.items():
         # As Text: a name may hold brackets, which rich would take for markup.
@@ -102,12 +98,8 @@ def traffic_table(point: OperatingPoint) -> Table:
 
 
 def _history(point: OperatingPoint) -> Table:
-    table = Table(title="Moves of the operating point", title_justify="left")
-    table.add_column("date")
-    for name in ("bias before", "bias after"):
-        table.add_column(name, justify="right")
-    for name in ("traffic", "from", "promise"):
-        table.add_column(name)
+    table = titled("Moves of the operating point", ["date"], ["bias before", "bias after"])
+    add_columns(table, ["traffic", "from", "promise"])
     for move in point.history:
         kept = f"{percent(move.max_false_open)} at {percent(move.confidence)}"
         table.add_row(

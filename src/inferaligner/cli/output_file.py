@@ -43,6 +43,20 @@ def check_output_file(file: Path, source: str | None = None) -> None:
         raise InputError(f"{file} cannot be written ({error.strerror}); give another one with -o.") from None
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder for results, unless it exists.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}); give another folder with -o."
+        ) from None
+
+
 def write_lines(file: Path, rows: Iterable[Any]) -> None:
     """Writes JSON lines; after an error the file is as it was before."""
     write_whole(file, "".join(dump(row) + "\n" for row in rows).encode("utf-8", "backslashreplace"))
