@@ -65,7 +65,9 @@ def test_the_prompt_file_is_not_written_over(
 ) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("prompt\nhello\n")
-    refused(run("score", target, "-a", aligner, "-i", f"{file}:prompt", "-o", file), "read from")
+    refused(
+        run("score", target, "-a", aligner, "-i", f"{file}:prompt", "-o", file), "is the prompt file itself"
+    )
     assert file.read_text() == "prompt\nhello\n"
 
 

@@ -4,7 +4,7 @@ aligner fits a model, and whether one model can guide another."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from inferaligner.cli.environment import Finding, examine
 from inferaligner.cli.model_options import AsJson, ModelOptions, load_aligner
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.tables import titled
 from inferaligner.cli.terminal import print_json, results
@@ -27,48 +28,43 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "missing": "yellow", "doubtful": "yellow", "differs": "bold red"}
 
 
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What is checked beside the environment."""
+
+    aligner: str | None = flag(None, "--aligner", "-a", metavar="DIR", help="An aligner to check on TARGET.")
+    aligned: str | None = flag(
+        None,
+        metavar="MODEL",
+        help="A model to check before a fit: whether it can guide TARGET, and how well.",
+    )
+    rescore: bool = flag(
+        False,
+        "--rescore",
+        help="With --aligner: score its held-out prompts again, to check whether the bias holds in the "
+        "precision in which TARGET is loaded.",
+    )
+    prompts: int = flag(
+        100, min=4, metavar="N", help="Largest number of prompts of each kind for --aligned and --rescore."
+    )
+    system: str | None = flag(
+        None, metavar="TEXT", help="With --aligned: the system prompt with which TARGET is served."
+    )
+    aligned_chat_template: str | None = flag(
+        None,
+        metavar="FILE|NAME",
+        help="A Jinja chat template for the aligned model, the name of one of its own templates, or "
+        '"own" for its default. Without it, --chat-template is for both models.',
+    )
+
+
 def doctor(
     *,
     target: Annotated[
         str | None,
         typer.Argument(metavar="[TARGET]", help="The model to protect; give --aligner or --aligned with it."),
     ] = None,
-    aligner: Annotated[
-        str | None,
-        typer.Option("--aligner", "-a", metavar="DIR", help="An aligner to check on TARGET."),
-    ] = None,
-    aligned: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="A model to check before a fit: whether it can guide TARGET, and how well."
-        ),
-    ] = None,
-    rescore: Annotated[
-        bool,
-        typer.Option(
-            "--rescore",
-            help="With --aligner: score its held-out prompts again, to check whether the bias holds in the "
-            "precision in which TARGET is loaded.",
-        ),
-    ] = False,
-    prompts: Annotated[
-        int,
-        typer.Option(
-            min=4, metavar="N", help="Largest number of prompts of each kind for --aligned and --rescore."
-        ),
-    ] = 100,
-    system: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="With --aligned: the system prompt with which TARGET is served."),
-    ] = None,
-    aligned_chat_template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME",
-            help="A Jinja chat template for the aligned model, the name of one of its own templates, or "
-            '"own" for its default. Without it, --chat-template is for both models.',
-        ),
-    ] = None,
+    options: DoctorOptions,
     model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +73,8 @@ def doctor(
 
     The exit code is 0 if every check passes, and 2 if a check fails or the expected quality is poor.
     """
-    _check_arguments(target, aligner, aligned, rescore)
+    aligner, aligned, system = options.aligner, options.aligned, options.system
+    _check_arguments(target, options)
     report = {"environment": examine()}
     shifts: list[FormatShift] = []
     diagnosis: Diagnosis | None = None
@@ -86,15 +83,14 @@ def doctor(
         model.check(target)
         loaded = model.load(target, system=fitted.artifact.provenance.system_prompt)
         report.update(_check_pair(fitted, loaded))
-        if rescore and not _differs(report):
-            shifts = _rescore(fitted, loaded, prompts)
+        if options.rescore and not _differs(report):
+            shifts = _rescore(fitted, loaded, options.prompts)
     elif target is not None and aligned is not None:
-        guide = model.with_template(aligned_chat_template)
+        guide = model.with_template(options.aligned_chat_template)
         model.check(target)
         guide.check(aligned)
-        diagnosis = _diagnose(
-            model.load(target, system=system), guide.load(aligned, system=system), prompts, system
-        )
+        ours, theirs = model.load(target, system=system), guide.load(aligned, system=system)
+        diagnosis = _diagnose(ours, theirs, options.prompts, system)
     fine = not _differs(report) and all(shift.holds for shift in shifts)
     fine = fine and (diagnosis is None or diagnosis.quality != "poor")
     if as_json:
@@ -112,7 +108,8 @@ def doctor(
         raise typer.Exit(2)
 
 
-def _check_arguments(target: str | None, aligner: str | None, aligned: str | None, rescore: bool) -> None:
+def _check_arguments(target: str | None, options: DoctorOptions) -> None:
+    aligner, aligned = options.aligner, options.aligned
     if aligner is not None and aligned is not None:
         raise InputError(
             "--aligner checks a fitted aligner, --aligned a model before a fit: give one of them."
@@ -122,7 +119,7 @@ def _check_arguments(target: str | None, aligner: str | None, aligned: str | Non
             "TARGET needs --aligner or --aligned, and each of them needs TARGET: give both, or neither to "
             "check the environment alone."
         )
-    if rescore and aligner is None:
+    if options.rescore and aligner is None:
         raise InputError(
             "--rescore scores the prompts of an aligner again: give the aligner with --aligner DIR."
         )

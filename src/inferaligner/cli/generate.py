@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from inferaligner.cli.image_options import ImageFiles, with_images
 from inferaligner.cli.model_options import AlignerPlace, ModelOptions, Target, load_aligner
 from inferaligner.cli.open_options import OpenGateOptions
+from inferaligner.cli.option_groups import flag
 from inferaligner.cli.output_file import check_output_file
 from inferaligner.cli.progress import RichStages
 from inferaligner.cli.terminal import check_text, note, print_json_line
@@ -26,36 +28,37 @@ if TYPE_CHECKING:
     from inferaligner.steering.gate_policy import GatePolicy
 
 
+@dataclass(frozen=True)
+class GenerateOptions:
+    """The prompts, and how they are answered."""
+
+    prompt: str | None = flag(None, "--prompt", "-p", metavar="TEXT", help="One prompt.")
+    source: str | None = flag(
+        None,
+        "--input",
+        "-i",
+        metavar="SPEC",
+        help="Many prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
+    )
+    compare: bool = flag(False, "--compare", help="Answer without the aligner too (unaligned_response).")
+    output: Path | None = flag(
+        None,
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write the JSON lines to this file as they are generated; an interrupted run is continued.",
+    )
+    overwrite: bool = flag(False, "--overwrite", help="Replace the output file.")
+    max_new_tokens: int = flag(256, min=1, help="Longest answer, in tokens.")
+    batch_size: int = flag(32, min=1, help="Prompts per batch.")
+
+
 def generate(
     *,
     target: Target,
     aligner: AlignerPlace,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="One prompt.")] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="SPEC",
-            help="Many prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
-        ),
-    ] = None,
+    options: GenerateOptions,
     image: ImageFiles = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Answer without the aligner too (unaligned_response).")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the JSON lines to this file as they are generated; an interrupted run is continued.",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON lines on a terminal too, instead of panels.")
     ] = False,
@@ -68,9 +71,9 @@ def generate(
 
     The lines are in the input's order. On a terminal, panels are shown instead.
     """
-    prompts = _read(prompt, source, image or [])
+    prompts, output = _read(options.prompt, options.source, image or []), options.output
     if output is not None:
-        check_output_file(output, source)
+        check_output_file(output, options.source)
     fitted = load_aligner(aligner)
     policy = gate.policy(fitted.artifact)
     answers: AnswersFile | None = None
@@ -78,12 +81,12 @@ def generate(
         answers = _answers_file(
             output,
             prompts,
-            overwrite,
+            options.overwrite,
             {
                 "aligner": fitted.artifact.digest(),
                 "target": target,
-                "max_new_tokens": max_new_tokens,
-                "compare": compare,
+                "max_new_tokens": options.max_new_tokens,
+                "compare": options.compare,
                 **({} if gate.monitor else {"monitor": False}),
                 "dtype": model.dtype,
                 "quantization": model.quantization,
@@ -99,15 +102,7 @@ def generate(
     if answers is None and not as_json and sys.stdout.isatty():
         from inferaligner.cli.answer_panels import show
     first = 0 if answers is None else answers.finished
-    rows = answer_rows(
-        fitted,
-        loaded,
-        prompts[first:],
-        compare=compare,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        policy=policy,
-    )
+    rows = answer_rows(fitted, loaded, prompts[first:], options, policy)
     if answers is None:
         for batch in rows:
             for row in batch:
@@ -128,10 +123,7 @@ def answer_rows(
     fitted: Aligner,
     loaded: LoadedModel,
     prompts: Sequence[Prompt],
-    *,
-    compare: bool,
-    max_new_tokens: int,
-    batch_size: int,
+    options: GenerateOptions,
     policy: GatePolicy,
 ) -> Iterator[list[dict[str, Any]]]:
     """Answers prompts with the gate in place, greedily.
@@ -140,9 +132,7 @@ def answer_rows(
         fitted: the aligner.
         loaded: the model that it was fitted on.
         prompts: what to answer.
-        compare: answer without the aligner too.
-        max_new_tokens: longest answer, in tokens.
-        batch_size: prompts per batch.
+        options: the length and number of answers at a time, and whether to answer without the aligner too.
         policy: what happens to prompts that open the gate.
 
     Returns:
@@ -166,8 +156,8 @@ def answer_rows(
             loaded.model,
             loaded.reader,
             batch,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
+            max_new_tokens=options.max_new_tokens,
+            batch_size=options.batch_size,
             system=system,
             decisions=decisions,
         )
@@ -187,13 +177,15 @@ def answer_rows(
             aligned = answers(batch, lambda: guard.decisions)
         # A batch without open rows is the bare model's own output already, bit for bit. Where a row opened,
         # the whole batch runs again, because a row's numerics depend on the rows beside it.
-        bare = answers(batch) if compare and any(answer.decision.open for answer in aligned) else aligned
+        bare = (
+            answers(batch) if options.compare and any(answer.decision.open for answer in aligned) else aligned
+        )
         return [
             {
                 **prompt_fields(prompt),
                 # The whole text, also where --max-new-tokens is shorter.
                 "response": refusal if refusal is not None and ours.decision.open else ours.text,
-                **({"unaligned_response": theirs.text} if compare else {}),
+                **({"unaligned_response": theirs.text} if options.compare else {}),
                 "score": ours.decision.score,
                 "open": ours.decision.open,
                 **({"opened_at": ours.decision.opened_at} if watched else {}),
@@ -201,7 +193,8 @@ def answer_rows(
             for prompt, ours, theirs in zip(batch, aligned, bare, strict=True)
         ]
 
-    return (rows(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size))
+    size = options.batch_size
+    return (rows(prompts[start : start + size]) for start in range(0, len(prompts), size))
 
 
 def _answers_file(file: Path, prompts: Sequence[Prompt], overwrite: bool, run: dict[str, Any]) -> AnswersFile:

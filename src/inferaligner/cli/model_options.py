@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
@@ -86,14 +86,7 @@ class ModelOptions:
 
         _quieten()
         with RichStages().stage(f"loading {spec}"):
-            loaded = load_model(
-                spec,
-                dtype=self.dtype,
-                device=self.device,
-                quantization=self.quantization,
-                chat_template=self.chat_template,
-                trust_remote_code=self.trust_remote_code,
-            )
+            loaded = load_model(spec, **asdict(self))
         _check_rendering(loaded, system)
         return loaded
 
