@@ -32,9 +32,9 @@ from rich.table import Table
 
 import reproduction.benchmark_prompts as public
 from inferaligner.aligner import Aligner
-from inferaligner.fit.gate.choice import paper_gate
+from inferaligner.fit.gate.gate_choice import paper_gate
 from inferaligner.fit.operating_point.benign_traffic import raise_threshold
-from inferaligner.fit.operating_point.choice import promised_threshold
+from inferaligner.fit.operating_point.threshold import promised_threshold
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations
 from inferaligner.method.gate import GateRead, GuidanceGate

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import reproduction.benchmark_prompts as public
 from inferaligner.fit.gate.builder import WhitenedGate
-from inferaligner.fit.gate.choice import GateCrossValidation, build_gate, try_gate
+from inferaligner.fit.gate.gate_choice import GateCrossValidation, build_gate, try_gate
 from inferaligner.fit.options import SHIPPED_LIMIT
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.method.activations import Activations, record_activations

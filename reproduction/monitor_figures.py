@@ -20,7 +20,7 @@ from typing import Any
 from inferaligner.aligner import Aligner
 from inferaligner.cli.progress import RichStages
 from inferaligner.fit.context import FitContext, FitModel
-from inferaligner.fit.monitor.training import fit_monitor
+from inferaligner.fit.monitor.monitor_fit import fit_monitor
 from inferaligner.fit.options import MONITOR_TOKENS, FitOptions
 from inferaligner.fit.samples import samples_from_contrast
 from inferaligner.judges.rules import judge

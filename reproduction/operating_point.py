@@ -46,7 +46,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom
 
-from inferaligner.fit.operating_point.choice import promised_threshold
+from inferaligner.fit.operating_point.threshold import promised_threshold
 
 
 @dataclass(frozen=True)

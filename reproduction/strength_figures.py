@@ -29,8 +29,8 @@ from rich.table import Table
 
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.evaluation.comparison import compare
-from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
+from inferaligner.evaluation.paired_statistics import compare
+from inferaligner.fit.strength.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.judges.rules import judge
 from inferaligner.models.generation import generate_answers
 from inferaligner.models.loading import LoadedModel, load_model

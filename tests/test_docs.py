@@ -23,7 +23,7 @@ import yaml
 from typer.testing import CliRunner
 
 from inferaligner.cli.main import app
-from inferaligner.fit import search_prompts
+from inferaligner.fit.strength import search_prompts
 from inferaligner.prompts import contrast
 from inferaligner.prompts.chat import render_chat
 from tests.support.tiny_aligner import tiny_aligner
@@ -55,7 +55,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     # A random model refuses nothing; the search only has to have something to count.
     monkeypatch.setattr(search_prompts, "SCORED", 2)
     monkeypatch.setattr(search_prompts, "GENERATED", 2)
-    monkeypatch.setattr("inferaligner.fit.strength.search.ANSWER_TOKENS", 4)
+    monkeypatch.setattr("inferaligner.fit.strength.strength_search.ANSWER_TOKENS", 4)
     monkeypatch.setattr(search_prompts, "ANSWER_TOKENS", 4)
     monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: type("V", (), {"outcome": "refusal"}))
     tokenizer = tiny_tokenizer()

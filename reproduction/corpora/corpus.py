@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError, MissingExtraError
-from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.evaluation.suites.data_files import rows_of
 
 _EXAMPLES = 12
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferaligner.evaluation.likelihood import answer_logprobs
-from inferaligner.evaluation.suites.reading import READING
+from inferaligner.evaluation.suites.reading_questions import READING
 from inferaligner.judges.degeneracy import degeneracy
 from inferaligner.judges.rules import judge
 from inferaligner.models.generation import end_tokens

@@ -12,7 +12,7 @@ import random
 from typing import Any
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.evaluation.suites.data_files import rows_of
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.storage.atomic_io import replace_file
 from inferaligner.storage.json_io import dump

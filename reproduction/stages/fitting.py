@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferaligner.fit.strength.choice import PAPER_STRENGTH
+from inferaligner.fit.strength.steering_choice import PAPER_STRENGTH
 from reproduction.commands import inferaligner
 from reproduction.run_context import RunContext
 from reproduction.stages.training import sibling

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.evaluation.comparison import compare
+from inferaligner.evaluation.paired_statistics import compare
 from inferaligner.evaluation.run_folder import RunFolder
 from inferaligner.judges.rules import RuleJudge
 from inferaligner.storage.atomic_io import replace_file

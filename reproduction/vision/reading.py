@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.aligner import Aligner
-from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.labels import named_choice
+from inferaligner.evaluation.paired_statistics import mean_interval
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.models.loading import LoadedModel, load_model
 from inferaligner.prompts.images import ImagePrompt, Prompt, picture_from, require_pillow

@@ -12,7 +12,7 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.cli.traffic_options import read_benign
 from inferaligner.errors import InputError
-from inferaligner.fit.strength import choice
+from inferaligner.fit.strength import steering_choice as choice
 from inferaligner.judges import Judgement
 from inferaligner.models import loading
 from tests.support.command_line import Run, refused

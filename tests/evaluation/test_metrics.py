@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.comparison import compare, mcnemar, median_interval
 from inferaligner.evaluation.metrics import result_rows
+from inferaligner.evaluation.paired_statistics import compare, mcnemar, median_interval
 
 
 def record(method: str, row: int, outcome: str, **more: Any) -> dict[str, Any]:

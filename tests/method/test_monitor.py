@@ -13,7 +13,7 @@ from inferaligner import aligner as aligner_module
 from inferaligner.aligner import Aligner
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import ArtifactError, InputError
-from inferaligner.fit import search_prompts
+from inferaligner.fit.strength import search_prompts
 from inferaligner.judges import Judgement
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.models.generation import generate_answers

@@ -13,7 +13,7 @@ pytest.importorskip("PIL")
 
 from reproduction.vision import figures
 
-from inferaligner.fit import search_prompts
+from inferaligner.fit.strength import search_prompts
 from inferaligner.models.loading import LoadedModel
 from tests.support.tiny_vision import backbone_of, tiny_vision
 

@@ -28,8 +28,7 @@ from inferaligner.vllm.contract import (
     main,
     violations,
 )
-from inferaligner.vllm.sources import Sources
-from inferaligner.vllm.statements import (
+from inferaligner.vllm.contract_statements import (
     Attributes,
     Call,
     Carrier,
@@ -41,6 +40,7 @@ from inferaligner.vllm.statements import (
     Reviewed,
     Statement,
 )
+from inferaligner.vllm.vllm_source import Sources
 
 PLUGIN = Path(compatibility.__file__).parent
 FILES = {file.name: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(PLUGIN.glob("*.py"))}

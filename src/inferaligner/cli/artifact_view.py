@@ -19,7 +19,7 @@ from inferaligner.fit.model_compatibility import relations
 from inferaligner.method.vectors import cosine
 from inferaligner.models.number_format import DTYPE, format_words
 from inferaligner.storage.model_card import gate_words, operating_point, percent, reads_words
-from inferaligner.storage.search_record import (
+from inferaligner.storage.strength_search_record import (
     false_open_words,
     finalists,
     order_words,

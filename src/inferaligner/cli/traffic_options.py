@@ -45,7 +45,7 @@ def warn_of_too_few(
     traffic: Mapping[str, Sequence[object]], max_false_open: float, confidence: float
 ) -> None:
     """Warns of traffic that has too few prompts for the bound."""
-    from inferaligner.fit.operating_point.choice import too_few
+    from inferaligner.fit.operating_point.threshold import too_few
 
     for name, rows in traffic.items():
         warning = too_few(name, len(rows), max_false_open, confidence) if len(rows) else None

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import ENDED, LOOPED, ResultRow, grouped, rate_row, row
+from inferaligner.evaluation.paired_statistics import mean_interval
 from inferaligner.evaluation.records_file import Record
 from inferaligner.fit.progress import Progress
 from inferaligner.fit.samples import samples_from_contrast

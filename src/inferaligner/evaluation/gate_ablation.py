@@ -17,7 +17,7 @@ from inferaligner.evaluation.methods.gated import Gated
 from inferaligner.evaluation.methods.method import Method, MethodContext
 from inferaligner.evaluation.metrics import GATE_SUITE, HARMFUL_KINDS, ResultRow, rate_row, row
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, WhitenedGate
-from inferaligner.fit.gate.choice import SHRINKAGES, GateCrossValidation, build_gate, try_gate
+from inferaligner.fit.gate.gate_choice import SHRINKAGES, GateCrossValidation, build_gate, try_gate
 from inferaligner.fit.progress import Progress
 from inferaligner.fit.samples import Sample, samples_from_contrast
 from inferaligner.method.activations import record_activations

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from inferaligner.evaluation.comparison import median_interval
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.metrics import HARMFUL_KINDS, ResultRow, row
+from inferaligner.evaluation.paired_statistics import median_interval
 from inferaligner.evaluation.records_file import Record
 from inferaligner.fit.progress import Progress
 from inferaligner.models.generation import generate_answers

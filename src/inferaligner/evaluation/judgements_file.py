@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferaligner.evaluation.comparison import mean_interval
 from inferaligner.evaluation.metrics import BARE, ResultRow, against_bare, grouped, rate_row, row
+from inferaligner.evaluation.paired_statistics import mean_interval
 from inferaligner.evaluation.records_file import Key, Record, key_of
 
 FOLDER = "verdicts"

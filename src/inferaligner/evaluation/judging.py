@@ -10,7 +10,7 @@ from typing import Any
 from inferaligner.errors import InputError
 from inferaligner.evaluation.judgements_file import finished_entries, judgements_file
 from inferaligner.evaluation.records_file import Key, Record, key_of
-from inferaligner.evaluation.suites.tables import rows_of
+from inferaligner.evaluation.suites.data_files import rows_of
 from inferaligner.fit.progress import Progress
 from inferaligner.judges import Judge, Judgement
 from inferaligner.judges.agreement import Agreement, agreement

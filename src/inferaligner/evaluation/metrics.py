@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inferaligner.evaluation.comparison import compare, mean_interval
+from inferaligner.evaluation.paired_statistics import compare, mean_interval
 from inferaligner.evaluation.records_file import Record
 from inferaligner.judges import OUTCOMES
 from inferaligner.statistics.intervals import bootstrap_auroc, clopper_pearson

@@ -20,11 +20,11 @@ import transformers
 from inferaligner.artifact import AlignerArtifact, ModelRecord, Provenance
 from inferaligner.errors import InputError
 from inferaligner.fit.context import FitContext
-from inferaligner.fit.gate.training import fit_gate
-from inferaligner.fit.monitor.training import fit_monitor
+from inferaligner.fit.gate.fitting import fit_gate
+from inferaligner.fit.monitor.monitor_fit import fit_monitor
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.options import check_given
-from inferaligner.fit.strength.choice import Steering, choose_steering
+from inferaligner.fit.strength.steering_choice import Steering, choose_steering
 from inferaligner.fit.vectors import extract_vectors
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.anatomy import dissect

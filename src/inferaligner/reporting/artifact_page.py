@@ -12,7 +12,7 @@ from inferaligner.reporting.html import interval, render
 from inferaligner.reporting.search_figures import search_figures, setting, span
 from inferaligner.statistics.intervals import Interval
 from inferaligner.storage.model_card import gate_words, operating_point, percent
-from inferaligner.storage.search_record import (
+from inferaligner.storage.strength_search_record import (
     false_open_words,
     finalists,
     order_words,

@@ -8,7 +8,6 @@ from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
-from inferaligner.evaluation.comparison import compare
 from inferaligner.evaluation.inference_time import SUITE as TIME_SUITE
 from inferaligner.evaluation.metrics import (
     BARE,
@@ -19,6 +18,7 @@ from inferaligner.evaluation.metrics import (
     ResultRow,
     grouped,
 )
+from inferaligner.evaluation.paired_statistics import compare
 from inferaligner.evaluation.records_file import Record
 from inferaligner.evaluation.run_folder import RunFolder
 from inferaligner.judges.rules import RuleJudge

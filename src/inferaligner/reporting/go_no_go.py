@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inferaligner.evaluation.comparison import Difference, compare
 from inferaligner.evaluation.metrics import BARE, HARMFUL_KINDS
+from inferaligner.evaluation.paired_statistics import Difference, compare
 from inferaligner.evaluation.records_file import Record
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferaligner.reporting import figures
-from inferaligner.storage.search_record import finalists, same_setting
+from inferaligner.storage.strength_search_record import finalists, same_setting
 
 
 def search_figures(search: Mapping[str, Any]) -> dict[str, str]:

@@ -43,8 +43,8 @@ from inferaligner.server.schema import (
     ModelList,
 )
 from inferaligner.server.settings import ServerSettings
-from inferaligner.serving.gate_report import OPEN_HEADER
-from inferaligner.serving.tolerant_paths import TolerantPaths
+from inferaligner.server_shared.gate_report import OPEN_HEADER
+from inferaligner.server_shared.tolerant_paths import TolerantPaths
 from inferaligner.storage.audit_log import AuditFile
 from inferaligner.storage.json_io import plain
 from inferaligner.version import __version__

@@ -8,7 +8,7 @@ from typing import Any
 from inferaligner.server.engine.engine import Observer
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.metrics import ServerMetrics
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 from inferaligner.storage.audit_log import AuditFile, decision_line
 
 log = logging.getLogger("inferaligner.server")

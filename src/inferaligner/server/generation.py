@@ -20,7 +20,7 @@ from inferaligner.server.event_stream import EventStream
 from inferaligner.server.prompts import PromptEncoder
 from inferaligner.server.request_stream import Choice, RequestStream, unless_disconnected
 from inferaligner.server.schema import ChatRequest, CompletionRequest
-from inferaligner.serving.gate_report import KEY, OPEN_HEADER
+from inferaligner.server_shared.gate_report import KEY, OPEN_HEADER
 from inferaligner.storage.json_io import plain
 
 _CLOSED_REQUEST = 499  # nginx's status for a client that disconnected

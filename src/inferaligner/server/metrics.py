@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import InferAlignerError
 from inferaligner.fit.operating_point.drift import Drift, drift_of
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 
 SCORE_BUCKETS = (-8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8)
 _SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

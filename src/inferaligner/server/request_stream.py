@@ -15,7 +15,7 @@ from inferaligner.server.engine.engine import Engine
 from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Listener, Piece, Prompt
 from inferaligner.server.engine.sampling import TokenLogprob
 from inferaligner.server.errors import ApiError
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 
 Value = TypeVar("Value")
 MakeJob = Callable[[str, Prompt, Listener], Job]

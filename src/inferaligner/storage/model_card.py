@@ -13,7 +13,12 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.models.number_format import format_words
 from inferaligner.storage.operating_point_record import OperatingPoint, TrafficRecord, read_operating_point
-from inferaligner.storage.search_record import false_open_words, finalists, order_words, strength_words
+from inferaligner.storage.strength_search_record import (
+    false_open_words,
+    finalists,
+    order_words,
+    strength_words,
+)
 
 _CARD = """\
 ---

@@ -16,9 +16,7 @@ import sys
 from pathlib import Path
 
 from inferaligner.errors import InputError
-from inferaligner.vllm.reviewed_options import REVIEWED
-from inferaligner.vllm.sources import Sources
-from inferaligner.vllm.statements import (
+from inferaligner.vllm.contract_statements import (
     Attributes,
     Call,
     Carrier,
@@ -29,6 +27,8 @@ from inferaligner.vllm.statements import (
     Override,
     Statement,
 )
+from inferaligner.vllm.reviewed_options import REVIEWED
+from inferaligner.vllm.vllm_source import Sources
 
 _SCHEDULER = "vllm.v1.core.sched.scheduler"
 _OUTPUT = "vllm.v1.core.sched.output"

@@ -24,8 +24,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from inferaligner.serving.gate_report import OPEN_HEADER
-from inferaligner.serving.tolerant_paths import App, Message, Receive, Send, TolerantPaths
+from inferaligner.server_shared.gate_report import OPEN_HEADER
+from inferaligner.server_shared.tolerant_paths import App, Message, Receive, Send, TolerantPaths
 from inferaligner.vllm.decision_reports import REPORTS
 from inferaligner.vllm.frontend_patches import install
 from inferaligner.vllm.request_body import ROUTES, normalized_body

@@ -5,7 +5,7 @@ The ones that can are refused in `compatibility.py` and `worker.py`. `contract.p
 
 from __future__ import annotations
 
-from inferaligner.vllm.statements import Reviewed
+from inferaligner.vllm.contract_statements import Reviewed
 
 _OPTION = "can it move tokens, share blocks or run layers past the gate? Then refuse it in compatibility.py"
 _METHOD = "can it replace weights or run the model without the gate? Then refuse it in worker.py"

@@ -15,7 +15,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
 from inferaligner.errors import SteeringError
-from inferaligner.serving.gate_report import Action, GateReport
+from inferaligner.server_shared.gate_report import Action, GateReport
 from inferaligner.vllm.audit import AuditLog
 from inferaligner.vllm.compatibility import check_deployment, fail_request
 from inferaligner.vllm.prefix_cache import PrefixCacheLimits

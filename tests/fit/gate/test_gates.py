@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
-from inferaligner.fit.gate.choice import (
+from inferaligner.fit.gate.gate_choice import (
     GateCrossValidation,
     build_gate,
     choose_gate,

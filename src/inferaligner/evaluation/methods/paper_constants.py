@@ -11,9 +11,9 @@ from dataclasses import replace
 from inferaligner.aligner import Aligner
 from inferaligner.evaluation.methods.gated import GatedSteering
 from inferaligner.evaluation.methods.method import Method, MethodContext
-from inferaligner.fit.gate.choice import paper_gate
+from inferaligner.fit.gate.gate_choice import paper_gate
 from inferaligner.fit.samples import Sample, samples_from_contrast
-from inferaligner.fit.strength.choice import PAPER_STRENGTH, paper_layers
+from inferaligner.fit.strength.steering_choice import PAPER_STRENGTH, paper_layers
 from inferaligner.method.activations import record_activations
 from inferaligner.prompts.chat import context_length, encode_chats
 from inferaligner.prompts.contrast import load_contrast_set

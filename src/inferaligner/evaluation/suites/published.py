@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError, MissingExtraError
+from inferaligner.evaluation.suites.data_files import rows_of
 from inferaligner.evaluation.suites.suite import Item
-from inferaligner.evaluation.suites.tables import rows_of
 
 Row = Mapping[str, Any]
 FOLDER = "__folder__"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError
+from inferaligner.evaluation.suites.data_files import rows_of
 from inferaligner.evaluation.suites.suite import KINDS, Item, Suite, Task
-from inferaligner.evaluation.suites.tables import rows_of
 from inferaligner.prompts.columns import beside, listed
 from inferaligner.prompts.images import text_of, with_text
 from inferaligner.prompts.prompt_files import read_prompts

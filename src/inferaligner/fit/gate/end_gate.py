@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from inferaligner.fit.gate.builder import Moments, WhitenedGate
-from inferaligner.fit.operating_point.choice import threshold_for
+from inferaligner.fit.operating_point.threshold import threshold_for
 from inferaligner.fit.samples import SHARES, Sample, Sort
 from inferaligner.method.activations import Activations
 from inferaligner.method.decision import opens

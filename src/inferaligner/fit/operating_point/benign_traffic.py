@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.operating_point.choice import Rank, promised_threshold
+from inferaligner.fit.operating_point.threshold import Rank, promised_threshold
 from inferaligner.method.decision import opens
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.prompts.images import Prompt

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.errors import CalibrationError, InputError
-from inferaligner.fit.operating_point.choice import share
 from inferaligner.fit.operating_point.contrast_traffic import POOLED
+from inferaligner.fit.operating_point.threshold import share
 from inferaligner.method.decision import opens
 from inferaligner.statistics.intervals import Interval, clopper_pearson
 from inferaligner.statistics.stored_sample import distance, kolmogorov_p

@@ -9,7 +9,7 @@ from typing import Any
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.fit.gate.held_out import rates
 from inferaligner.fit.operating_point.benign_traffic import describe, raise_threshold, stored, with_move
-from inferaligner.fit.operating_point.choice import promised_threshold
+from inferaligner.fit.operating_point.threshold import promised_threshold
 from inferaligner.fit.options import CONFIDENCE, OWN_LIMIT
 from inferaligner.storage.operating_point_record import OperatingPoint, Source
 

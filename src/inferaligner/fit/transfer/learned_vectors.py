@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext
-from inferaligner.fit.search_prompts import GENERATED, SCORED, refusals_of_guide, shuffled_harmful
+from inferaligner.fit.strength.search_prompts import GENERATED, SCORED, refusals_of_guide, shuffled_harmful
 from inferaligner.fit.transfer.answer_vectors import STEPS, answer_vectors
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine

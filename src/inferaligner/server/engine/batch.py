@@ -26,7 +26,7 @@ from inferaligner.server.engine.cache import RunningCache
 from inferaligner.server.engine.detokenizer import TextStream
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.generation_defaults import RowProcessors
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.row_state import CarriedRows
 

@@ -31,7 +31,7 @@ from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Jo
 from inferaligner.server.errors import QueueFullError
 from inferaligner.server.generation_defaults import GenerationDefaults
 from inferaligner.server.settings import ServerSettings
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 from inferaligner.steering.end_check import EndCheck
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan

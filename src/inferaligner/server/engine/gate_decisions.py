@@ -6,7 +6,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.method.decision import opens
 from inferaligner.server.engine.jobs import Job
 from inferaligner.server.settings import ServerSettings
-from inferaligner.serving.gate_report import Action, GateReport
+from inferaligner.server_shared.gate_report import Action, GateReport
 
 
 class GateDecisions:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from inferaligner.prompts.encoding import SeenTokens
 from inferaligner.server.engine.sampling import Sampling, TokenLogprob
-from inferaligner.serving.gate_report import GateReport
+from inferaligner.server_shared.gate_report import GateReport
 
 FinishReason = Literal["stop", "length", "content_filter"]
 

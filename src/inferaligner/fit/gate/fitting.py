@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferaligner.fit.context import FitContext
-from inferaligner.fit.gate.choice import (
+from inferaligner.fit.gate.end_gate import fit_end_gate
+from inferaligner.fit.gate.gate_choice import (
     GateTrial,
     build_gate,
     choose_gate,
@@ -23,7 +24,6 @@ from inferaligner.fit.gate.choice import (
     out_of_fold,
     paper_gate,
 )
-from inferaligner.fit.gate.end_gate import fit_end_gate
 from inferaligner.fit.gate.held_out import held_out_figures, held_out_groups
 from inferaligner.fit.operating_point.batch_shift import PROMPTS, batch_shift, batch_shift_figures
 from inferaligner.fit.operating_point.benign_traffic import settle, stored

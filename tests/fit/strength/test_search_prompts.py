@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from inferaligner.fit.samples import Sample, Samples
-from inferaligner.fit.search_prompts import wrongly_opened
+from inferaligner.fit.strength.search_prompts import wrongly_opened
 
 
 def samples() -> Samples:

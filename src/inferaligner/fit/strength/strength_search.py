@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import Outcome
-from inferaligner.fit.search_prompts import ANSWER_TOKENS, OUTCOMES, SearchPrompts
 from inferaligner.fit.strength.layer_profile import descend
+from inferaligner.fit.strength.search_prompts import ANSWER_TOKENS, OUTCOMES, SearchPrompts
 from inferaligner.fit.strength.strength_grid import blocks_below, layer_blocks, walk
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.strength.trial import Search, Trial

@@ -2,7 +2,7 @@
 
 1. answers to harmful and harmless fitting prompts -> direction, layer, window (`choice.py`)
 2. answers to ordinary prompts that took no part in 1, and to the user's own -> bias, by the order statistic
-   of each answer's highest running score (`fit/operating_point/choice.py`): one answer is one draw
+   of each answer's highest running score (`fit/operating_point/threshold.py`): one answer is one draw
 3. answers to the test part -> figures
 
 All answers are the bare target's own, greedy, of up to `monitor_tokens` tokens. The bound holds for
@@ -22,9 +22,9 @@ from torch import Tensor
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext
 from inferaligner.fit.monitor.answer_streams import answer_streams
-from inferaligner.fit.monitor.choice import LabelledAnswers, choose_monitor, highest
+from inferaligner.fit.monitor.monitor_choice import LabelledAnswers, choose_monitor, highest
 from inferaligner.fit.operating_point.benign_traffic import stored
-from inferaligner.fit.operating_point.choice import Rank, promised_threshold, share
+from inferaligner.fit.operating_point.threshold import Rank, promised_threshold, share
 from inferaligner.fit.samples import Sample, Samples, Sort
 from inferaligner.method.activations import record_activations
 from inferaligner.method.decision import opens

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferaligner.errors import CalibrationError, InferAlignerError, InputError
-from inferaligner.fit.operating_point.choice import (
+from inferaligner.fit.operating_point.threshold import (
     promised_threshold,
     rank_for,
     threshold_for,

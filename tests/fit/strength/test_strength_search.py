@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.search_prompts import SearchPrompts
 from inferaligner.fit.strength import layer_profile
 from inferaligner.fit.strength.layer_profile import descend
-from inferaligner.fit.strength.search import MARGINS, choose, search_strength
+from inferaligner.fit.strength.search_prompts import SearchPrompts
 from inferaligner.fit.strength.strength_grid import STRENGTHS, layer_blocks, scaled, walk
+from inferaligner.fit.strength.strength_search import MARGINS, choose, search_strength
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.strength.trial import Trial
 from inferaligner.method.gate import GateRead, GuidanceGate

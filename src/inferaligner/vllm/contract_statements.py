@@ -9,7 +9,7 @@ import ast
 from dataclasses import dataclass
 from typing import Protocol
 
-from inferaligner.vllm.sources import FUNCTIONS, Sources, assigned
+from inferaligner.vllm.vllm_source import FUNCTIONS, Sources, assigned
 
 
 class Statement(Protocol):

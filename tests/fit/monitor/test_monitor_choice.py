@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.monitor.choice import WINDOWS, LabelledAnswers, choose_monitor, highest
-from inferaligner.fit.monitor.training import monitor_layers, settle_monitor, split_for_monitor
+from inferaligner.fit.monitor.monitor_choice import WINDOWS, LabelledAnswers, choose_monitor, highest
+from inferaligner.fit.monitor.monitor_fit import monitor_layers, settle_monitor, split_for_monitor
 from inferaligner.fit.samples import Sample, Samples
 from inferaligner.method.monitor import AnswerMonitor
 from inferaligner.statistics.intervals import upper_bound

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from inferaligner.fit.context import FitContext
-from inferaligner.fit.gate.training import FittedGate
-from inferaligner.fit.search_prompts import SearchPrompts, search_prompts
-from inferaligner.fit.strength.search import search_strength
+from inferaligner.fit.gate.fitting import FittedGate
+from inferaligner.fit.strength.search_prompts import SearchPrompts, search_prompts
+from inferaligner.fit.strength.strength_search import search_strength
 from inferaligner.fit.strength.trial import Search
 from inferaligner.fit.transfer.learned_vectors import learn_vectors
 from inferaligner.fit.vectors import ExtractedVectors

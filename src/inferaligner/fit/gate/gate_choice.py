@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
-from inferaligner.fit.operating_point.choice import threshold_for
+from inferaligner.fit.operating_point.threshold import threshold_for
 from inferaligner.fit.samples import Sample, importance
 from inferaligner.method.activations import Activations
 from inferaligner.method.decision import opens

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.gate.builder import GateBuilder, MeanDifferenceGate, Moments, WhitenedGate
-from inferaligner.fit.operating_point.choice import threshold_for
+from inferaligner.fit.operating_point.threshold import threshold_for
 from inferaligner.fit.samples import Sample, importance
 from inferaligner.method.monitor import AnswerMonitor, running_means
 from inferaligner.statistics.intervals import auroc
