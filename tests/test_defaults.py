@@ -26,7 +26,7 @@ from inferaligner.cli.fit_flags import FLAGS
 from inferaligner.cli.main import app
 from inferaligner.cli.model_options import ModelOptions
 from inferaligner.fit.options import CONFIDENCE, MONITOR_TOKENS, OWN_LIMIT, SHIPPED_LIMIT, FitOptions
-from inferaligner.steering.gate_policy import REFUSAL
+from inferaligner.steering.gate_choices import REFUSAL
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STATED: dict[str, list[object]] = {

@@ -22,11 +22,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("aligner",),
     ("fit",),
     ("steering",),
-    ("artifact", "storage", "serving"),
+    ("artifact", "storage", "server_shared"),
     ("method", "models.generation"),
     ("judges",),
     ("prompts", "models", "statistics"),
-    ("errors", "version", "storage.json_io", "storage.atomic_io", "storage.paths", "serving.tolerant_paths"),
+    ("errors", "version", "storage.json_io", "storage.atomic_io", "storage.paths", "server_shared.tolerant_paths"),
 ]
 
 

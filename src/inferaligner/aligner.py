@@ -35,7 +35,8 @@ from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.prompts.encoding import Reader, tokenizer_of
 from inferaligner.prompts.images import Prompt
 from inferaligner.steering.end_check import EndCheck, OnUnknownEnd
-from inferaligner.steering.gate_policy import GatePolicy, OnOpen
+from inferaligner.steering.gate_choices import OnOpen
+from inferaligner.steering.gate_policy import GatePolicy
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, Mode, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal

@@ -10,7 +10,7 @@ import pytest
 from inferaligner.cli import answers_file
 from inferaligner.cli.answer_panels import show
 from inferaligner.models.generation import generate_answers
-from inferaligner.steering.gate_policy import REFUSAL
+from inferaligner.steering.gate_choices import REFUSAL
 from tests.support.command_line import Run, refused
 from tests.support.tiny_aligner import PROMPTS, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer

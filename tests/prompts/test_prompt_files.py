@@ -244,7 +244,7 @@ def test_hub_data_sets_are_joined_or_refused(fake_hub: Callable[[object], list[t
     assert read_prompts("hf://me/data#instruction") == ["a", "b"]
     fake_hub(FakeRows({"question": ["q"], "choices": [["yes", "no"]], "answer": [0]}))
     with pytest.raises(
-        InputError, match=r"hf://me/data:test, row 1: .*'choices'.*ask for hf://me/data:test#question"
+        InputError, match=r"hf://me/data:test, row 1: .*'choices'.*give hf://me/data:test#question"
     ):
         read_prompts("hf://me/data:test")
 
@@ -268,7 +268,7 @@ def test_hub_data_sets(fake_hub: Callable[[object], list[tuple[object, ...]]]) -
     fake_hub(OSError("offline"))
     with pytest.raises(InputError, match="offline"):
         read_prompts("hf://me/data#goal")
-    with pytest.raises(InputError, match="not understood"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_prompts("hf://#x")
 
 

@@ -61,5 +61,5 @@ def test_a_template_that_renders_finished_exchanges_otherwise_is_refused() -> No
         "{% for m in messages %}{{ messages | length }}{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}>{% endif %}"
     )
-    with pytest.raises(InputError, match="renders a finished exchange otherwise"):
+    with pytest.raises(InputError, match="renders the prompt of a finished exchange differently"):
         token_rows(tokenizer, [_ROW], 512)

@@ -14,11 +14,11 @@ from inferaligner.cli.open_options import OpenGateOptions
 from inferaligner.errors import InferAlignerError, InputError, SteeringError
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.server.settings import ServerSettings
-from inferaligner.steering.gate_policy import ARGUMENTS, FLAGS, REFUSAL, GatePolicy
+from inferaligner.steering.gate_choices import ARGUMENTS, FLAGS, REFUSAL
+from inferaligner.steering.gate_policy import GatePolicy
 from inferaligner.steering.plan import GatePlan
 from inferaligner.vllm.settings import EngineSettings, settings_for
-from tests.method.test_monitor import eager_monitor
-from tests.support.tiny_aligner import tiny_aligner
+from tests.support.tiny_aligner import eager_monitor, tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inferaligner.steering.gate_policy import REFUSAL
+from inferaligner.steering.gate_choices import REFUSAL
 from tests.support.vllm_deployment import DEEP_READS, PROMPTS, Deployment, deploy, engine, generate, score_of
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")

@@ -16,11 +16,11 @@ from inferaligner.cli.terminal import check_text, fail, note, results
 from inferaligner.errors import InferAlignerError, InputError, PromptTooLongError
 from inferaligner.prompts.encoding import sees_images
 from inferaligner.prompts.images import ImagePrompt, Picture, picture_from
-from inferaligner.steering.gate_policy import GatePolicy
 
 if TYPE_CHECKING:
     from inferaligner.aligner import Aligner
     from inferaligner.models.loading import LoadedModel
+    from inferaligner.steering.gate_policy import GatePolicy
     from inferaligner.steering.guard import Guard
 
 _HELP = (
@@ -78,6 +78,8 @@ class Conversation:
             max_new_tokens: longest answer, in tokens.
             policy: what happens to turns that open the gate; None steers them.
         """
+        from inferaligner.steering.gate_policy import GatePolicy
+
         self._policy = policy or GatePolicy()
         self._fitted = fitted
         self._loaded = loaded

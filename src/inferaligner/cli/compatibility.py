@@ -16,7 +16,7 @@ from inferaligner.models.loading import LoadedModel
 from inferaligner.models.number_format import format_words, number_format, other_format
 from inferaligner.models.weight_digest import weight_digest
 from inferaligner.prompts.chat import encode_chats
-from inferaligner.steering.gate_policy import REFUSAL
+from inferaligner.steering.gate_choices import REFUSAL
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import GatePlan, SteeringPlan
 from inferaligner.steering.refusal import CannedRefusal

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from inferaligner.cli.option_groups import flag
 from inferaligner.cli.terminal import check_text
-from inferaligner.steering.gate_policy import FLAGS, REFUSAL, AllowedPrompts, GatePolicy, OnOpen
+from inferaligner.steering.gate_choices import FLAGS, REFUSAL, AllowedPrompts, OnOpen
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
+    from inferaligner.steering.gate_policy import GatePolicy
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class OpenGateOptions:
         """
         if self.refusal is not None:
             check_text(self.refusal, FLAGS.refusal)
+        from inferaligner.steering.gate_policy import GatePolicy
+
         policy = GatePolicy(
             shadow=shadow, on_open=self.on_open, refusal=self.refusal, monitor=self.monitor, prompts=prompts
         )

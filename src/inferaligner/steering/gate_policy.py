@@ -1,45 +1,21 @@
 """The operator's choices about an open gate, with the checks of what goes together.
 
 `Aligner.apply`, the command line, the embedded server and the vLLM engine all build a `GatePolicy` and call
-its `check`; an engine's settings are a policy with more fields. Nothing here imports a model library, so that
-the command line can show its help at once.
+its `check`; an engine's settings are a policy with more fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from inferaligner.errors import InputError, SteeringError
+from inferaligner.steering.gate_choices import ARGUMENTS, REFUSAL, AllowedPrompts, OnOpen, Spelling
 
 if TYPE_CHECKING:
     from inferaligner.artifact import AlignerArtifact
-
-OnOpen = Literal["steer", "refuse"]
-"""What an open gate does: add the steering vectors, or answer with a given text."""
-
-AllowedPrompts = Literal["chat", "any"]
-"""The prompts that a server accepts. `chat`: those that end as the chat template ends them, and begun answers
-where the aligner has a gate for them. `any`: raw text too."""
-
-REFUSAL = "I'm sorry, but I can't help with that."
-"""The text of a refusal, unless the user gives another."""
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """How users write the choices, for errors: as arguments in Python, or as flags on the command line."""
-
-    refuse: str
-    refusal: str
-    no_monitor: str
-
-
-ARGUMENTS = Spelling('on_open="refuse"', "refusal", "monitor=False")
-FLAGS = Spelling("--on-open refuse", "--refusal", "--no-monitor")
 
 
 class GatePolicy(BaseModel):

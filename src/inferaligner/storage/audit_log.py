@@ -48,7 +48,7 @@ def decision_line(
         score: of the gate; recorded as null where it is not finite.
         bias: of the gate, part of the score.
         is_open: whether the gate opened.
-        action: what the server did, see `serving.gate_report.Action`.
+        action: what the server did, see `server_shared.gate_report.Action`.
         aligner: digest of the artifact; its first 12 characters are recorded.
         text: the prompt, where it is to be recorded.
         more: further fields, of one engine.

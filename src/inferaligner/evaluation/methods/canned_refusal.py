@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 from inferaligner.evaluation.methods.gated import Gated
 from inferaligner.evaluation.methods.method import Method, MethodContext
-from inferaligner.steering.gate_policy import REFUSAL
+from inferaligner.steering.gate_choices import REFUSAL
 from inferaligner.steering.guard import Guard
 
 NAME = "canned"
