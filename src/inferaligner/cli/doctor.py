@@ -15,7 +15,6 @@ from inferaligner.cli.environment import Finding, examine
 from inferaligner.cli.model_options import AsJson, ModelOptions, load_aligner
 from inferaligner.cli.option_groups import flag
 from inferaligner.cli.progress import RichStages
-from inferaligner.cli.tables import titled
 from inferaligner.cli.terminal import print_json, results
 from inferaligner.errors import InputError
 
@@ -183,6 +182,8 @@ def _show(shifts: Sequence[FormatShift], diagnosis: Diagnosis | None) -> None:
 
 
 def _table(name: str, findings: Sequence[Finding]) -> Table:
+    from inferaligner.cli.tables import titled
+
     table = titled(name, show_header=False)
     table.add_column(style="bold")
     table.add_column()
