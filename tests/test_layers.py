@@ -26,7 +26,14 @@ LAYERS: list[tuple[str, ...]] = [
     ("method", "models.generation"),
     ("judges",),
     ("prompts", "models", "statistics"),
-    ("errors", "version", "storage.json_io", "storage.atomic_io", "storage.paths", "server_shared.tolerant_paths"),
+    (
+        "errors",
+        "version",
+        "storage.json_io",
+        "storage.atomic_io",
+        "storage.paths",
+        "server_shared.tolerant_paths",
+    ),
 ]
 
 
