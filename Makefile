@@ -85,7 +85,8 @@ $(VENV_VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	touch $@
 
 $(VENV_VLLM)/sources: $(VENV_VLLM)/.ready
-	$(VENV_VLLM)/bin/pip download --quiet --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --dest $@ $(VLLM_SOURCES)
+	for version in $(VLLM_SOURCES); do $(VENV_VLLM)/bin/pip download --quiet --no-deps --only-binary :all: \
+		--platform manylinux_2_28_x86_64 --dest $@ $$version || exit 1; done
 	touch $@
 
 test-vllm: $(VENV_VLLM)/.ready $(VENV_VLLM)/sources

@@ -8,7 +8,8 @@ Features are the activations at the places to read, one after the other, centred
 sums. The score of a prompt is weights · features + offset, larger = more harmful. The builder's offset makes
 scores of different folds comparable: 0 half-way between the class means. The threshold is chosen afterwards.
 
-`choice.choose_gate` calls a builder once per fold of the cross-validation and candidate; `choice.build_gate`
-calls it once more on all prompts. To add a builder, write its class in a file here, add it to the candidates
-in `choice.choose_gate`, and to `BUILDERS` in `tests/fit/gate/test_gates.py`, which tests this contract.
+`gate_choice.choose_gate` calls a builder once per fold of the cross-validation and candidate;
+`gate_choice.build_gate` calls it once more on all prompts. To add a builder, write its class in a file here,
+import it in `builder.py`, add it to the candidates in `gate_choice.choose_gate` and to their number in
+`gate_choice.number_of_trials`, and to `BUILDERS` in `tests/fit/gate/test_gates.py`, which tests this contract.
 """
