@@ -10,6 +10,7 @@ scores of different folds comparable: 0 half-way between the class means. The th
 
 `gate_choice.choose_gate` calls a builder once per fold of the cross-validation and candidate;
 `gate_choice.build_gate` calls it once more on all prompts. To add a builder, write its class in a file here,
-import it in `builder.py`, add it to the candidates in `gate_choice.choose_gate` and to their number in
-`gate_choice.number_of_trials`, and to `BUILDERS` in `tests/fit/gate/test_gates.py`, which tests this contract.
+import it in `builder.py`, and in `gate_choice.py` add it to the candidates of `choose_gate`, to their number
+(`number_of_trials`) and to the names of `GateTrial.family`. `tests/fit/gate/test_gates.py` tests this
+contract on its list `BUILDERS`.
 """

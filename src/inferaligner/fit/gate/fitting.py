@@ -1,6 +1,6 @@
 """Fits the gate: candidates compared, weights, bias at the operating point, held-out figures.
 
-1. target activations of the labelled prompts -> the best candidate, by cross-validation (`choice.py`)
+1. target activations of the labelled prompts -> the best candidate, by cross-validation (`gate_choice.py`)
 2. out-of-fold scores of ordinary prompts, and scores of the user's benign traffic -> bias
 3. scores of the test part -> figures
 4. the same contents behind begun answers and as raw text -> the end gate (`end_gate.py`)

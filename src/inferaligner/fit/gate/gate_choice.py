@@ -72,7 +72,8 @@ class GateTrial:
         """The group of candidates that it belongs to: a table shows the best of each."""
         layers, offsets = {read.layer for read in self.reads}, {read.offset for read in self.reads}
         if len(self.reads) == 1:
-            return f"one layer, {self.builder.name.replace('-', ' ')}"
+            builder = "mean difference" if isinstance(self.builder, MeanDifferenceGate) else "whitened"
+            return f"one layer, {builder}"
         if len(layers) == 1:
             return "one layer, several positions"
         return "several layers" + (", several positions" if len(offsets) > 1 else "")

@@ -1,5 +1,5 @@
 """The answer monitor: weights, layer, window and threshold, from the target's own answers.
 
-`training.fit_monitor` is called once per fit, after layers and strength are known. `answer_streams` yields
-activations of generated tokens and no text; `choice` compares candidates by cross-validation.
+`monitor_fit.fit_monitor` is called once per fit, after layers and strength are known. `answer_streams` yields
+activations of generated tokens and no text; `monitor_choice` compares candidates by cross-validation.
 """

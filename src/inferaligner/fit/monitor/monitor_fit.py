@@ -1,6 +1,6 @@
 """Fits the answer monitor: weights from some answers, the threshold from others, figures from a third part.
 
-1. answers to harmful and harmless fitting prompts -> direction, layer, window (`choice.py`)
+1. answers to harmful and harmless fitting prompts -> direction, layer, window (`monitor_choice.py`)
 2. answers to ordinary prompts that took no part in 1, and to the user's own -> bias, by the order statistic
    of each answer's highest running score (`fit/operating_point/threshold.py`): one answer is one draw
 3. answers to the test part -> figures

@@ -1,7 +1,7 @@
 """Which vectors are added, at which layers, how strongly.
 
 The vectors are a sibling's own, or learned from the aligned model's answers (`transfer/learned_vectors.py`),
-or another family's carried over by a map. Layers and strength are searched (`search.py`).
+or another family's carried over by a map. Layers and strength are searched (`strength_search.py`).
 """
 
 from __future__ import annotations
