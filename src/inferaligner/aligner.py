@@ -174,19 +174,19 @@ class Aligner:
         monitor: bool = True,
         on_unknown_end: OnUnknownEnd = "warn",
     ) -> Guard:
-        """Returns a context that gates and steers `model` while it is open, and then leaves it as it was.
+        """Returns a context manager that gates and steers `model` inside the `with` block only.
 
         Args:
             model: the model that the aligner was fitted on.
-            tokenizer: its tokenizer, or the processor of a model that sees. With it, a prompt that goes on
-                behind the chat template's end is gated there and at its own end; without it such prompts are
-                not recognised, which a warning says once.
+            tokenizer: its tokenizer, or the processor of a model that sees. With it, a prompt that
+                continues after the chat template's end is scored at both ends; without it, such prompts are
+                not recognised, and one warning is given.
             mode: "gate" lets the gate decide; "always" steers every row (a control for experiments); "never"
                 decides and reports only (shadow mode).
             source: "aligned" steers with the aligned model's vectors, "target" with the target's own (a
                 control for experiments).
             on_open: "steer", or "refuse": then every open row's answer is the text `refusal`, and nothing is
-                steered. This needs the tokenizer, and calls of `generate`; `max_new_tokens` cuts the text
+                steered. It needs `tokenizer`, and works only in `generate`; `max_new_tokens` cuts the text
                 like any other.
             refusal: that text; by default "I'm sorry, but I can't help with that."
             monitor: read answers too, if the aligner has a monitor.
@@ -199,7 +199,7 @@ class Aligner:
         Raises:
             MismatchError: the model (or the tokenizer, where given) is not the one it was fitted on.
             InputError: choices that do not go together, or a refusal that the tokenizer cannot write.
-            SteeringError: the aligner has no steering vectors and is to steer.
+            SteeringError: the aligner has no steering vectors, and these arguments require them.
 
         Example:
             with aligner.apply(model, tokenizer) as guard:

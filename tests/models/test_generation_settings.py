@@ -11,8 +11,8 @@ from inferaligner.models.generation_settings import (
     PROCESSORS,
     SAMPLING,
     WARPERS,
-    check_heeded,
     in_force,
+    refuse_ignored_settings,
 )
 
 WITHOUT_EFFECT = frozenset(
@@ -52,5 +52,7 @@ def test_the_settings_of_a_plain_model_change_nothing() -> None:
 def test_what_is_not_heeded_is_refused_by_its_name() -> None:
     settings = {"no_repeat_ngram_size": 3, "temperature": 0.7, "repetition_penalty": 1.3, "num_beams": 2}
     with pytest.raises(InputError, match=r"no_repeat_ngram_size = 3, num_beams = 2.*Do this instead\."):
-        check_heeded(settings, SAMPLING | {"repetition_penalty"}, "this engine", "Do this instead.")
-    check_heeded({"temperature": 0.7}, SAMPLING, "this engine", "")
+        refuse_ignored_settings(
+            settings, SAMPLING | {"repetition_penalty"}, "this engine", "Do this instead."
+        )
+    refuse_ignored_settings({"temperature": 0.7}, SAMPLING, "this engine", "")

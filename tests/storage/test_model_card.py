@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferaligner.artifact import AlignerArtifact
-from inferaligner.storage.model_card import model_card, reads_words
+from inferaligner.storage.model_card import describe_reads, model_card
 from tests.support.tiny_aligner import CALIBRATION, tiny_artifact
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 
@@ -84,9 +84,9 @@ def test_versions_that_are_not_known(tmp_path: Path) -> None:
 
 def test_places_of_a_gate_are_told_together() -> None:
     grid = [(layer, offset) for layer in (12, 14, 16) for offset in (0, 5)]
-    assert reads_words(grid) == "layers 12, 14 and 16 at tokens -1 and -6"
-    assert reads_words([(3, 0)]) == "layer 3 at token -1"
-    assert reads_words([(3, 0), (4, 0), (4, 2)]) == "layer 3 at token -1; layer 4 at tokens -1 and -3"
+    assert describe_reads(grid) == "layers 12, 14 and 16 at tokens -1 and -6"
+    assert describe_reads([(3, 0)]) == "layer 3 at token -1"
+    assert describe_reads([(3, 0), (4, 0), (4, 2)]) == "layer 3 at token -1; layer 4 at tokens -1 and -3"
 
 
 def test_begun_answers_and_the_shift_between_batches_are_reported() -> None:

@@ -193,7 +193,7 @@ def _monitor(model: Any, prompts: Sequence[Sequence[int]], layer: int) -> Answer
     values = torch.stack(scores)
     values = values - values[:, 0].max()  # so that the first token opens nothing
     made = replace(made, centre=-float(torch.stack(scores)[:, 0].max()))
-    highest = made.running(values).amax(1).sort().values
+    highest = made.running_scores(values).amax(1).sort().values
     middle = len(highest) // 2
     return made.with_bias(-float(highest[middle - 1] + highest[middle]) / 2)
 

@@ -242,7 +242,7 @@ def test_the_monitor_opens_from_the_first_mean_that_is_over(away: bool) -> None:
     stream[:, 3] = (wanted - MONITOR.centre)[:, None] * MONITOR.weights / MONITOR.weights.square().sum()
     for slot in range(SLOTS):
         rows.reset_slot(slot, open_now=False)
-    means = MONITOR.running(MONITOR.token_scores(stream[:, 3])[None])[0] + MONITOR.bias
+    means = MONITOR.running_scores(MONITOR.token_scores(stream[:, 3])[None])[0] + MONITOR.bias
     assert (means > 0).tolist() == [False, False, False, True, True, False]
     first = int((means > 0).nonzero()[0, 0])
     for step in range(6):

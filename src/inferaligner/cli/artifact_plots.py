@@ -11,7 +11,7 @@ from inferaligner.cli.layer_ranges import written
 from inferaligner.errors import InputError
 from inferaligner.method.vectors import cosine
 from inferaligner.reporting.figures import require_matplotlib
-from inferaligner.storage.model_card import reads_words
+from inferaligner.storage.model_card import describe_reads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ def _gates(trials: Sequence[Mapping[str, Any]]) -> Figure:
     axis.barh(rows, opens, color=_TARGET, height=0.6, label="harmful prompts that open it")
     for name, marker, label in (("auroc", "o", "AUROC"), ("auroc_twins", "D", "AUROC, twins")):
         axis.plot([trial[name] for trial in shown], rows, marker, color="black", ms=4, label=label)
-    names = [f"{trial['kind']}: {reads_words(trial['reads'])}" for trial in shown]
+    names = [f"{trial['kind']}: {describe_reads(trial['reads'])}" for trial in shown]
     axis.set_yticks(list(rows), names, fontsize=7)
     axis.set_xlim(0, 1.02)
     axis.set_xlabel("at the promised false-open rate, held out", fontsize=9)

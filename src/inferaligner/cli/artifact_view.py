@@ -18,7 +18,7 @@ from inferaligner.cli.tables import RATE, add_columns, area_cells, rate_cells, t
 from inferaligner.fit.model_compatibility import relations
 from inferaligner.method.vectors import cosine
 from inferaligner.models.number_format import DTYPE, format_words
-from inferaligner.storage.model_card import gate_words, operating_point, percent, reads_words
+from inferaligner.storage.model_card import describe_reads, gate_words, operating_point, percent
 from inferaligner.storage.strength_search_record import (
     false_open_words,
     finalists,
@@ -210,7 +210,7 @@ def _gates(trials: Sequence[Mapping[str, Any]], max_false_open: float | None) ->
         direct = trial.get("direct")
         table.add_row(
             f"{trial['family']} ({trial['kind']})" if "family" in trial else str(trial["kind"]),
-            reads_words(trial["reads"]),
+            describe_reads(trial["reads"]),
             percent(trial["true_open"] if direct is None else direct),
             *("-" if trial.get(n) is None else percent(trial[n]) for n in ("attacks", "attacks_harmless")),
             three(trial.get("separation", trial["auroc"])),

@@ -33,7 +33,7 @@ def flags_of(commands: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def printing_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """While this is open, messages name these flags instead of arguments."""
+    """Inside the `with` block, messages name these flags instead of arguments."""
     token = _flags.set(flags)
     try:
         yield

@@ -94,8 +94,8 @@ def measure(
     return timings
 
 
-def time_rows(timings: Sequence[Timing]) -> list[ResultRow]:
-    """Medians per method and state, with bootstrap intervals."""
+def timing_rows(timings: Sequence[Timing]) -> list[ResultRow]:
+    """Median seconds per 1,000 tokens and to the first token, by method and gate state."""
     by: dict[tuple[str, str], list[Timing]] = {}
     for timing in timings:
         by.setdefault((timing.method, timing.state), []).append(timing)

@@ -107,7 +107,8 @@ def refusal_leaning(
 
 @torch.no_grad()
 def mean_logprobs(model: PreTrainedModel, answers: Sequence[Sequence[int]]) -> list[float | None]:
-    """Mean natural-log likelihood per token of answers without their prompts; None below two tokens.
+    """Mean natural-log likelihood per token of answers without their prompts; None for fewer than two
+    tokens, because the first is not scored.
 
     Call it without a guard: the likelihood is meant under the *unsteered* model.
     """

@@ -47,7 +47,7 @@ def result_rows(records: Sequence[Record]) -> list[ResultRow]:
         bare = methods.get(BARE, [])
         for method, rows in methods.items():
             results += _figures(method, suite, rows, bare)
-    return [*results, *gate_rows(suites)]
+    return [*results, *gate_results(suites)]
 
 
 def row(method: str, suite: str, metric: str, figures: Mapping[str, Any], judge: str | None) -> ResultRow:
@@ -122,8 +122,8 @@ def refuses_and_ends(record: Record) -> bool:
     return record["outcome"] == "refusal" and bool(record.get("ended"))
 
 
-def gate_rows(suites: Grouped) -> list[ResultRow]:
-    """AUROC of each gated method, harmful suites against harmless ones, and open rates per domain."""
+def gate_results(suites: Grouped) -> list[ResultRow]:
+    """Result rows about the gate: AUROC of each gated method, and open rates per domain."""
     scores: dict[str, dict[bool, list[float]]] = {}
     domains: list[ResultRow] = []
     for suite, methods in suites.items():

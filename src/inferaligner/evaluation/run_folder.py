@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inferaligner.errors import InputError
-from inferaligner.evaluation.inference_time import Timing, time_rows
+from inferaligner.evaluation.inference_time import Timing, timing_rows
 from inferaligner.evaluation.judgements_file import StoredJudgements, judgement_rows, read_judgements
 from inferaligner.evaluation.metrics import ResultRow, result_rows
 from inferaligner.evaluation.records_file import RUN, Record, key_of, read_records
@@ -48,7 +48,7 @@ class RunFolder:
         rows = result_rows(self.records)
         for judged in self.judged:
             rows += judgement_rows(judged, self.records)
-        return [*rows, *time_rows(self.timings())]
+        return [*rows, *timing_rows(self.timings())]
 
     def timings(self) -> list[Timing]:
         """The measured times; empty if inference time was not measured."""

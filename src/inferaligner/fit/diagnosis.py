@@ -19,7 +19,7 @@ from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext, FitModel
 from inferaligner.fit.model_compatibility import Relation, relations
 from inferaligner.fit.samples import Sample
-from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedOver, carry_over, needs_map
+from inferaligner.fit.transfer.linear_map import FOLDS, LEAST_EXPLAINED, CarriedVectors, carry_over, needs_map
 from inferaligner.method.activations import record_activations
 from inferaligner.method.vectors import cosine, mean_difference
 from inferaligner.models.generation import generate_answers
@@ -78,7 +78,7 @@ def diagnose(context: FitContext, *, per_sort: int = PER_SORT) -> Diagnosis:
     of_target = _record(context, target, used, "target: activations")
     of_guide = _record(context, guide, used, "aligned model: activations")
     srv, ssv = _difference(of_target, used), _difference(of_guide, used)
-    carried: CarriedOver | None = None
+    carried: CarriedVectors | None = None
     if needs_map(target.model, guide.model):
         with context.progress.stage("map from the aligned model", of_guide.shape[1]) as advance:
             folds = [sample.fold(FOLDS) for sample in used]

@@ -62,7 +62,7 @@ class AnswerMonitor:
         # A sum over the width, not a matrix product: its rounding does not depend on the batch.
         return (activations.float() * self.weights.to(activations.device)).sum(-1) + self.centre
 
-    def running(self, scores: Tensor) -> Tensor:
+    def running_scores(self, scores: Tensor) -> Tensor:
         """Running scores r of whole answers, from s; both `[answers, tokens]`, without the bias."""
         return running_means(scores, self.window)
 

@@ -3,9 +3,8 @@
 Loading, in the order of the calls:
 
     specs               reads what the user wrote for a model into a `ModelSpec`; no network, no weights
-    sources             follows a spec to the files of a base model, its tokenizer and its adapters; asks
-    `hub`,
-                        `builtin` and `gguf`, which converts a GGUF file into a model folder
+    sources             follows a spec to the files of a base model, its tokenizer and its adapters; uses
+                        `hub`, `builtin` and `gguf`, which converts a GGUF file into a model folder
     loading             `load_model`: the files as a `LoadedModel`; `placement` reads dtype, device and
                         quantization, `templates` the chat template, `processors` the processor of pictures
     peft_adapters       puts an adapter onto its base; `adapter_match` checks that the two belong together

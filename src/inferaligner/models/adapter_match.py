@@ -22,7 +22,7 @@ _UNITS = 20
 _WHOLE = ("weight", "base_layer.weight", "token_adapter.base_layer.weight")
 
 
-def fit_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None:
+def resize_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None:
     """Resizes the base model's embeddings to those that are stored with an adapter, if any are.
 
     Args:
@@ -30,7 +30,7 @@ def fit_embeddings(model: nn.Module, stored: Mapping[str, Tensor]) -> str | None
         stored: The adapter's weights, by their names in its file.
 
     Returns:
-        Why the rows cannot be made exact; None if they are.
+        Why the embeddings cannot be given the adapter's size; None if they have it.
     """
     base: Any = model
     rows, width = base.get_input_embeddings().weight.shape

@@ -63,7 +63,7 @@ def generate_answers(
     decisions: DecisionsOf | None = None,
     **options: object,
 ) -> Iterator[Answer]:
-    """Yields one answer per prompt, batch by batch: not in the order of the prompts; `row` gives it.
+    """Yields one answer per prompt, not in the order of the prompts: `row` is the prompt's index.
 
     Args:
         model: The model, with or without a guard on it.

@@ -64,7 +64,9 @@ def in_force(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, A
     }
 
 
-def check_heeded(settings: Mapping[str, Any], heeded: Collection[str], engine: str, instead: str) -> None:
+def refuse_ignored_settings(
+    settings: Mapping[str, Any], heeded: Collection[str], engine: str, instead: str
+) -> None:
     """Refuses a generation configuration with a setting that changes answers and that an engine does not
     apply.
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from inferaligner.errors import MissingExtraError, ModelLoadError
 from inferaligner.models.adapter_match import (
-    fit_embeddings,
     misfit,
     probe_logits,
+    resize_embeddings,
     same_logits,
     shares_weights,
 )
@@ -175,7 +175,7 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
         raise _refused(folder, f"is of type {settings.peft_type.value}, which {_VIRTUAL_TOKENS}")
     try:
         stored = peft.utils.load_peft_weights(str(folder), device="cpu")
-        problem = fit_embeddings(model, stored)
+        problem = resize_embeddings(model, stored)
         if problem is not None:
             raise ValueError(problem)
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from inferaligner.server.engine.engine import Engine
 from inferaligner.server.engine.image_input import ImageInput, turns_and_pictures
-from inferaligner.server.engine.jobs import Finished, Job, Listener, Piece, Prompt
+from inferaligner.server.engine.jobs import EnginePrompt, Finished, Job, Listener, Piece
 from inferaligner.server.engine.sampling import Sampling
 from inferaligner.server.engine.token_text import TokenText
 from inferaligner.server.errors import ApiError, no_such_model
@@ -112,14 +112,14 @@ class GenerationRoutes:
     def _maker(
         self,
         body: ChatRequest | CompletionRequest,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[EnginePrompt],
         longest: int | None,
         prompt_logprobs: int | None,
         *,
         logprobs: int | None,
         param: str,
         raw: bool = False,
-    ) -> Callable[[str, Prompt, Listener], Job]:
+    ) -> Callable[[str, EnginePrompt, Listener], Job]:
         settings, n = self._engine.settings, body.n or 1
         sampling = self._sampling(body)
         room = min(self._room(prompt, n) for prompt in prompts)
@@ -140,7 +140,7 @@ class GenerationRoutes:
         limits = [room, settings.answer_tokens, self._engine.defaults.max_new_tokens]
         tokens = min(limit for limit in limits if limit is not None) if longest is None else longest
 
-        def make(name: str, prompt: Prompt, listener: Listener) -> Job:
+        def make(name: str, prompt: EnginePrompt, listener: Listener) -> Job:
             return Job(
                 id=name,
                 prompt=prompt,
@@ -161,7 +161,7 @@ class GenerationRoutes:
 
         return make
 
-    def _room(self, prompt: Prompt, n: int) -> int:
+    def _room(self, prompt: EnginePrompt, n: int) -> int:
         """Highest number of tokens of an answer, by the model's context and by the cache."""
         used = len(prompt.tokens)
         cache = self._engine.settings.cache_tokens // n - used

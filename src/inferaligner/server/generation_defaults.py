@@ -16,7 +16,13 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from inferaligner.models.generation import end_tokens
-from inferaligner.models.generation_settings import PROCESSORS, SAMPLING, WARPERS, check_heeded, in_force
+from inferaligner.models.generation_settings import (
+    PROCESSORS,
+    SAMPLING,
+    WARPERS,
+    in_force,
+    refuse_ignored_settings,
+)
 from inferaligner.server.engine.sampling import Sampling
 
 _CONFIGURATION: Any = GenerationConfig  # whose initialiser has no types
@@ -61,7 +67,7 @@ class GenerationDefaults:
         self._model = model
         self._config: GenerationConfig = model.generation_config
         settings = self._config.to_dict()
-        check_heeded(
+        refuse_ignored_settings(
             settings,
             SAMPLING | PROCESSORS | WARPERS,
             "this server",

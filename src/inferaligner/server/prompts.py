@@ -27,7 +27,7 @@ from inferaligner.prompts.encoding import (
 )
 from inferaligner.prompts.images import Picture
 from inferaligner.prompts.template_ends import TemplateEnds, end_objection
-from inferaligner.server.engine.jobs import Prompt
+from inferaligner.server.engine.jobs import EnginePrompt
 from inferaligner.server.errors import ApiError
 
 
@@ -67,7 +67,7 @@ class PromptEncoder:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-    ) -> Prompt:
+    ) -> EnginePrompt:
         """Renders and encodes a conversation.
 
         Args:
@@ -110,14 +110,14 @@ class PromptEncoder:
             ids = self._encode(str(rendered), special=False)
         return self.check(ids, param="messages")
 
-    def _seen(self, rendered: str, pictures: Sequence[Picture]) -> Prompt:
+    def _seen(self, rendered: str, pictures: Sequence[Picture]) -> EnginePrompt:
         try:
             (seen,) = encode_seen(self.reader, [rendered], [pictures])
         except InferAlignerError as error:
             raise ApiError(str(error), param="messages") from None
         return replace(self.check(seen, param="messages", pictures=True), seen=seen)
 
-    def raw(self, prompt: str | Sequence[int]) -> Prompt:
+    def raw(self, prompt: str | Sequence[int]) -> EnginePrompt:
         """Encodes raw text, or takes its token ids.
 
         Raises:
@@ -135,7 +135,7 @@ class PromptEncoder:
             )
         return self.check(list(prompt), param="prompt")
 
-    def check(self, ids: Sequence[int], *, param: str, pictures: bool = False) -> Prompt:
+    def check(self, ids: Sequence[int], *, param: str, pictures: bool = False) -> EnginePrompt:
         """Checks token ids and finds the position where the gate reads.
 
         Raises:
@@ -160,7 +160,7 @@ class PromptEncoder:
         end = self._ends.end_of(ids)
         if not self._any_end and (objection := end_objection(end, judges_begun=self._judges_begun)):
             raise ApiError(objection, param=param)
-        return Prompt(tuple(ids), end.turn_end)
+        return EnginePrompt(tuple(ids), end.turn_end)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         try:

@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from inferaligner.server.engine.engine import Engine
-from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Listener, Piece, Prompt
+from inferaligner.server.engine.jobs import (
+    Decided,
+    EnginePrompt,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Listener,
+    Piece,
+)
 from inferaligner.server.engine.sampling import TokenLogprob
 from inferaligner.server.errors import ApiError
 from inferaligner.server_shared.gate_report import GateReport
 
 Value = TypeVar("Value")
-MakeJob = Callable[[str, Prompt, Listener], Job]
+MakeJob = Callable[[str, EnginePrompt, Listener], Job]
 
 
 @dataclass
@@ -44,7 +53,7 @@ class Choice:
 class RequestStream:
     """The jobs of one request and their events. Choices are numbered as prompt · n + choice."""
 
-    def __init__(self, engine: Engine, kind: str, prompts: Sequence[Prompt], make: MakeJob) -> None:
+    def __init__(self, engine: Engine, kind: str, prompts: Sequence[EnginePrompt], make: MakeJob) -> None:
         """Gives the jobs to the engine.
 
         Args:

@@ -77,7 +77,7 @@ def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
     Args:
         k: number of successes.
         n: number of trials.
-        confidence: probability that the true rate is at or below the bound, at least.
+        confidence: least probability that the true rate is at or below the bound.
 
     Raises:
         InputError: unless 0 <= k <= n and 0 < confidence < 1.
@@ -178,7 +178,9 @@ def order_statistic_index(n: int, epsilon: float, delta: float) -> int | None:
 
 
 def smallest_sample(epsilon: float, delta: float) -> int:
-    """The smallest `n` for which `order_statistic_index` returns a number: 299 for (0.01, 0.05).
+    """The fewest benign scores with which a threshold can be guaranteed: 299 for (0.01, 0.05).
+
+    With fewer, `order_statistic_index` returns None.
 
     Args:
         epsilon: highest false-open rate to allow.

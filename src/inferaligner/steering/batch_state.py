@@ -234,14 +234,19 @@ class PromptScope:
         return places
 
     def add_scores(self, part: Tensor) -> None:
-        """Adds the dot products `[rows]` of one read: 0 for rows whose token is not in this pass."""
+        """Adds the dot products `[rows]` of one read, 0 for rows whose token is not in this pass.
+
+        The first call adds the bias too.
+        """
         if self.scores is None:
             self.scores = part + self.gate.bias
         else:
             self.scores = self.scores + part.to(self.scores.device)
 
     def latch(self, now: Pass, length: int) -> None:
-        """Decides the rows whose prompt ends in this pass, on the device; called at the gate's last layer.
+        """Stores, on the device, the decision of each row whose prompt ends in this pass.
+
+        Called at the gate's last layer.
 
         `length` is the number of tokens per row, taken from the stream's shape (see hooks.py).
         """

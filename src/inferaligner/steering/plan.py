@@ -100,7 +100,7 @@ class SteeringPlan:
 
 @dataclass(frozen=True)
 class GatePlan(SteeringPlan):
-    """A gate without steering vectors: open rows are refused (`refusal.py`) or only reported."""
+    """A plan with a gate and no steering vectors: open rows are refused (`refusal.py`) or only reported."""
 
     additions: Mapping[int, Tensor] = field(default_factory=dict)
 

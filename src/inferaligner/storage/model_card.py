@@ -230,10 +230,10 @@ def monitor_words(artifact: AlignerArtifact) -> str | None:
 
 def gate_words(gate: GuidanceGate) -> str:
     """The kind of a gate and the places it reads, in words."""
-    return f"{gate.kind}: {reads_words([(read.layer, read.offset) for read in gate.reads])}"
+    return f"{gate.kind}: {describe_reads([(read.layer, read.offset) for read in gate.reads])}"
 
 
-def reads_words(places: Sequence[Sequence[int]]) -> str:
+def describe_reads(places: Sequence[Sequence[int]]) -> str:
     """`(layer, offset)` pairs in words, such as "layers 3 and 5 at token -1"; tokens count from the prompt's
     end."""
     tokens_of: dict[int, list[int]] = {}

@@ -22,7 +22,7 @@ def same_setting(one: Trial, other: Trial) -> bool:
 
 
 def finalists(search: Mapping[str, Any]) -> list[Trial]:
-    """The trials with generated answers: the chosen one first, then by refusals."""
+    """The trials with generated answers: the chosen one first, then those with the most refusals."""
     generated = [trial for trial in search["trials"] if trial["refusal"] is not None]
     return sorted(generated, key=lambda t: (same_setting(t, search["chosen"]), t["refusal"]), reverse=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from inferaligner.errors import MismatchError, MissingExtraError, SteeringError
 from inferaligner.models.fingerprint import differences, fingerprint_config
-from inferaligner.models.generation_settings import SAMPLING, check_heeded
+from inferaligner.models.generation_settings import SAMPLING, refuse_ignored_settings
 from inferaligner.vllm.settings import ASYNC_SCHEDULER, KEY, SCHEDULER, WORKER, EngineSettings
 
 TESTED_VERSIONS = ("0.32", "0.33")
@@ -132,7 +132,7 @@ def check_generation(model_config: Any) -> None:
     if model_config.generation_config == "vllm":
         return
     settings = {**model_config.try_get_generation_config(), **model_config.override_generation_config}
-    check_heeded(
+    refuse_ignored_settings(
         settings,
         _HEEDED,
         "vLLM",

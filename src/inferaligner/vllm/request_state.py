@@ -42,7 +42,7 @@ class GatedRequest:
 
     @property
     def closed(self) -> bool:
-        """Whether the gate is closed, and no monitor has opened the answer since."""
+        """Whether the gate decided to stay closed and the monitor has not opened the answer since."""
         return self.decision is not None and not self.decision.open and self.answer.opened_at is None
 
 

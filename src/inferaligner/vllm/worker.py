@@ -51,7 +51,7 @@ class GatedWorker(PlatformWorker):
         self._runner_hook = RunnerHook(self.model_runner, self.gate_slots.plan_batch)
 
     def compile_or_warm_up_model(self) -> Any:
-        """Compiles and captures the model, and runs the self-test on the result."""
+        """Compiles the model, captures its CUDA graphs, and runs the self-test on the result."""
         self._warming_up = True
         try:
             times = super().compile_or_warm_up_model()

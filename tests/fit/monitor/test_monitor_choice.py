@@ -41,7 +41,7 @@ def test_it_finds_the_layer_and_the_direction() -> None:
     tops = highest([monitor.token_scores(stream[:, 1]) for stream in answers.streams], monitor.window)
     bar = monitor.with_bias(-float(np.sort(tops[~answers.harmful])[-2]))
     for sample, stream in zip(answers.samples, answers.streams, strict=True):
-        over = bar.running(bar.token_scores(stream[:, 1])[None])[0] + bar.bias > 0
+        over = bar.running_scores(bar.token_scores(stream[:, 1])[None])[0] + bar.bias > 0
         if sample.harmful and bool(over.any()):
             opened.append(int(over.int().argmax()))
     assert len(opened) > 40

@@ -11,7 +11,7 @@ NAME = "canned"
 NEEDS = "gate"
 
 
-class CannedRefusal(Gated):
+class CannedRefusalMethod(Gated):
     """Open prompts get one sentence; nothing is generated."""
 
     @property
@@ -26,4 +26,4 @@ class CannedRefusal(Gated):
 
 def make(context: MethodContext, option: str) -> Method:
     """Raises `InputError` without an aligner; an aligner that is a gate alone is enough."""
-    return CannedRefusal(NAME, "canned refusal", context, context.need_aligner(NAME))
+    return CannedRefusalMethod(NAME, "canned refusal", context, context.need_aligner(NAME))

@@ -1,6 +1,7 @@
 """The contract of a method: one way of making a model answer safely.
 
-A file of this folder declares a method; a new file is a new method:
+A file of this folder declares a method. A new method is a new file, and its name in `catalogue.ALL` if it
+has no option:
 
 - `NAME` is its name on the command line, and the first line of the file's docstring its description there;
 - `make(context, option) -> Method` makes it for one run, with the text after `NAME=` as the option;

@@ -64,7 +64,7 @@ def fit_gate(context: FitContext) -> FittedGate:
     """Chooses and fits the gate.
 
     Raises:
-        CalibrationError: too few prompts to hold some out, or benign traffic without a usable score.
+        CalibrationError: too few prompts to hold some out, or no usable score of a benign prompt.
     """
     samples, options = context.samples, context.options
     limit, ordinary_limit = context.limits()

@@ -52,7 +52,9 @@ def settle(
             moved = raise_threshold(gate, threshold + allowance)
     shift = moved.bias - gate.bias
     traffic = {
-        name: describe([score + shift for score in scores], moved, ranks.get(name), origin, limit, confidence)
+        name: traffic_record(
+            [score + shift for score in scores], moved, ranks.get(name), origin, limit, confidence
+        )
         for scored, origin, limit in (
             (contrast, _OUT_OF_FOLD, ordinary_limit),
             (own, _HELD_OUT, max_false_open),
@@ -77,7 +79,7 @@ def raise_threshold(gate: GuidanceGate, threshold: float) -> GuidanceGate:
     return gate.with_bias(gate.bias - threshold - slack)
 
 
-def describe(
+def traffic_record(
     scores: Sequence[float],
     gate: GuidanceGate,
     rank: Rank | None,
@@ -85,13 +87,13 @@ def describe(
     max_false_open: float,
     confidence: float,
 ) -> TrafficRecord:
-    """The record of one traffic.
+    """The artifact's record of one kind of traffic.
 
     Args:
         scores: by `gate`, bias included.
         rank: the order statistic that set the threshold. None: the threshold was not taken from this traffic.
-            Then the bound is that of the number of open prompts, and there is a promise only for held-out
-            scores, of which the threshold is independent.
+            Then the bound follows from the number of open prompts, and the rate is promised only for
+            held-out scores, because the threshold does not depend on them.
     """
     opened = sum(map(opens, scores))
     if rank is not None:

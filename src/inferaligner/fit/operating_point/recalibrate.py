@@ -8,7 +8,7 @@ from typing import Any
 
 from inferaligner.artifact import AlignerArtifact
 from inferaligner.fit.gate.held_out import rates
-from inferaligner.fit.operating_point.benign_traffic import describe, raise_threshold, stored, with_move
+from inferaligner.fit.operating_point.benign_traffic import raise_threshold, stored, traffic_record, with_move
 from inferaligner.fit.operating_point.threshold import promised_threshold
 from inferaligner.fit.options import CONFIDENCE, OWN_LIMIT
 from inferaligner.storage.operating_point_record import OperatingPoint, Source
@@ -51,7 +51,7 @@ def recalibrate(
         confidence=sure,
         rule="traffic",
         traffic={
-            name: describe(scores, gate, ranks[name], "held-out", limit, sure)
+            name: traffic_record(scores, gate, ranks[name], "held-out", limit, sure)
             for name, scores in moved.items()
         },
         history=before.history if before is not None else (),

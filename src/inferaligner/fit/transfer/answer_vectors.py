@@ -66,11 +66,11 @@ def answer_vectors(
     system: str | None = None,
     advance: Advance | None = None,
 ) -> AnswerVectors:
-    """Learns a vector for each layer of `start`, from there on.
+    """Learns one vector for each layer in `start`, beginning with the values in `start`.
 
     Args:
         prompts, answers: harmful prompts and the aligned model's refusals; every fourth is held out.
-        start: `[width]` by layer; zeros will do.
+        start: the first value `[width]` of each layer's vector, by layer; may be zeros.
         advance: called with 1 after every step, of `STEPS` at most.
 
     Raises:

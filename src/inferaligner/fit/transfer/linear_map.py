@@ -60,7 +60,7 @@ class LayerMap:
 
 
 @dataclass(frozen=True)
-class CarriedOver:
+class CarriedVectors:
     """SSV in the target's space, float32 `[layers, width]`, and the maps that brought it there."""
 
     ssv: Tensor
@@ -111,7 +111,7 @@ def carry_over(
     match: LayerMatch = "best",
     kind: MapKind | None = None,
     advance: Advance | None = None,
-) -> CarriedOver:
+) -> CarriedVectors:
     """Carries an aligned model's vectors over to the target.
 
     Args:
@@ -142,7 +142,7 @@ def carry_over(
                     best[layer] = (described, vectors[source].float() @ matrix)
         if advance is not None:
             advance(1)
-    return CarriedOver(
+    return CarriedVectors(
         torch.stack([best[layer][1] for layer in range(depth)]),
         tuple(best[layer][0] for layer in range(depth)),
     )

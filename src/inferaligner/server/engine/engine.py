@@ -27,7 +27,7 @@ from inferaligner.server.engine.batch import Prefilled, PrefillPass, Row, Runnin
 from inferaligner.server.engine.decoding import TokenEmitter, notify, prompt_logprobs
 from inferaligner.server.engine.detokenizer import TextStream
 from inferaligner.server.engine.gate_decisions import GateDecisions
-from inferaligner.server.engine.jobs import Decided, Event, Failed, Finished, Job, Prompt
+from inferaligner.server.engine.jobs import Decided, EnginePrompt, Event, Failed, Finished, Job
 from inferaligner.server.errors import QueueFullError
 from inferaligner.server.generation_defaults import GenerationDefaults
 from inferaligner.server.settings import ServerSettings
@@ -132,7 +132,7 @@ class Engine:
         return future
 
     def swap(self, aligner: Aligner) -> Future[None]:
-        """Replaces the aligner by one with the same vectors; running rows keep their decisions."""
+        """Replaces the aligner with one that has the same vectors; running rows keep their decisions."""
         return self.call(lambda: self._swap(aligner))
 
     @property
@@ -386,7 +386,7 @@ class Engine:
         try:
             for extra in ([], ids[-1:]):
                 turn_end = len(ids) if extra else None
-                prompt = Prompt((*ids, *extra), turn_end)
+                prompt = EnginePrompt((*ids, *extra), turn_end)
                 self._waiting.append(Job("self-test", prompt, events.append, max_tokens=2, ignore_eos=True))
             assert self._batch is not None
             self._admit()

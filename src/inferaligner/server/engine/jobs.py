@@ -19,7 +19,7 @@ FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EnginePrompt:
     """Token ids of a rendered prompt.
 
     Attributes:
@@ -83,7 +83,7 @@ class Job:
     """One prompt to answer. `strength` replaces the aligner's α where the operator allows that."""
 
     id: str
-    prompt: Prompt
+    prompt: EnginePrompt
     listener: Listener
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 16

@@ -15,7 +15,7 @@ from inferaligner.method.vectors import unit
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.contrast import load_contrast_set
 from inferaligner.server.engine.engine import Engine
-from inferaligner.server.engine.jobs import Prompt
+from inferaligner.server.engine.jobs import EnginePrompt
 
 PER_CLASS = 48
 _BATCH = 8
@@ -36,8 +36,8 @@ class PromptProjection:
         self._reference: tuple[Tensor, Tensor] | None = None  # projections [prompts, layers]
         self._lock = Lock()
 
-    def of(self, prompt: Prompt) -> dict[str, Any]:
-        """Computes the chart of a prompt; blocks until the engine has run it.
+    def of(self, prompt: EnginePrompt) -> dict[str, Any]:
+        """Computes the data of a prompt's chart; blocks until the engine has run the prompt.
 
         The first call also runs the shipped prompts.
         """

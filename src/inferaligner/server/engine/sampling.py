@@ -38,7 +38,7 @@ class Sampling:
         return not (self.logit_bias or self.presence_penalty or self.frequency_penalty)
 
     def generator(self, choice: int) -> Random:
-        """The random numbers of one choice; the same seed gives the same numbers in every process."""
+        """Random numbers of one of a job's `n` answers; a seed gives the same numbers in every process."""
         return Random() if self.seed is None else Random(f"{self.seed}:{choice}")
 
 
