@@ -85,7 +85,7 @@ def calibrate(
     model: ModelOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Set the operating point of an aligner anew, for exactly the benign traffic given: the gate's bias
+    """Set the operating point of an aligner again, for the given benign traffic alone: the gate's bias
     moves, its weights and the vectors stay. With --drift, compare live traffic with that of the calibration.
     """
     if promise.max_false_open is not None:

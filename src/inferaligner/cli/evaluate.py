@@ -48,7 +48,9 @@ class EvaluationOptions(RunOptions):
         "all. Repeatable.",
     )
     prompt_file: list[Path] | None = flag(
-        None, metavar="FILE", help="Defence prompt with {prompt} in it, as another method. Repeatable."
+        None,
+        metavar="FILE",
+        help="Text with {prompt} in it: adds a method that puts every prompt there. Repeatable.",
     )
     hub: bool = flag(False, "--hub", help="Download missing sets from the hub.")
     limit: int | None = flag(None, min=1, metavar="N", help="Prompts per suite.")

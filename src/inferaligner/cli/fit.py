@@ -40,7 +40,8 @@ class PromptOptions:
     benign: list[str] | None = flag(
         None,
         metavar="[NAME=]SPEC",
-        help="Prompts of your own traffic, which must not open the gate. May be repeated.",
+        help="Harmless prompts of your own traffic; at most --max-false-open of each kind opens the gate. "
+        "May be repeated.",
     )
 
 
@@ -55,8 +56,8 @@ def fit(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A model that declines harmful requests: best a sibling of TARGET, else any other "
-            "(see --carry). Without one the aligner is a gate alone, for --on-open refuse.",
+            help="A model that declines harmful requests: best a sibling of TARGET (the same base model), "
+            "else any other (see --carry). Without one the aligner is a gate alone, for --on-open refuse.",
         ),
     ] = None,
     own: PromptOptions,
@@ -66,7 +67,7 @@ def fit(
         typer.Option(
             metavar="FILE|NAME",
             help='A Jinja chat template for the aligned model, the name of one of its own, or "own" for its '
-            "default; --chat-template is for both otherwise.",
+            "default; otherwise --chat-template applies to both models.",
             rich_help_panel=MAP,
         ),
     ] = None,
@@ -74,7 +75,8 @@ def fit(
     engine: Annotated[
         Engine,
         typer.Option(
-            help="The engine that records TARGET's activations: vllm for the very deployment that will serve."
+            help="The engine that records TARGET's activations: vllm if vLLM will serve it, so that scores "
+            "are rounded alike."
         ),
     ] = "transformers",
     flags: Annotated[

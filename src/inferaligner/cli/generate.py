@@ -40,7 +40,7 @@ class GenerateOptions:
         metavar="SPEC",
         help="Many prompts: .txt, .jsonl, .json, .csv (FILE:column) or hf://dataset#column.",
     )
-    compare: bool = flag(False, "--compare", help="Answer without the aligner too (unaligned_response).")
+    compare: bool = flag(False, "--compare", help="Also answer without the aligner (unaligned_response).")
     output: Path | None = flag(
         None,
         "--output",
@@ -67,7 +67,7 @@ def generate(
 ) -> None:
     """Answer prompts with the gate in place, greedily: JSON lines with prompt, response, score and open.
 
-    An aligner with a monitor adds opened_at: "prompt", or the number of the generated token, or null.
+    With a monitor, each line has opened_at: "prompt", the number of the generated token, or null.
 
     The lines are in the input's order. On a terminal, panels are shown instead.
     """

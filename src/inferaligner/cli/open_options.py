@@ -57,7 +57,7 @@ class ServedGateOptions(OpenGateOptions):
     shadow: bool = flag(False, "--shadow", help="Decide and report, never steer.")
     prompts: AllowedPrompts = flag(
         "chat",
-        help="Accept only chats, with begun answers where the aligner has a gate for them; or gate raw "
+        help="chat: accept chats, and begun answers if the aligner has a gate for them. any: accept raw "
         "text too.",
     )
     allow_override: bool = flag(

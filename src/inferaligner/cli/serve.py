@@ -40,7 +40,7 @@ class VllmOptions:
     adapters: str = flag(
         "own",
         metavar="own|any",
-        help="Refuse requests with another LoRA adapter than the target's; or gate them too.",
+        help="own: refuse requests with another LoRA adapter than the target's. any: gate them too.",
     )
     print_command: bool = flag(False, "--print-command", help="Print the vllm command instead of running it.")
 
@@ -90,7 +90,8 @@ def serve(
 ) -> None:
     """Serve a model with the gate enforced, through an OpenAI-compatible API.
 
-    Clients cannot switch the gate off. A request that cannot be gated is refused.
+    Unless --allow-override is set, clients cannot switch steering off. A request that cannot be gated is
+    refused.
     """
     chosen = engine or ("vllm" if find_spec("vllm") is not None else "transformers")
     if chosen not in _ENGINES:

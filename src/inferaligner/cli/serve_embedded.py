@@ -39,7 +39,7 @@ class EmbeddedOptions:
         100.0, min=0, help="Size at which the audit log begins a new file; 0 is never."
     )
     audit_keep: int = flag(10, min=0, help="Earlier audit log files to keep.")
-    max_rows: int = flag(64, min=1, help="Answers generated at the same time.")
+    max_rows: int = flag(64, min=1, help="The most answers that are generated at the same time.")
     max_queue: int = flag(512, min=1, help="Prompts that may wait; further ones get status 429.")
     cache_tokens: int = flag(131_072, min=64, help="Tokens that the KV cache may hold.")
     answer_tokens: int = flag(1_024, min=1, help="Longest answer to a chat that sets no limit, in tokens.")

@@ -71,26 +71,28 @@ class FitOptions:
     max_false_open: float | None = field(
         default=None,
         metadata=_help(
-            f"At most this share of `benign` opens the gate (by default {OWN_LIMIT:g}); without `benign`, of "
-            f"the shipped ordinary prompts, which are harder than traffic (by default {SHIPPED_LIMIT:g})."
+            f"The largest share of harmless prompts that may open the gate: of each kind in `benign` (by "
+            f"default {OWN_LIMIT:g}); without `benign`, of the shipped ordinary prompts, which are harder "
+            f"than traffic (by default {SHIPPED_LIMIT:g})."
         ),
     )
     confidence: float = field(
         default=CONFIDENCE,
-        metadata=_help("Confidence level of that bound, for each kind of `benign` traffic on its own."),
+        metadata=_help("Confidence level of the bound `max_false_open`, for each kind of `benign` traffic."),
     )
-    gate_layer: int | None = field(default=None, metadata=_help("Read the gate at this layer only."))
+    gate_layer: int | None = field(default=None, metadata=_help("Let the gate read this layer only."))
     steer_layers: Sequence[int] | None = field(
         default=None, metadata=_help("Steer these layers: 12-18 or 12,13,20; counted from 0.")
     )
     strength: float | None = field(
         default=None,
         metadata=_help(
-            "The intervention strength, a factor on the extracted vectors (on unit vectors with `paper`)."
+            "The intervention strength: a factor on the extracted vectors (with `paper`, on unit vectors)."
         ),
     )
     positions: Positions | None = field(
-        default=None, metadata=_help("Steer from the prompt's last token on, or all of the prompt too.")
+        default=None,
+        metadata=_help("from_gate: steer from the prompt's last token on. all: steer the whole prompt too."),
     )
     monitor: bool = field(
         default=False,
@@ -118,7 +120,8 @@ class FitOptions:
     map_kind: MapKind | None = field(
         default=None,
         metadata=_help(
-            "The linear map of the vectors (by default the one that predicts held-out prompts better)."
+            "The linear map of the vectors (by default the one that predicts activations of held-out prompts "
+            "better)."
         ),
     )
     match_layers: LayerMatch = field(
@@ -130,7 +133,9 @@ class FitOptions:
     )
     accept_poor_map: bool = field(
         default=False,
-        metadata=_help("Go on even if the map explains too little, or if the answers teach nothing."),
+        metadata=_help(
+            "Go on even if the map explains too little, or if vectors learned from answers have no effect."
+        ),
     )
 
     def __post_init__(self) -> None:
