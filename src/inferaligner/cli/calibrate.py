@@ -47,7 +47,8 @@ class TrafficOptions:
     scored_bias: float | None = flag(
         None,
         metavar="BIAS",
-        help="The gate's bias at the time when --scores were made, if it was moved since.",
+        help="The gate's bias when --scores were made; needed if the bias was moved since. A row's own "
+        "field bias wins.",
     )
 
 
@@ -66,8 +67,8 @@ class PromiseOptions:
     confidence: float | None = flag(
         None,
         metavar="SHARE",
-        help="Confidence level of that bound, for each traffic; by default the aligner's own, or "
-        f"{CONFIDENCE:g}.",
+        help="Confidence level of the bound --max-false-open, for each traffic; by default the "
+        f"aligner's own, or {CONFIDENCE:g}.",
     )
 
 

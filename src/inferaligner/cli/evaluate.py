@@ -45,7 +45,7 @@ class EvaluationOptions(RunOptions):
         metavar="NAME",
         help="none, inferaligner, own-vectors, self-reminder (these by default), paper, always, canned, "
         "goal-priority, cast, aligned[=MODEL], safety-sft=FOLDER, domain-chat=MODEL, prompt=FILE, or "
-        "all. Repeatable.",
+        "all (--list explains them). Repeatable.",
     )
     prompt_file: list[Path] | None = flag(
         None,

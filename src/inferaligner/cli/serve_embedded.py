@@ -33,12 +33,12 @@ class EmbeddedOptions:
         None,
         metavar="FILE",
         help="Lines of `KEY ROUTE…`, such as `sk-1 /v1`. Without it everybody may use every route except "
-        "/admin.",
+        "/admin. With --engine vllm: VLLM_API_KEY or -- --api-key.",
     )
     audit_max_mb: float = flag(
         100.0, min=0, help="Size at which the audit log begins a new file; 0 is never."
     )
-    audit_keep: int = flag(10, min=0, help="Earlier audit log files to keep.")
+    audit_keep: int = flag(10, min=0, help="How many earlier audit log files are kept.")
     max_rows: int = flag(64, min=1, help="The most answers that are generated at the same time.")
     max_queue: int = flag(512, min=1, help="Prompts that may wait; further ones get status 429.")
     cache_tokens: int = flag(131_072, min=64, help="Tokens that the KV cache may hold.")

@@ -134,7 +134,8 @@ class FitOptions:
     accept_poor_map: bool = field(
         default=False,
         metadata=_help(
-            "Go on even if the map explains too little, or if vectors learned from answers have no effect."
+            "Go on even if the map explains too little, or if vectors learned from answers make held-out "
+            "answers no likelier."
         ),
     )
 
