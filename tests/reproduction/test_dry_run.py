@@ -90,7 +90,7 @@ def test_the_time_is_over_between_stages(config: ScaleConfig, place: Place, tmp_
 
 def test_a_summary_of_nothing(config: ScaleConfig, tmp_path: Path) -> None:
     nothing = Place(None, tmp_path, tmp_path, examples=True)
-    with pytest.raises(InputError, match="Nothing that table-1 shows has been run"):
+    with pytest.raises(InputError, match="No experiment that table-1 summarizes has been run"):
         run_experiment(Request("table-1", (_FAMILY,), nothing), config)
 
 
