@@ -5,7 +5,7 @@ import torch
 
 from inferaligner.errors import PromptTooLongError
 from inferaligner.method.gate import GateRead, GuidanceGate
-from inferaligner.models.generation import Answer, generate_answers
+from inferaligner.models.generation import Answer, answer_end_token, generate_answers
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.steering.guard import Guard
 from inferaligner.steering.plan import SteeringPlan
@@ -60,6 +60,16 @@ def test_an_answer_says_whether_the_model_ended_it(model: Any, tokenizer: Any) -
     for answer in answers:
         assert answer.ended == (answer.tokens[-1] == 2)
         assert answer.ended or len(answer.tokens) == 12
+
+
+def test_the_end_token_is_the_one_that_the_template_writes(model: Any, tokenizer: Any) -> None:
+    assert answer_end_token(model, tokenizer) == 2
+    model.generation_config.eos_token_id = [0, 2]
+    assert answer_end_token(model, tokenizer) == 2
+    model.generation_config.eos_token_id = [7, 9]  # none of them stands in the template
+    assert answer_end_token(model, tokenizer) == 7
+    model.generation_config.eos_token_id = None
+    assert answer_end_token(model, tokenizer) is None
 
 
 def test_batches_are_sorted_and_yielded_as_they_are_done(model: Any, tokenizer: Any) -> None:

@@ -25,6 +25,7 @@ from inferaligner.fit.monitor.monitor_fit import fit_monitor
 from inferaligner.fit.operating_point.benign_traffic import unseen
 from inferaligner.fit.options import check_given
 from inferaligner.fit.strength.steering_choice import Steering, choose_steering
+from inferaligner.fit.transfer.linear_map import needs_map
 from inferaligner.fit.vectors import extract_vectors
 from inferaligner.method.steering_settings import SteeringSettings
 from inferaligner.models.anatomy import dissect
@@ -85,6 +86,12 @@ def _check(context: FitContext) -> None:
         raise InputError(
             '`carry="answers"` was given with `paper`, and the paper adds the aligned model\'s own vectors. '
             "Leave one of the two out."
+        )
+    aligned = context.aligned
+    if aligned is not None and options.carry == "vectors" and needs_map(context.target.model, aligned.model):
+        raise InputError(
+            f'`carry="vectors"` was given, but {aligned.spec} differs from {context.target.spec} in width or '
+            "depth, so its vectors do not fit. Use another `carry`, or leave it out."
         )
     depth = dissect(context.target.model).depth
     layers = [*(options.steer_layers or ()), *([] if options.gate_layer is None else [options.gate_layer])]

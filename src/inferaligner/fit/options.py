@@ -36,9 +36,10 @@ MONITOR_TOKENS = 64
 Pictures = Literal["none", "some"]
 """`none`: text alone. `some`: a part of the labelled prompts in pictures too, both sides of a pair alike."""
 
-Carry = Literal["answers", "map"]
-"""How an aligned model guides the target: through its answers, or through a linear map of its vectors. A
-sibling of the target's own width and depth needs neither, and may guide through its answers."""
+Carry = Literal["answers", "map", "vectors"]
+"""How an aligned model guides the target: by vectors learned from its answers, by a linear map of its
+vectors, or, as in the paper, by its vectors as they are, which takes a sibling of the target's own width and
+depth."""
 
 MapKind = Literal["ridge", "procrustes"]
 LayerMatch = Literal["best", "depth"]
@@ -112,9 +113,10 @@ class FitOptions:
     carry: Carry | None = field(
         default=None,
         metadata=_help(
-            "How the aligned model guides: by vectors for the target learned from its answers (default), "
-            "or by its own vectors through a linear map. A sibling guides by its own vectors as they are, "
-            "unless answers are chosen here."
+            "How the aligned model guides: by vectors learned from its whole answers (answers), by its own "
+            "vectors through a linear map (map), or by its own vectors as they are, as in the paper "
+            "(vectors; siblings only). Default: for a sibling the better of vectors and answers, for another "
+            "model answers."
         ),
     )
     map_kind: MapKind | None = field(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from inferaligner.method.decision import Decision
-from inferaligner.prompts.chat import context_length, encode_chats
+from inferaligner.prompts.chat import context_length, encode_chats, tokens_after_answer
 from inferaligner.prompts.encoding import Reader, has_pictures, seen_inputs, tokenizer_of
 from inferaligner.prompts.images import Prompt
 
@@ -165,6 +165,19 @@ def end_tokens(model: PreTrainedModel, options: Mapping[str, object] | None = No
     """The tokens that end an answer: those given to `generate`, or else the model's own."""
     end = (options or {}).get("eos_token_id", getattr(model.generation_config, "eos_token_id", None))
     return list(end) if isinstance(end, (list, tuple)) else [end] if isinstance(end, int) else []
+
+
+def answer_end_token(model: PreTrainedModel, reader: Reader) -> int | None:
+    """The token that ends an answer in the chat template; None for a model that has no such token.
+
+    Of several end tokens it is the one after an assistant's turn (Llama 3: `<|eot_id|>`, not
+    `<|end_of_text|>`).
+    """
+    ends = end_tokens(model)
+    if not ends:
+        return None
+    written = tokens_after_answer(reader)
+    return next((token for token in written if token in ends), ends[0])
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -101,10 +101,28 @@ def for_template(reader: Reader, turns: Sequence[dict[str, Any]]) -> list[dict[s
     return [{**turn, "content": _parts(turn["content"])} for turn in turns]
 
 
-def _rendered(tokenizer: Any, template: str, turns: Sequence[dict[str, Any]]) -> str:
+def tokens_after_answer(reader: Reader) -> list[int]:
+    """The token ids that the chat template writes after an assistant's turn.
+
+    Empty where the template refuses a conversation that ends with the assistant.
+    """
+    tokenizer, template = tokenizer_of(reader), template_of(reader) or ""
+    question, answer = _MARKERS
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    try:
+        text = _rendered(tokenizer, template, for_template(reader, turns), answer_follows=False)
+    except TEMPLATE_ERRORS:
+        return []
+    _, _, after = text.rpartition(answer)
+    return list(tokenizer(after, add_special_tokens=False)["input_ids"])
+
+
+def _rendered(
+    tokenizer: Any, template: str, turns: Sequence[dict[str, Any]], *, answer_follows: bool = True
+) -> str:
     return str(
         tokenizer.apply_chat_template(
-            list(turns), chat_template=template, tokenize=False, add_generation_prompt=True
+            list(turns), chat_template=template, tokenize=False, add_generation_prompt=answer_follows
         )
     )
 

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 from inferaligner.fit.samples import Sample, Samples
-from inferaligner.fit.strength.search_prompts import wrongly_opened
+from inferaligner.fit.strength.search_prompts import (
+    GuideAnswer,
+    SearchPrompts,
+    mostly_end,
+    wrongly_opened,
+)
+from inferaligner.models.generation import Answer
 
 
 def samples() -> Samples:
@@ -15,6 +21,21 @@ def samples() -> Samples:
 def scores(**opened: float) -> list[float]:
     by = {s.text: -float(n + 1) for n, s in enumerate(samples().fitting)}
     return list({**by, **{name.replace("_", " "): value for name, value in opened.items()}}.values())
+
+
+def answers(*ended: bool) -> tuple[GuideAnswer, ...]:
+    return tuple(GuideAnswer("I won't help with that.", end) for end in ended)
+
+
+def test_a_refusal_has_to_end_where_most_of_the_guides_do() -> None:
+    assert mostly_end(answers(True, False)) and not mostly_end(answers(True, False, False))
+    assert not mostly_end(())
+    cut, whole = Answer(0, "No.", (5,)), Answer(0, "No.", (5, 2), ended=True)
+    for ends, expected in ((True, "unended"), (False, "refusal")):
+        prompts = SearchPrompts(("a",), answers(ends), ("b",))
+        assert prompts.outcome_of(cut, lambda text: "refusal") == expected
+        assert prompts.outcome_of(whole, lambda text: "refusal") == "refusal"
+        assert prompts.outcome_of(cut, lambda text: "compliance") == "compliance"
 
 
 def test_prompts_that_open_the_gate_come_first_and_then_the_nearest() -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.strength import layer_profile
 from inferaligner.fit.strength.layer_profile import descend
-from inferaligner.fit.strength.search_prompts import SearchPrompts
+from inferaligner.fit.strength.search_prompts import GuideAnswer, SearchPrompts
 from inferaligner.fit.strength.strength_grid import STRENGTHS, layer_blocks, scaled, walk
-from inferaligner.fit.strength.strength_search import MARGINS, choose, search_strength
+from inferaligner.fit.strength.strength_search import MARGINS, choose, merit, search_strength
 from inferaligner.fit.strength.teacher_forcing import TeacherForcing
 from inferaligner.fit.strength.trial import Trial
 from inferaligner.method.gate import GateRead, GuidanceGate
@@ -52,7 +52,7 @@ def run(lever: tuple[Any, Any, Tensor, str], **options: Any) -> Any:
     model, tokenizer, directions, word = lever
     on = SearchPrompts(
         scored=tuple(PROMPTS[:2]),
-        answers=(word * 5,) * 2,
+        answers=(GuideAnswer(word * 5, ended=False),) * 2,
         held_out=tuple(PROMPTS[2:]),
         harmless=("Why?",),
         harmless_answers=("Because of how light scatters",),
@@ -124,12 +124,21 @@ def test_fluent_refusals_are_not_bought_with_gibberish() -> None:
     assert choose([loud, calm]) is calm
 
 
+def test_refusals_that_do_not_end_count_for_nothing_where_the_guide_ends_its_own(lever: Any) -> None:
+    answers = (GuideAnswer(lever[3] * 5, ended=True),) * 2
+    on = SearchPrompts(tuple(PROMPTS[:2]), answers, tuple(PROMPTS[2:]))
+    search = run(lever, prompts=on, layers=(2,), strength=1.7)
+    assert (search.chosen.refusal, search.chosen.unended) == (0.0, 1.0)
+    assert merit(search.chosen) == 0.0
+
+
 def test_drift_and_answers_to_harmless_prompts_are_told(lever: Any) -> None:
     search = run(lever)
     assert search.harmless == 1 and search.harmless_unsteered == {
         "refusal": 0.0,
         "compliance": 1.0,
         "gibberish": 0.0,
+        "unended": 0.0,
     }
     chosen = search.chosen
     model, tokenizer, directions, _ = lever
@@ -151,7 +160,12 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
         return "refusal"
 
     on = SearchPrompts(
-        tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]), ("Why?",), ("Because of",), ("compliance",)
+        tuple(PROMPTS[:2]),
+        (GuideAnswer(word * 5, ended=False),) * 2,
+        tuple(PROMPTS[2:]),
+        ("Why?",),
+        ("Because of",),
+        ("compliance",),
     )
     plain = search_strength(model, tokenizer, directions, gate(), prompts=on, outcome=judge)
     weakest = min((t for t in plain.trials if t.refusal is not None), key=lambda t: t.drift or 0.0)
@@ -175,7 +189,7 @@ def test_a_setting_that_breaks_harmless_answers_gives_way(lever: Any) -> None:
 
 def test_the_margin_is_left_out_where_it_breaks_the_text(lever: Any) -> None:
     model, tokenizer, directions, word = lever
-    on = SearchPrompts(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
+    on = SearchPrompts(tuple(PROMPTS[:2]), (GuideAnswer(word * 5, ended=False),) * 2, tuple(PROMPTS[2:]))
     asked: list[str] = []
 
     def judge(answer: str) -> str:
@@ -211,7 +225,7 @@ def test_the_strength_is_lowered_while_nothing_is_lost(lever: Any) -> None:
 
 def test_blocks_below_the_gate_tell_what_the_order_costs(lever: Any) -> None:
     model, tokenizer, directions, word = lever
-    on = SearchPrompts(tuple(PROMPTS[:2]), (word * 5,) * 2, tuple(PROMPTS[2:]))
+    on = SearchPrompts(tuple(PROMPTS[:2]), (GuideAnswer(word * 5, ended=False),) * 2, tuple(PROMPTS[2:]))
     late = GuidanceGate("test", (GateRead(2),), torch.zeros(1, 32), 1.0)
     search = search_strength(model, tokenizer, directions, late, prompts=on, outcome=outcome(word))
     assert search.gate_layer == 2

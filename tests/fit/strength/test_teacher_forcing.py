@@ -74,6 +74,21 @@ def test_against_the_plain_computation(tokenizer: Any, layers: tuple[int, ...], 
         assert forcing.cross_entropy(additions) != pytest.approx(forcing.cross_entropy({}), rel=1e-3)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_end_of_an_answer_is_scored_with_it(tokenizer: Any, whole: bool) -> None:
+    model = sharp_model()
+    model.generation_config.eos_token_id = 2
+    ended = [row % 2 == 0 for row in range(len(PROMPTS))]
+    bare = TeacherForcing(model, tokenizer, PROMPTS, ANSWERS, whole_prompt=whole)
+    forcing = TeacherForcing(model, tokenizer, PROMPTS, ANSWERS, ended=ended, whole_prompt=whole)
+    assert forcing.tokens == bare.tokens + sum(ended)
+    # The same as an answer in whose text the end token is written out.
+    written = [a + tokenizer.decode([2]) if end else a for a, end in zip(ANSWERS, ended, strict=True)]
+    expected = TeacherForcing(model, tokenizer, PROMPTS, written, whole_prompt=whole)
+    for additions in ({}, vectors(1, 2)):
+        assert forcing.cross_entropy(additions) == pytest.approx(expected.cross_entropy(additions), abs=1e-6)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_skipped_layers_change_nothing(family: str, tokenizer: Any) -> None:
     """Also where a layer writes into its input: what was recorded must stay as it is."""

@@ -11,17 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inferaligner.errors import CalibrationError
-from inferaligner.fit.context import FitContext, FitModel
+from inferaligner.fit.context import FitContext, FitModel, Outcome
 from inferaligner.fit.samples import Samples
 from inferaligner.method.decision import opens
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import tokenizer_of
 
-OUTCOMES = ("refusal", "compliance", "gibberish")
-ANSWER_TOKENS = 48
-"""Of each answer that is generated while the strength is searched."""
+OUTCOMES = ("refusal", "compliance", "gibberish", "unended")
+"""Of a steered answer; "unended" is a refusal that the length limit cut off although the guide's end."""
 
-_FORCED_TOKENS = 16  # of the answers that are scored: the first words settle whether an answer declines
+ANSWER_TOKENS = 128
+"""Length limit of the answers that are generated while vectors and strength are chosen; most refusals end
+before it."""
+
+_OWN_TOKENS = 16  # of the bare target's own answers to harmless prompts, which are scored
+_MOSTLY = 0.5  # of the guide's refusals have to end within the limit, or the target's need not end either
 SCORED, GENERATED = 16, 32
 """Harmful prompts whose refusals are scored, and harmful prompts that the steered target answers."""
 
@@ -29,15 +33,38 @@ _HARMLESS = 24
 
 
 @dataclass(frozen=True)
+class GuideAnswer:
+    """An answer of the aligned model; `ended` says whether the model ended it within the length limit."""
+
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
 class SearchPrompts:
     """Prompts and answers, all of the fitting part; `harmless` may be empty."""
 
     scored: tuple[str, ...]
-    answers: tuple[str, ...]  # the aligned model's, to `scored`
+    answers: tuple[GuideAnswer, ...]  # the aligned model's, to `scored`
     held_out: tuple[str, ...]
     harmless: tuple[str, ...] = ()
     harmless_answers: tuple[str, ...] = ()  # the bare target's beginnings of answers, to `harmless`
     harmless_unsteered: tuple[str, ...] = ()  # outcomes of its answers
+
+    @property
+    def must_end(self) -> bool:
+        """Whether a steered refusal has to end, as most of the guide's refusals do."""
+        return mostly_end(self.answers)
+
+    def outcome_of(self, answer: Answer, outcome: Outcome) -> str:
+        """One of `OUTCOMES`: the judge's, except for a refusal that should have ended and did not."""
+        judged = outcome(answer.text)
+        return "unended" if judged == "refusal" and self.must_end and not answer.ended else judged
+
+
+def mostly_end(answers: Sequence[GuideAnswer]) -> bool:
+    """Whether at least half of these answers end within the length limit."""
+    return bool(answers) and sum(answer.ended for answer in answers) >= _MOSTLY * len(answers)
 
 
 def search_prompts(context: FitContext, scores: Sequence[float]) -> SearchPrompts:
@@ -52,7 +79,7 @@ def search_prompts(context: FitContext, scores: Sequence[float]) -> SearchPrompt
     """
     pool = shuffled_harmful(context.samples)[: 2 * (SCORED + GENERATED)]
     asked, held_out = pool[: 2 * SCORED], pool[2 * SCORED : 2 * SCORED + GENERATED]
-    refusals = refusals_of_guide(context, asked, _FORCED_TOKENS)[:SCORED]
+    refusals = refusals_of_guide(context, asked)[:SCORED]
     if not refusals:
         raise CalibrationError(
             f"The aligned model {context.guide.spec} declined none of {len(asked)} harmful prompts, so it "
@@ -63,8 +90,7 @@ def search_prompts(context: FitContext, scores: Sequence[float]) -> SearchPrompt
     own = _answers(context, context.target, harmless, ANSWER_TOKENS, stage)
     tokenizer = tokenizer_of(context.target.tokenizer)
     beginnings = [
-        str(tokenizer.decode(answer.tokens[:_FORCED_TOKENS], skip_special_tokens=True)).strip()
-        for answer in own
+        str(tokenizer.decode(answer.tokens[:_OWN_TOKENS], skip_special_tokens=True)).strip() for answer in own
     ]
     kept = [row for row, beginning in enumerate(beginnings) if beginning]
     return SearchPrompts(
@@ -84,11 +110,11 @@ def shuffled_harmful(samples: Samples) -> list[str]:
     return [s.text for s in rows]
 
 
-def refusals_of_guide(context: FitContext, prompts: Sequence[str], tokens: int) -> list[tuple[str, str]]:
-    """The prompts that the aligned model declines, each with its answer of at most so many tokens."""
-    answers = _answers(context, context.guide, prompts, tokens, "aligned model: its own answers")
+def refusals_of_guide(context: FitContext, prompts: Sequence[str]) -> list[tuple[str, GuideAnswer]]:
+    """The prompts that the aligned model declines, each with its answer."""
+    answers = _answers(context, context.guide, prompts, ANSWER_TOKENS, "aligned model: its own answers")
     return [
-        (prompt, answer.text)
+        (prompt, GuideAnswer(answer.text, answer.ended))
         for prompt, answer in zip(prompts, answers, strict=True)
         if context.outcome(answer.text) == "refusal"
     ]

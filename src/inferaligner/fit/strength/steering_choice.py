@@ -1,21 +1,25 @@
 """Which vectors are added, at which layers, how strongly.
 
 The vectors are a sibling's own, or learned from the aligned model's answers (`transfer/learned_vectors.py`),
-or another family's carried over by a map. Layers and strength are searched (`strength_search.py`).
+or another family's carried over by a map. Layers and strength are searched (`strength_search.py`). A
+sibling's own vectors are tried first; unless they make the target decline nearly everything, in answers that
+end, vectors are learned from its answers too, and the better of the two are taken.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext
 from inferaligner.fit.gate.fitting import FittedGate
-from inferaligner.fit.strength.search_prompts import SearchPrompts, search_prompts
-from inferaligner.fit.strength.strength_search import search_strength
+from inferaligner.fit.strength.search_prompts import ANSWER_TOKENS, SearchPrompts, search_prompts
+from inferaligner.fit.strength.strength_search import SATURATED, TOLERANCE, merit, search_strength
 from inferaligner.fit.strength.trial import Search
 from inferaligner.fit.transfer.learned_vectors import learn_vectors
 from inferaligner.fit.vectors import ExtractedVectors
@@ -26,9 +30,6 @@ from inferaligner.method.steering_settings import SteeringSettings
 PAPER_STRENGTH = 4.0
 POSITIONS: Positions = "from_gate"
 """The steered tokens by default; the paper steers the whole prompt."""
-
-ENOUGH = 0.9
-"""Share of the search's prompts declined, below which `fit` notes that answers may guide better."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +60,29 @@ def choose_steering(context: FitContext, gate: FittedGate, vectors: ExtractedVec
         progress.note("the aligned model has the target's width and depth: its vectors need no map")
     if options.paper:
         return Steering(_paper_settings(context, gate.gate, len(ssv)))
-    learned, answers = None, dict[str, Any]()
-    layers = options.steer_layers
-    if options.carry == "answers" or (options.carry is None and not sibling):
-        # The vectors are learned from other refusals than those that the search needs.
-        learned, answers = learn_vectors(context, gate.gate, ssv, sibling=sibling)
-        layers = answers["layers"]
     began = time.perf_counter()
     prompts = search_prompts(context, gate.held_out)
-    searched = replace(context, options=replace(options, steer_layers=layers))
-    search = _search(searched, gate.gate, ssv if learned is None else learned, prompts)
-    chosen, seconds = search.chosen, time.perf_counter() - began
-    declined = chosen.refusal or 0.0
-    progress.note(
-        f"steering {chosen.words()}: {declined:.0%} fluent refusals of {search.generated}; "
-        f"found in {seconds:.0f} s"
-    )
-    if learned is None and sibling and not options.fixes_steering and declined < ENOUGH:
+    if not prompts.must_end:
         progress.note(
-            f"{declined:.0%} is little: vectors learned from the aligned model's answers may do better "
-            '(`carry="answers"`; docs/strength.md says at what cost)'
+            f"most refusals of the aligned model do not end within {ANSWER_TOKENS} tokens, so the target's "
+            "need not end either"
         )
+
+    def learn() -> _Candidate:
+        # The vectors are learned from other refusals than those that the search needs.
+        vectors, figures = learn_vectors(context, gate.gate, ssv, sibling=sibling)
+        fixed = replace(context, options=replace(options, steer_layers=tuple(figures["layers"])))
+        return _Candidate(_search(fixed, gate.gate, vectors, prompts), vectors, figures)
+
+    if options.carry == "answers" or (options.carry is None and not sibling):
+        taken = learn()
+    else:
+        taken = _Candidate(_search(context, gate.gate, ssv, prompts))
+        if options.carry is None and sibling and options.strength is None:
+            taken = _better_of(context, taken, learn)
+    search, seconds = taken.search, time.perf_counter() - began
+    chosen = search.chosen
+    progress.note(f"steering {chosen.words()}: {_outcomes(search)}; found in {seconds:.0f} s")
     settings = SteeringSettings(
         layers=chosen.layers,
         strength=chosen.strength * search.margin,
@@ -87,7 +90,44 @@ def choose_steering(context: FitContext, gate: FittedGate, vectors: ExtractedVec
         positions=options.positions or POSITIONS,
         profile=chosen.profile,
     )
-    return Steering(settings, search, seconds, learned, answers)
+    return Steering(settings, search, seconds, taken.learned, taken.figures)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The result of a search; learned vectors `[layers, width]` with their figures, where it used any."""
+
+    search: Search
+    learned: Tensor | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def merit(self) -> float:
+        return merit(self.search.chosen)
+
+
+def _better_of(context: FitContext, own: _Candidate, learn: Callable[[], _Candidate]) -> _Candidate:
+    """A sibling's own vectors, or those learned from its answers where they do better."""
+    if own.merit >= SATURATED:
+        return own
+    of_own = f"the aligned model's own vectors: {_outcomes(own.search)}"
+    try:
+        learned = learn()
+    except CalibrationError as error:
+        context.progress.note(f"{of_own}; kept, because its answers taught nothing better ({error})")
+        return own
+    context.progress.note(f"{of_own}; learned from its answers: {_outcomes(learned.search)}")
+    if learned.merit <= own.merit + TOLERANCE:
+        return own
+    return replace(learned, figures={**learned.figures, "own_vectors": asdict(own.search.chosen)})
+
+
+def _outcomes(search: Search) -> str:
+    chosen = search.chosen
+    return (
+        f"{chosen.refusal or 0.0:.0%} fluent refusals of {search.generated}, "
+        f"{chosen.unended or 0.0:.0%} that do not end, {chosen.gibberish or 0.0:.0%} gibberish"
+    )
 
 
 def _search(context: FitContext, gate: GuidanceGate, vectors: Tensor, prompts: SearchPrompts) -> Search:

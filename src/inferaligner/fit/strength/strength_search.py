@@ -3,8 +3,8 @@
 1. Every block of layers is scored at several strengths by the cross-entropy of the *aligned* model's own
    answers under the steered target (`strength_grid.py`, `teacher_forcing.py`): cheap, but blind to the
    target's own fluency.
-2. The best few generate answers to other harmful prompts, and a judge counts refusals, compliance and
-   gibberish. Fluent refusals count, gibberish counts against a setting.
+2. The best few generate whole answers to other harmful prompts, and a judge counts refusals, compliance and
+   gibberish. Fluent refusals that end count, gibberish counts against a setting.
 3. The best of them gets a strength per layer by gradient (`layer_profile.py`), which has to prove itself by
    generating as well.
 4. From the best, the strength is lowered for as long as it refuses as much within the tolerance.
@@ -48,7 +48,7 @@ MOST_BROKEN = 0.1
 _WEAKER, _STRONGER = 0.8, 1.3
 _MOST_STEPS = 3
 _COHERENT = 0.8  # share of the best's gain that a stronger setting must keep to be worth generating
-_SATURATED = 0.97  # refusals from which on more strength has nothing left to give
+SATURATED = 0.97  # refusals from which on more strength has nothing left to give
 _PROFILE_LAYERS = 6  # a shorter block may grow to so many when it gets a strength per layer
 _EVEN = 0.05  # a profile whose factors are all this near to one is none
 _MOST_PICKS = 3
@@ -128,7 +128,7 @@ def search_strength(
 
 
 def merit(trial: Trial) -> float:
-    """Share of fluent refusals, gibberish counting against it."""
+    """Share of fluent refusals that end (where the guide's do), gibberish counting against it."""
     # A compliant answer is no worse than without steering; gibberish is.
     return (trial.refusal or 0.0) - (trial.gibberish or 0.0) / 2
 
@@ -172,11 +172,16 @@ class _TestBench:
         self._prompts, self._outcome, self._positions, self._system = prompts, outcome, positions, system
         self._report = report or (lambda sentence: None)
 
-        def force(asked: Sequence[str], answers: Sequence[str]) -> TeacherForcing:
+        def force(
+            asked: Sequence[str], answers: Sequence[str], ended: Sequence[bool] | None = None
+        ) -> TeacherForcing:
             whole = positions == "all"
-            return TeacherForcing(model, tokenizer, asked, answers, system=system, whole_prompt=whole)
+            return TeacherForcing(
+                model, tokenizer, asked, answers, ended=ended, system=system, whole_prompt=whole
+            )
 
-        self._harmful = force(prompts.scored, prompts.answers)
+        refusals = prompts.answers
+        self._harmful = force(prompts.scored, [a.text for a in refusals], [a.ended for a in refusals])
         self._harmless = force(prompts.harmless, prompts.harmless_answers) if prompts.harmless else None
         self.unsteered = self._harmful.cross_entropy({})
         self._undrifted = 0.0 if self._harmless is None else self._harmless.cross_entropy({})
@@ -192,7 +197,8 @@ class _TestBench:
         drift = None if self._harmless is None else self._harmless.cross_entropy(additions) - self._undrifted
         shares = self._outcomes(trial, self._prompts.held_out)
         self._report(
-            f"{trial.words()}: {shares['refusal']:.0%} refusals, {shares['gibberish']:.0%} gibberish"
+            f"{trial.words()}: {shares['refusal']:.0%} refusals, {shares['unended']:.0%} that do not end, "
+            f"{shares['gibberish']:.0%} gibberish"
         )
         return replace(
             trial,
@@ -200,6 +206,7 @@ class _TestBench:
             refusal=shares["refusal"],
             compliance=shares["compliance"],
             gibberish=shares["gibberish"],
+            unended=shares["unended"],
         )
 
     def settle(self, finalists: list[Trial]) -> tuple[Trial, list[Trial]]:
@@ -246,7 +253,7 @@ class _TestBench:
                 batch_size=64,
                 system=self._system,
             ):
-                outcomes[answer.row] = self._outcome(answer.text)
+                outcomes[answer.row] = self._prompts.outcome_of(answer, self._outcome)
         return _shares(outcomes)
 
     def per_layer(self, best: Trial, *, fixed: bool) -> list[Trial]:
@@ -273,7 +280,7 @@ class _TestBench:
             return self._scored(replace(best, strength=best.strength * factor))
 
         others = []
-        if merit(best) < _SATURATED:
+        if merit(best) < SATURATED:
             # Cross-entropy weighs every token alike; to tip the first ones often takes a little more. Where
             # it rises steeply, though, the text is falling apart.
             stronger = at(_STRONGER)

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from inferaligner.models.anatomy import dissect, input_device, residual, with_residual
+from inferaligner.models.generation import answer_end_token
 from inferaligner.models.kv_cache import cache_argument, cache_in
 from inferaligner.prompts.chat import encode_chats
 from inferaligner.prompts.encoding import Reader, tokenizer_of
@@ -55,10 +56,20 @@ class TeacherForcing:
         prompts: Sequence[str],
         answers: Sequence[str],
         *,
+        ended: Sequence[bool] | None = None,
         system: str | None = None,
         whole_prompt: bool = False,
     ) -> None:
-        """`whole_prompt` steers every token, otherwise those from the last prompt token on."""
+        """Encodes prompts and answers, and runs the bare model on them once.
+
+        Args:
+            model, tokenizer: the target.
+            prompts, answers: texts, one answer per prompt.
+            ended: whether each answer is whole. The token that ends an answer follows a whole one, and is
+                scored like its other tokens. None: no answer is whole.
+            system: the system prompt.
+            whole_prompt: steer every token, and not only those from the last prompt token on.
+        """
         self._model: Any = model
         self._layers = dissect(model).layers
         starts = encode_chats(tokenizer, prompts, system=system)
@@ -66,6 +77,9 @@ class TeacherForcing:
             tokenizer_of(tokenizer)(answer, add_special_tokens=False)["input_ids"]
             for _, answer in zip(starts, answers, strict=True)
         ]
+        end = answer_end_token(model, tokenizer) if ended is not None and any(ended) else None
+        if ended is not None and end is not None:
+            ends = [[*ids, end] if whole else ids for ids, whole in zip(ends, ended, strict=True)]
         device = input_device(model)
         self._pass = whole = _whole(starts, ends, device, whole_prompt)
         self._bare: list[Any] = []
@@ -73,6 +87,11 @@ class TeacherForcing:
         if not whole_prompt and min(map(len, starts)) > 1:
             self._try_kept_prompts(starts, ends, device, whole)
         self._record()
+
+    @property
+    def tokens(self) -> int:
+        """Answer tokens that are scored."""
+        return int(self._pass.predicts.sum())
 
     def cross_entropy(self, additions: Mapping[int, Tensor]) -> float:
         """Mean over answer tokens, in nats, with α·θ_l `[width]` added at the given layers (may be none)."""

@@ -21,6 +21,7 @@ class Trial:
     refusal: float | None = None
     compliance: float | None = None
     gibberish: float | None = None
+    unended: float | None = None  # refusals that the length limit cut off although the guide's end
     profile: tuple[float, ...] | None = None
     drift: float | None = None  # nats per token that the bare model's own answers to harmless prompts lose
     harmless_refusal: float | None = None

@@ -24,7 +24,7 @@ FEWEST = 8
 """Least number of the aligned model's refusals; from fewer, vectors learn their words, not how to decline."""
 
 _BATCH = 16
-STEPS = 60
+STEPS = 100
 """The most steps of gradient descent."""
 
 _RATE = 0.05  # of the stream's root mean square: how far Adam moves each component a step
@@ -62,6 +62,7 @@ def answer_vectors(
     prompts: Sequence[str],
     answers: Sequence[str],
     *,
+    ended: Sequence[bool] | None = None,
     start: Mapping[int, Tensor],
     system: str | None = None,
     advance: Advance | None = None,
@@ -70,6 +71,7 @@ def answer_vectors(
 
     Args:
         prompts, answers: harmful prompts and the aligned model's refusals; every fourth is held out.
+        ended: whether each answer is whole; the end token of a whole one is learned too.
         start: the first value `[width]` of each layer's vector, by layer; may be zeros.
         advance: called with 1 after every step, of `STEPS` at most.
 
@@ -92,6 +94,7 @@ def answer_vectors(
                 tokenizer,
                 [prompts[row] for row in chosen[at : at + _BATCH]],
                 [answers[row] for row in chosen[at : at + _BATCH]],
+                ended=None if ended is None else [ended[row] for row in chosen[at : at + _BATCH]],
                 system=system,
             )
             for at in range(0, len(chosen), _BATCH)

@@ -1,7 +1,7 @@
 """Vectors learned from the aligned model's answers: which prompts it answers, which layers learn.
 
 Used where the aligned model is of another family, so that its activations do not fit the target's, and for a
-sibling with `carry="answers"`.
+sibling whose own vectors do not make the target decline in answers that end.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from inferaligner.fit.transfer.answer_vectors import STEPS, answer_vectors
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine
 
-_LEARNED = 64  # refusals that vectors are learned from
-_TOKENS = 32
-"""Of each of them. The vectors act on every token of an answer: learned from openings alone, they made
-gemma-3-270m say "I'm not equipped to help to help to help"."""
+_LEARNED = 64  # refusals that vectors are learned from, whole: the vectors act on every token of an answer
+_EVERY_SECOND, _LAYERS = 2, 3
+"""One layer can change the first words; three, two layers apart, also carry an answer to its end."""
 
 
 def learn_vectors(
@@ -40,7 +39,7 @@ def learn_vectors(
     """
     target, guide, options = context.target, context.guide, context.options
     # Above the gate the decision is known in time; the earlier, the more of the target can read it.
-    layers = options.steer_layers or (gate.last_layer,)
+    layers = options.steer_layers or learned_layers(gate.last_layer, len(start))
     # Without the prompts that the search generates on, and without those it scores if others are enough.
     known = shuffled_harmful(context.samples)
     pool = known[2 * SCORED + GENERATED :]
@@ -49,13 +48,14 @@ def learn_vectors(
     # Short prompts teach as well, and faster.
     short = set(sorted(pool, key=len)[: max(len(pool) // 2, 2 * _LEARNED)])
     prompts = [prompt for prompt in pool if prompt in short][: 2 * _LEARNED]
-    refusals = refusals_of_guide(context, prompts, _TOKENS)[:_LEARNED]
+    refusals = refusals_of_guide(context, prompts)[:_LEARNED]
     with context.progress.stage("vectors from the aligned model's answers", STEPS) as advance:
         learned = answer_vectors(
             target.model,
             target.tokenizer,
             [prompt for prompt, _ in refusals],
-            [answer for _, answer in refusals],
+            [answer.text for _, answer in refusals],
+            ended=[answer.ended for _, answer in refusals],
             start={layer: start[layer] for layer in layers},
             system=options.system,
             advance=advance,
@@ -82,3 +82,10 @@ def learn_vectors(
         f"bare target, {learned.start:.2f} with its vectors, {learned.end:.2f} with the learned ones"
     )
     return vectors, figures
+
+
+def learned_layers(gate_layer: int, depth: int) -> tuple[int, ...]:
+    """The layers that learn a vector: the gate's last layer, and those two and four above it, as far as there
+    are layers above them that read the result."""
+    above = [gate_layer + _EVERY_SECOND * number for number in range(1, _LAYERS)]
+    return (gate_layer, *(layer for layer in above if layer < depth - 1))
