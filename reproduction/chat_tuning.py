@@ -1,12 +1,11 @@
 """Teach a base model to answer in a chat template: a small LoRA on another model's harmless answers.
 
     python -m reproduction.chat_tuning --base gemma-3-270m.gguf --template gemma.jinja \
-        --answers out/aligned/own_answers.jsonl -o out/gemma-chat
+        --answers answers.jsonl -o out/gemma-chat
 
 A base model goes on with a prompt instead of answering it, so it can be neither protected nor measured. The
-answers are those that `aligned_sibling.py` collects from its own target: harmless prompts alone, so nothing
-is learned about declining or complying. OUTPUT/model is the merged model with its template, ready for every
-command. Resumes from its checkpoints.
+answers must be to harmless prompts alone, so that nothing is learned about declining or complying.
+OUTPUT/model is the merged model with its template, ready for every command. Resumes from its checkpoints.
 """
 
 from __future__ import annotations
@@ -63,13 +62,13 @@ def main() -> None:
 
 def examples(file: Path) -> list[Example]:
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    return [Example(row["prompt"], row["answer"], harmful=False) for row in rows if row["answer"]]
+    return [Example(row["prompt"], row["answer"]) for row in rows if row["answer"]]
 
 
 def tune(model: Any, rows: list[dict[str, Any]], padding: int, options: argparse.Namespace) -> Any:
     """A PEFT model with LoRA on every linear part of every layer."""
     torch.manual_seed(0)
-    model.set_attn_implementation("eager")  # see `direction_training.py`
+    model.set_attn_implementation("eager")  # see `sibling/training.py`
     linear = {
         name.rsplit(".", 1)[-1]
         for layer in dissect(model).layers

@@ -100,9 +100,8 @@ class Measured(_Part):
 
 
 class Sibling(_Part):
-    """How an aligned sibling is trained: by `aligned_sibling.py`, or by `quick_sibling.py` on a sample."""
+    """Options of `python -m reproduction.sibling`, which trains an aligned sibling."""
 
-    quick: bool = False
     options: tuple[str, ...] = ()
 
 

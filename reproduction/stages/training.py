@@ -90,13 +90,9 @@ def sibling(run: RunContext) -> str:
     how = run.scale.sibling
 
     def work() -> None:
-        name = "quick_sibling" if how.quick else "aligned_sibling"
-        words = ["-m", f"reproduction.{name}", "--target", target, "-o", str(folder), *how.options]
-        if not how.quick:
-            if target == run.target and run.family.template is not None:
-                words += ["--chat-template", run.family.template]
-            if run.place.data is not None:
-                words += ["--data", str(run.place.data)]
+        words = ["-m", "reproduction.sibling", "--target", target, "-o", str(folder), *how.options]
+        if target == run.target and run.family.template is not None:
+            words += ["--chat-template", run.family.template]
         _run([sys.executable, *words])
 
     store.stage("train", {"target": target, **how.model_dump()}, work, [folder / "adapter"])

@@ -42,7 +42,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_a_base_model_learns_to_answer_first(tmp_path: Path, commands: list[list[str]]) -> None:
     family = Family(title="Mine", target="base", chat_template="gemma.jinja", chat={"alpaca": 3})
-    mine = run(tmp_path, family, Sibling(quick=True, options=("--pairs", "5")))
+    mine = run(tmp_path, family, Sibling(options=("--epochs", "5")))
     adapter = training.sibling(mine)
     chat, sibling = commands
     assert chat[:4] == ["-m", "reproduction.chat_tuning", "--base", "base"]
@@ -50,8 +50,8 @@ def test_a_base_model_learns_to_answer_first(tmp_path: Path, commands: list[list
     rows = [json.loads(line) for line in Path(chat[chat.index("--answers") + 1]).read_text().splitlines()]
     assert len(rows) == 3 and all(row["prompt"] and row["answer"] for row in rows)
     model = str(tmp_path / "work" / "aligned-sibling" / "chat" / "model")
-    assert sibling[:4] == ["-m", "reproduction.quick_sibling", "--target", model]
-    assert sibling[-2:] == ["--pairs", "5"] and adapter.endswith("aligned-sibling/train/adapter")
+    assert sibling[:4] == ["-m", "reproduction.sibling", "--target", model]
+    assert sibling[-2:] == ["--epochs", "5"] and adapter.endswith("aligned-sibling/train/adapter")
     assert training.sibling(mine) == adapter and len(commands) == 2, "finished stages are not done again"
 
 
@@ -78,7 +78,7 @@ def test_the_domain_is_learned_by_the_model_that_answers(
 
 def test_a_chat_model_gets_the_whole_recipe(tmp_path: Path, commands: list[list[str]]) -> None:
     training.sibling(run(tmp_path, Family(title="Mine", target="chat"), Sibling()))
-    assert [words[:4] for words in commands] == [["-m", "reproduction.aligned_sibling", "--target", "chat"]]
+    assert [words[:4] for words in commands] == [["-m", "reproduction.sibling", "--target", "chat"]]
 
 
 def test_a_base_model_needs_a_template(tmp_path: Path) -> None:

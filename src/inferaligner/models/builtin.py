@@ -62,7 +62,7 @@ def _smollm2_aligned() -> Builtin:
         raise ModelLoadError(
             "builtin:smollm2-135m-aligned has no adapter in this installation; expected "
             f"{folder.name}/adapter_config.json among the package's data. Reinstall inferaligner, or train "
-            "the adapter with `python -m reproduction.aligned_sibling`."
+            "the adapter with `python -m reproduction.sibling`."
         )
     return Builtin(spec=str(folder), ways="reinstall inferaligner, which ships this adapter")
 
