@@ -29,7 +29,7 @@ STEPS = 100
 
 _RATE = 0.05  # of the stream's root mean square: how far Adam moves each component a step
 _EVERY = 5  # steps between looks at the held-out prompts
-_PATIENCE = 3  # looks without an improvement
+_PATIENCE = 5  # looks without an improvement
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ def _descend(
 
     bare = sum(part.cross_entropy({}) for part in held) / len(held)
     first = best = missed()
+    if not first < bare:
+        # Vectors that make the answers no likelier are a worse beginning than none.
+        for v in free.values():
+            v.data.zero_()
+        best = bare
     kept, at = {layer: v.detach() for layer, v in scaled().items()}, 0
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()

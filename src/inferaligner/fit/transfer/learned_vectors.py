@@ -17,7 +17,7 @@ from inferaligner.fit.transfer.answer_vectors import STEPS, answer_vectors
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine
 
-_LEARNED = 64  # refusals that vectors are learned from, whole: the vectors act on every token of an answer
+_LEARNED = 96  # refusals that vectors are learned from, whole: the vectors act on every token of an answer
 _EVERY_SECOND, _LAYERS = 2, 3
 """One layer can change the first words; three, two layers apart, also carry an answer to its end."""
 
