@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext, FitModel, Outcome
 from inferaligner.fit.samples import Samples
+from inferaligner.judges.declining_part import declining_part
 from inferaligner.method.decision import opens
 from inferaligner.models.generation import Answer, generate_answers
 from inferaligner.prompts.encoding import tokenizer_of
@@ -34,7 +35,12 @@ _HARMLESS = 24
 
 @dataclass(frozen=True)
 class GuideAnswer:
-    """An answer of the aligned model; `ended` says whether the model ended it within the length limit."""
+    """A refusal of the aligned model: its sentences that decline.
+
+    A vector is the same for every prompt. It can make the target decline; what a request allows instead, it
+    cannot know, and steered targets made up offers such as help with the very thing that they declined.
+    `ended` says whether the model ended the answer within the length limit.
+    """
 
     text: str
     ended: bool
@@ -111,10 +117,10 @@ def shuffled_harmful(samples: Samples) -> list[str]:
 
 
 def refusals_of_guide(context: FitContext, prompts: Sequence[str]) -> list[tuple[str, GuideAnswer]]:
-    """The prompts that the aligned model declines, each with its answer."""
+    """The prompts that the aligned model declines, each with its refusal."""
     answers = _answers(context, context.guide, prompts, ANSWER_TOKENS, "aligned model: its own answers")
     return [
-        (prompt, GuideAnswer(answer.text, answer.ended))
+        (prompt, GuideAnswer(declining_part(answer.text, context.outcome), answer.ended))
         for prompt, answer in zip(prompts, answers, strict=True)
         if context.outcome(answer.text) == "refusal"
     ]

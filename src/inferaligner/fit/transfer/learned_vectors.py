@@ -17,7 +17,10 @@ from inferaligner.fit.transfer.answer_vectors import STEPS, answer_vectors
 from inferaligner.method.gate import GuidanceGate
 from inferaligner.method.vectors import cosine
 
-_LEARNED = 96  # refusals that vectors are learned from, whole: the vectors act on every token of an answer
+_LEARNED = 96
+"""Refusals that vectors are learned from, with the token that ends them: the vectors act on every token of an
+answer."""
+
 _EVERY_SECOND, _LAYERS = 2, 3
 """One layer can change the first words; three, two layers apart, also carry an answer to its end."""
 
@@ -55,7 +58,7 @@ def learn_vectors(
             target.tokenizer,
             [prompt for prompt, _ in refusals],
             [answer.text for _, answer in refusals],
-            ended=[answer.ended for _, answer in refusals],
+            ended=[True] * len(refusals),
             start={layer: start[layer] for layer in layers},
             system=options.system,
             advance=advance,
