@@ -154,12 +154,15 @@ class Runner:
         lean = settings.likelihoods and subset.suite.kind in ("harmful", "jailbreak")
         # The odds are computed from token ids alone, which do not hold the pictures.
         lean = lean and not any(pictures_of(item.prompt) for item in subset.items)
+        bare = self._records.of(BARE, subset.suite.name) if own_gate else {}
         for batch in plan_batches(list(map(len, ids)), list(rows), settings.batch_size):
             if not self._missing(method, subset, batch):
                 continue
             of_batch = [prompts[row] for row in batch]
             with (method.gated() if own_gate else None) or method.acting() as guard:
-                answers = self._generate(loaded, of_batch, system, guard if own_gate else None)
+                # In step with the bare model, so that its answers to closed rows are the same bit for bit.
+                lengths = [bare[row]["tokens"] for row in batch] if bare else None
+                answers = self._generate(loaded, of_batch, system, guard if own_gate else None, lengths)
                 leanings: Sequence[float | None] = [None] * len(batch)
                 if lean:
                     leanings = refusal_leaning(
@@ -189,9 +192,17 @@ class Runner:
             self._append(records, advance)
 
     def _generate(
-        self, loaded: LoadedModel, prompts: Sequence[Prompt], system: str | None, guard: Guard | None
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Prompt],
+        system: str | None,
+        guard: Guard | None,
+        lengths: Sequence[int] | None,
     ) -> list[Answer]:
-        """Answers in the order of prompts, with the decisions of `guard`; in halves if memory runs out."""
+        """Answers in the order of prompts, with the decisions of `guard`; in halves if memory runs out.
+
+        `lengths` are the tokens of the bare model's answers, if these answers are compared with them.
+        """
         try:
             # For every method, so that answers of two methods differ by their methods alone.
             with grouped_attention(loaded.model):
@@ -203,6 +214,7 @@ class Runner:
                     batch_size=len(prompts),
                     system=system,
                     decisions=None if guard is None else (lambda: guard.decisions),
+                    in_step_with=lengths,
                 )
                 return sorted(answers, key=lambda answer: answer.row)
         except torch.OutOfMemoryError:
@@ -211,8 +223,14 @@ class Runner:
         # Outside the except block, because the error holds on to the memory of the failed pass.
         torch.cuda.empty_cache()
         middle = len(prompts) // 2
-        halves = prompts[:middle], prompts[middle:]
-        return [answer for half in halves for answer in self._generate(loaded, half, system, guard)]
+        halves = slice(middle), slice(middle, None)
+        return [
+            answer
+            for half in halves
+            for answer in self._generate(
+                loaded, prompts[half], system, guard, None if lengths is None else lengths[half]
+            )
+        ]
 
     def _picks(
         self,

@@ -80,6 +80,7 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
         examples=examples(records, titles, decision.method, withhold=bool(run.get("withhold"))),
         withhold=bool(run.get("withhold")),
         fit=None if artifact is None else aligner_sections(artifact),
+        tokens=run["max new tokens"],
         settings=[
             ("Target", f"{run['target']}, {run['dtype']} on {run['device']}"),
             ("Aligner", str(run.get("aligner") or "none")),
