@@ -14,7 +14,7 @@ from tests.support.tiny_aligner import tiny_aligner
 from tests.support.tiny_models import tiny_model, tiny_tokenizer
 from tests.support.uneven_answers import PROMPTS, answers_of, let_answers_end, sizes_of_passes
 
-REFUSAL = "No, I do not help with the bread."
+REFUSAL = "No, never."
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,22 @@ def model(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
     return model
 
 
-def some_monitor() -> AnswerMonitor:
+def some_monitor(model: Any, tokenizer: Any) -> AnswerMonitor:
     """A monitor that opens some answers, at different tokens."""
     weights = torch.randn(32, generator=torch.Generator().manual_seed(4))
-    return AnswerMonitor("test", 1, 3, weights, 0.0, -1.5)
+    for bias in (-0.05, -0.1, -0.2, -0.4, -0.8, -1.6, -3.2, -6.4):
+        monitor = AnswerMonitor("test", 1, 3, weights, 0.0, bias)
+        aligner = tiny_aligner(model, tokenizer, prompts=PROMPTS, monitor=monitor)
+        with aligner.apply(model, tokenizer) as guard:
+            answers = answers_of(model, tokenizer, decisions=lambda: guard.decisions, shrink=False)
+        tokens = {answer.decision.answer_token for answer in answers if answer.decision}
+        if len(tokens) >= 3 and not all(answer.decision.open for answer in answers if answer.decision):
+            return monitor
+    raise AssertionError("no bias opens some answers at different tokens and leaves others closed")
 
 
 def guarded(model: Any, tokenizer: Any, how: str) -> Guard:
-    monitor = some_monitor() if how == "monitor" else None
+    monitor = some_monitor(model, tokenizer) if how == "monitor" else None
     aligner = tiny_aligner(model, tokenizer, prompts=PROMPTS, monitor=monitor)
     if how == "refuse":
         return aligner.apply(model, tokenizer, on_open="refuse", refusal=REFUSAL)
@@ -58,17 +66,15 @@ def test_answers_decisions_and_states_are_those_of_the_whole_batch(
     answers, carried, sizes = run(model, tokenizer, how)
     assert answers == expected, "their decisions too"
     assert set(whole) == {len(PROMPTS)} and len(whole) == len(sizes)
-    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) >= 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) >= 3 or how == "always", "steered answers need not end"
     assert torch.equal(carried.scores, state.scores) and torch.equal(carried.open, state.open)
     # Not the rows after their ends: a monitor goes on counting padding as long as a row is in the batch.
     assert carried.opened_at() == state.opened_at()
     opened = {answer.decision.open for answer in answers}
     assert opened == ({True} if how == "always" else {True, False})
     if how == "refuse":
-        assert all((answer.text == REFUSAL) == answer.decision.open for answer in answers)
-    if how == "monitor":
-        tokens = {answer.decision.answer_token for answer in answers} - {None}
-        assert len(tokens) >= 2, "the test needs answers that open at different tokens"
+        assert all(answer.text.startswith(REFUSAL) == answer.decision.open for answer in answers)
 
 
 @pytest.mark.parametrize("how", ["gate", "refuse", "monitor"])

@@ -52,7 +52,7 @@ class EvaluationOptions(RunOptions):
     )
     hub: bool = flag(False, "--hub", help="Download missing sets from the hub.")
     limit: int | None = flag(None, min=1, metavar="N", help="Prompts per suite.")
-    quick: bool = flag(False, "--quick", help="Fewer prompts: a first look.")
+    quick: bool = flag(False, "--quick", help="Fewer prompts, shorter answers to benign ones: a first look.")
     batch_size: int | None = flag(
         None, min=1, metavar="N", help="Prompts answered at once. Default: by memory."
     )
@@ -111,6 +111,7 @@ def evaluate(
         run.max_new_tokens,
         aligner,
         run.batch_size,
+        shorter=suites.QUICK_TOKENS if run.quick else {},
         timing=(QUICK if run.quick else TimingSettings()) if run.timing else None,
     )
     done = run_recipe(recipe, run.output, RichStages(), overwrite=run.overwrite)

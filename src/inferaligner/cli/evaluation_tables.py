@@ -31,8 +31,7 @@ def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
     titles = titles_of(folder)
     matrix = method_table(folder.records, titles)
     title = (
-        f"Methods and suites in per cent; answers of at most {folder.run['max new tokens']} tokens\n"
-        "(▲ ▼ clear against the bare model, ≈ not clear)"
+        f"Methods and suites in per cent; {folder.lengths}\n(▲ ▼ clear against the bare model, ≈ not clear)"
     )
     # Narrow enough for 80 columns with a suite of every kind.
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -57,8 +57,17 @@ class RunFolder:
 
     def _length_limit(self, suite: str) -> int | None:
         """The length limit of a suite's answers; None for suites whose answers are picked, and for gates."""
-        replies = self.run["suites"].get(suite, {}).get("task") == "reply"
-        return int(self.run["max new tokens"]) if replies else None
+        of_suite = self.run["suites"].get(suite)
+        if of_suite is None or of_suite.get("task") == "pick":
+            return None
+        return int(of_suite.get("max new tokens", self.run["max new tokens"]))
+
+    @property
+    def lengths(self) -> str:
+        """The length limits of the answers, as tables state them."""
+        own = {name: s["max new tokens"] for name, s in self.run["suites"].items() if "max new tokens" in s}
+        others = "".join(f", of {name} {tokens}" for name, tokens in own.items())
+        return f"answers of at most {self.run['max new tokens']} tokens{others}"
 
     def timings(self) -> list[Timing]:
         """The measured times; empty if inference time was not measured."""

@@ -13,7 +13,7 @@ for a method that watches answers, because its closed prompts may still be steer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.evaluation.suites.suite import Suite
 from inferaligner.fit.progress import Advance, Progress
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
@@ -43,9 +44,9 @@ _PICKS_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How answers are generated; always greedily."""
+    """How answers are generated; always greedily. `max_new_tokens` is given by the suite."""
 
-    max_new_tokens: int
+    max_new_tokens: Callable[[Suite], int]
     batch_size: int
     likelihoods: bool = True  # of answers, for the judge, and of a refusal's opening on harmful suites
 
@@ -162,7 +163,8 @@ class Runner:
             with (method.gated() if own_gate else None) or method.acting() as guard:
                 # In step with the bare model, so that its answers to closed rows are the same bit for bit.
                 lengths = [bare[row]["tokens"] for row in batch] if bare else None
-                answers = self._generate(loaded, of_batch, system, guard if own_gate else None, lengths)
+                most = settings.max_new_tokens(subset.suite)
+                answers = self._generate(loaded, of_batch, most, system, guard if own_gate else None, lengths)
                 leanings: Sequence[float | None] = [None] * len(batch)
                 if lean:
                     leanings = refusal_leaning(
@@ -195,13 +197,15 @@ class Runner:
         self,
         loaded: LoadedModel,
         prompts: Sequence[Prompt],
+        most: int,
         system: str | None,
         guard: Guard | None,
         lengths: Sequence[int] | None,
     ) -> list[Answer]:
-        """Answers in the order of prompts, with the decisions of `guard`; in halves if memory runs out.
+        """Answers of up to `most` tokens in the order of prompts; in halves if memory runs out.
 
-        `lengths` are the tokens of the bare model's answers, if these answers are compared with them.
+        The decisions are those of `guard`. `lengths` are the tokens of the bare model's answers, if these
+        answers are compared with them.
         """
         try:
             # For every method, so that answers of two methods differ by their methods alone.
@@ -210,7 +214,7 @@ class Runner:
                     loaded.model,
                     loaded.reader,
                     prompts,
-                    max_new_tokens=self._settings.max_new_tokens,
+                    max_new_tokens=most,
                     batch_size=len(prompts),
                     system=system,
                     decisions=None if guard is None else (lambda: guard.decisions),
@@ -228,7 +232,7 @@ class Runner:
             answer
             for half in halves
             for answer in self._generate(
-                loaded, prompts[half], system, guard, None if lengths is None else lengths[half]
+                loaded, prompts[half], most, system, guard, None if lengths is None else lengths[half]
             )
         ]
 
