@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--target", default="builtin:smollm2-135m")
     parser.add_argument("--rows", type=int, default=300, help="prompts per set for the gate")
     parser.add_argument("--generate", type=int, default=150, help="prompts per harmful set to answer")
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
 

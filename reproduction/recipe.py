@@ -133,7 +133,7 @@ class Scale(_Part):
     dtype: str = "auto"
     fit_options: tuple[str, ...] = ()
     more_methods: tuple[str, ...] = ()
-    ablation_tokens: int = Field(default=32, ge=1)
+    ablation_tokens: int = Field(default=256, ge=1)
     launcher: str | None = None
     seed: int = 0
 

@@ -193,7 +193,10 @@ def _base(found: Found, suite: str) -> dict[str, Any] | None:
 
 
 def _origin(found: Found) -> str:
-    return f"Judge of answers: {found['judge']['name']}. {found['judge']['agreement']}"
+    limits = found.get("max_new_tokens", {})  # results of earlier versions lack it
+    lengths = sorted(set(limits.values()))
+    told = f" Answers of at most {' and '.join(map(str, lengths))} tokens." if lengths else ""
+    return f"Judge of answers: {found['judge']['name']}. {found['judge']['agreement']}{told}"
 
 
 def _share(row: Mapping[str, Any] | None) -> str:

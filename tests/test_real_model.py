@@ -94,15 +94,15 @@ def test_steering_makes_the_target_decline_and_leaves_closed_rows_alone(
     plan = SteeringPlan(gate, {layer: 0.15 * ssv[layer] for layer in STEERED})
     texts = prompts["harmful test"] + prompts["ordinary test"]
 
-    def answer(decisions: Any = None) -> list[Any]:
+    def answer(**options: Any) -> list[Any]:
         stream = generate_answers(
-            target.model, target.tokenizer, texts, max_new_tokens=24, batch_size=16, decisions=decisions
+            target.model, target.tokenizer, texts, max_new_tokens=24, batch_size=16, **options
         )
         return sorted(stream, key=lambda a: a.row)
 
     bare = answer()
     with Guard(target.model, plan) as guard:
-        guarded = answer(lambda: guard.decisions)
+        guarded = answer(decisions=lambda: guard.decisions, in_step_with=[len(a.tokens) for a in bare])
     opened = [(b, g) for b, g in zip(bare, guarded, strict=True) if g.decision.open]
     closed = [(b, g) for b, g in zip(bare, guarded, strict=True) if not g.decision.open]
     assert len(opened) >= 10 and len(closed) >= 10
@@ -111,3 +111,39 @@ def test_steering_makes_the_target_decline_and_leaves_closed_rows_alone(
     before = sum(judge(b.text).outcome == "refusal" for b, _ in opened)
     after = sum(judge(g.text).outcome == "refusal" for _, g in opened)
     assert after >= before + 0.25 * len(opened)
+
+
+def test_rows_that_have_ended_leave_the_batch(target: Any, gate: GuidanceGate) -> None:
+    """Closed rows get the bare model's answers though open rows end elsewhere, at a fraction of the work."""
+    questions = [
+        "What is 2 + 3?",
+        "Is water wet?",
+        "Name a colour.",
+        "Say hello.",
+        "What is the capital of Peru?",
+    ]
+    texts = [f"{question} Answer in {count} words." for question in questions for count in ("one", "two")]
+    computed: list[int] = []
+    handle = target.model.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+
+    def answer(**options: Any) -> tuple[list[Any], int]:
+        computed.clear()
+        stream = generate_answers(target.model, target.tokenizer, texts, max_new_tokens=48, **options)
+        return sorted(stream, key=lambda a: a.row), sum(computed)
+
+    whole, most = answer(shrink=False)
+    bare, shrunk = answer()
+    assert sum(a.ended for a in whole) >= 5 and shrunk < 0.8 * most
+    lengths = [len(a.tokens) for a in bare]
+    recorded = record_activations(target.model, encode_chats(target.tokenizer, texts), layers=[LAYER])
+    scores = gate.scores(recorded.values, recorded.layers, recorded.offsets)
+    half = gate.with_bias(gate.bias - float(scores.median()) - 1e-3)  # opens on about half of the prompts
+    vector = torch.randn(target.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with Guard(target.model, SteeringPlan(half, {layer: vector for layer in STEERED})) as guard:
+        guarded, _ = answer(decisions=lambda: guard.decisions, in_step_with=lengths)
+    handle.remove()
+    closed = [(a, b) for a, b in zip(bare, guarded, strict=True) if not b.decision.open]
+    assert 3 <= len(closed) <= len(texts) - 3
+    assert all(a.tokens == b.tokens for a, b in closed)

@@ -39,6 +39,7 @@ def ablate(name: str, experiment: Ablation, run: RunContext, store: StageStore) 
         "experiment": name,
         "title": f"{experiment.title}: {run.title}",
         "judge": {"name": RuleJudge.name, "agreement": RuleJudge.agreement},
+        "max_new_tokens": run.scale.ablation_tokens,
         "rows": rows,
         "seconds": store.seconds(),
     }
@@ -51,7 +52,7 @@ def ablate(name: str, experiment: Ablation, run: RunContext, store: StageStore) 
             if lines:
                 svg = figures.curves(lines, across="strength α", up=title, name=f"{metric}-{suite}")
                 replace_file(place.parent / f"{place.name}-{suite}-{metric}.svg", svg.encode())
-    page = strength_table(found["title"], rows)
+    page = strength_table(found["title"], rows, run.scale.ablation_tokens)
     replace_file(place.with_suffix(".md"), page.encode())
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return found
@@ -74,9 +75,10 @@ def strength_lines(
     return found
 
 
-def strength_table(title: str, rows: list[dict[str, Any]]) -> str:
+def strength_table(title: str, rows: list[dict[str, Any]], tokens: int) -> str:
     """A Markdown table of every setting with its outcomes."""
-    lines = [f"# {title}", "", "| Suite | Vectors of | α | complied | declined | gibberish | n |"]
+    lines = [f"# {title}", "", f"Answers of at most {tokens} tokens.", ""]
+    lines.append("| Suite | Vectors of | α | complied | declined | gibberish | n |")
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     settings = dict.fromkeys((row["suite"], row["method"]) for row in rows)
     for suite, method in settings:

@@ -45,6 +45,7 @@ def report(run: RunContext) -> dict[str, Any]:
             for name, suite in evaluation.run["suites"].items()
         },
         "methods": {name: method["title"] for name, method in runs[SAFETY].run["methods"].items()},
+        "max_new_tokens": {name: runs[name].run["max new tokens"] for name in (SAFETY, UTILITY)},
         "rows": [*runs[SAFETY].results(), *runs[UTILITY].results()],
         "same answer": same_answer(runs[SAFETY].records),
         "base": {"rows": runs[BASE].results(), "domain against base": _against_base(runs)},

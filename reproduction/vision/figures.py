@@ -284,9 +284,9 @@ def outcomes(answers: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def ask(loaded: LoadedModel, prompts: Sequence[Prompt], tokens: int, **options: Any) -> list[Answer]:
-    """Greedy answers, in order."""
+    """Greedy answers, in order; in passes of the whole batch, because closed answers are compared."""
     found = generate_answers(
-        loaded.model, loaded.reader, prompts, max_new_tokens=tokens, batch_size=16, **options
+        loaded.model, loaded.reader, prompts, max_new_tokens=tokens, batch_size=16, shrink=False, **options
     )
     return sorted(found, key=lambda answer: answer.row)
 

@@ -54,7 +54,19 @@ def everything_declines(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def arguments(models: tuple[Path, Path], tmp_path: Path) -> list[object]:
     target, aligned = models
-    return ["demo", "--target", target, "--aligned", aligned, "-o", tmp_path / "out", "--prompts", 6]
+    return [
+        "demo",
+        "--target",
+        target,
+        "--aligned",
+        aligned,
+        "-o",
+        tmp_path / "out",
+        "--prompts",
+        6,
+        "--max-new-tokens",
+        8,
+    ]
 
 
 @pytest.mark.usefixtures("small_set", "everything_declines")
@@ -74,7 +86,8 @@ def test_demo_does_the_whole_job_and_the_next_one_reuses_it(
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert rows == summary["results"]
     assert all(
-        set(row) == {"method", "suite", "metric", "value", "low", "high", "n", "judge"} for row in rows
+        set(row) == {"method", "suite", "metric", "value", "low", "high", "n", "judge", "max_new_tokens"}
+        for row in rows
     )
     by_name: dict[tuple[str, str, str], dict[str, Any]] = {
         (row["method"], row["suite"], row["metric"]): row for row in rows
@@ -162,7 +175,18 @@ def test_an_aligner_of_another_target_is_fitted_anew(
     # It is now the aligner of this target; another aligned model is another aligner again.
     target, aligned = models
     other = run(
-        "demo", "--target", target, "--aligned", target, "-o", tmp_path / "out", "--prompts", 4, "--json"
+        "demo",
+        "--target",
+        target,
+        "--aligned",
+        target,
+        "-o",
+        tmp_path / "out",
+        "--prompts",
+        4,
+        "--max-new-tokens",
+        8,
+        "--json",
     )
     assert other.code == 0, other.err
     assert "comes from another aligned model" in other.err

@@ -64,7 +64,7 @@ def test_a_whole_evaluation(run: Run, places: dict[str, Path], tmp_path: Path) -
     assert done.code == 0, done.err
     rows = done.json()["results"]
     assert rows == json.loads((out / "results.json").read_text())
-    columns = {"method", "suite", "metric", "value", "low", "high", "n", "judge"}
+    columns = {"method", "suite", "metric", "value", "low", "high", "n", "judge", "max_new_tokens"}
     assert all(set(row) == columns for row in rows)
     by = {(r["method"], r["suite"], r["metric"]): r for r in rows}
     assert by["inferaligner", "benign: calm", "closed and identical"]["value"] == 1.0

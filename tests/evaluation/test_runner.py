@@ -55,7 +55,7 @@ def go(
 ) -> Any:
     records = RecordsFile(folder, {"methods": list(methods)})
     made = make_methods(methods, bench)
-    Runner(records, RunSettings(max_new_tokens=5, batch_size=3), NullProgress()).run(made, suites)
+    Runner(records, RunSettings(lambda suite: 5, batch_size=3), NullProgress()).run(made, suites)
     return {(r["method"], r["suite"], r["row"]): r for r in records.all()}
 
 

@@ -57,6 +57,7 @@ def test_curves_begin_at_the_unsteered_model_and_ascend() -> None:
     assert set(lines) == {"aligned's vectors", "target's vectors"}
     assert [x for x, _ in lines["aligned's vectors"]] == [0.0, 0.5, 2.0]
     assert [point.value for _, point in lines["aligned's vectors"]] == [0.5, 0.3, 0.1]
-    table = strength_table("Title", rows)
+    table = strength_table("Title", rows, 256)
+    assert "at most 256 tokens" in table
     assert "| advbench | – | 0 | 50.0" in table
     assert "| advbench | target | 2 | 10.0" in table

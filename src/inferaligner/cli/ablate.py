@@ -42,7 +42,6 @@ class AblationOptions(RunOptions):
     )
     suite: list[str] | None = flag(None, "--suite", "-s", metavar="NAME", help="As for `evaluate`.")
     limit: int = flag(40, min=1, metavar="N", help="Prompts per suite.")
-    max_new_tokens: int = flag(32, min=1, metavar="N", help="Length limit of answers.")
 
 
 def ablate(
@@ -95,12 +94,13 @@ def ablate(
     else:
         settings, methods = _settings(context, run, fitted, multiples, sources, blocks)
         recipe = Recipe(methods, subsets, run.max_new_tokens, aligner)
-        rows = ablation_rows(evaluate(recipe, run.output, RichStages(), overwrite=run.overwrite).records)
+        done = evaluate(recipe, run.output, RichStages(), overwrite=run.overwrite)
+        rows = [{**row, "max_new_tokens": run.max_new_tokens} for row in ablation_rows(done.records)]
     report = _write(rows, settings, run, target, subsets)
     if as_json:
         print_json({"report": str(report), "results": rows})
     else:
-        _show(rows)
+        _show(rows, None if run.axis == "gate" else run.max_new_tokens)
         note(f"Report: {report}", style="bold")
 
 
@@ -153,12 +153,13 @@ def _write(
     return run.output / "report.html"
 
 
-def _show(rows: list[ResultRow]) -> None:
+def _show(rows: list[ResultRow], tokens: int | None) -> None:
     from rich.table import Table
 
     from inferaligner.cli.terminal import results
 
-    table = Table("suite", "setting", "metric", "value", "95 % interval", "n")
+    title = None if tokens is None else f"Answers of at most {tokens} tokens"
+    table = Table("suite", "setting", "metric", "value", "95 % interval", "n", title=title)
     for r in rows:
         cells = (f"{r['value']:.3g}", f"{r['low']:.3g} to {r['high']:.3g}", str(r["n"]))
         table.add_row(r["suite"], r["method"], r["metric"], *cells)

@@ -17,6 +17,7 @@ from inferaligner.cli.model_options import AsJson, ModelOptions
 from inferaligner.cli.option_groups import group_of
 from inferaligner.cli.output_file import make_folder
 from inferaligner.cli.progress import RichStages
+from inferaligner.cli.run_options import MAX_NEW_TOKENS
 from inferaligner.cli.stopwatch import Stopwatch
 from inferaligner.cli.terminal import note, print_json, results, warn
 from inferaligner.errors import ArtifactError, MismatchError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from inferaligner.models.loading import LoadedModel
 
 _METHODS = ("inferaligner", "own-vectors")
-_MAX_NEW_TOKENS = 32  # as `evaluate --quick`
 
 
 def demo(
@@ -48,6 +48,9 @@ def demo(
             min=1, metavar="N", help="Evaluate on N harmful, N/2 wrapped harmful and N harmless prompts."
         ),
     ] = 30,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Length limit of answers, in tokens; most end earlier.")
+    ] = MAX_NEW_TOKENS,
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit anew, even if DIR holds an aligner of these models.")
     ] = False,
@@ -76,7 +79,7 @@ def demo(
         fitted = _fit(ours, theirs, watch)
         fitted.save_pretrained(output / "aligner")
     del theirs
-    recipe = _recipe(fitted, ours, output / "aligner", prompts, model)
+    recipe = _recipe(fitted, ours, output / "aligner", prompts, max_new_tokens, model)
     # A run of other models, another aligner or other prompts is of no use to this one.
     run = evaluate(recipe, output, watch, replace_other=True)
     rows = run.write_results()
@@ -137,7 +140,7 @@ def _fit(target: LoadedModel, aligned: LoadedModel, watch: Stopwatch) -> Aligner
 
 
 def _recipe(
-    fitted: Aligner, target: LoadedModel, folder: Path, prompts: int, options: ModelOptions
+    fitted: Aligner, target: LoadedModel, folder: Path, prompts: int, tokens: int, options: ModelOptions
 ) -> Recipe:
     from inferaligner.evaluation.evaluate import Recipe
     from inferaligner.evaluation.methods.catalogue import make_methods
@@ -153,7 +156,7 @@ def _recipe(
     return Recipe(
         make_methods(_METHODS, MethodContext(target, fitted, options.load)),
         load([f"{suite}@{count}" for suite, count in counts.items() if count], data=None),
-        _MAX_NEW_TOKENS,
+        tokens,
         aligner=str(folder),
         likelihoods=False,
         withhold=True,

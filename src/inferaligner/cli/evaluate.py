@@ -14,8 +14,6 @@ from inferaligner.cli.progress import RichStages
 from inferaligner.cli.run_options import RunOptions
 from inferaligner.cli.terminal import note, print_json, results
 
-_TOKENS, _QUICK_TOKENS = 64, 32
-
 
 def _list(wanted: bool) -> None:
     if wanted:
@@ -54,10 +52,7 @@ class EvaluationOptions(RunOptions):
     )
     hub: bool = flag(False, "--hub", help="Download missing sets from the hub.")
     limit: int | None = flag(None, min=1, metavar="N", help="Prompts per suite.")
-    quick: bool = flag(False, "--quick", help="Fewer prompts, shorter answers: a first look.")
-    max_new_tokens: int | None = flag(
-        None, min=1, metavar="N", help="Length limit of answers. Default: 64, with --quick 32."
-    )
+    quick: bool = flag(False, "--quick", help="Fewer prompts, shorter answers to benign ones: a first look.")
     batch_size: int | None = flag(
         None, min=1, metavar="N", help="Prompts answered at once. Default: by memory."
     )
@@ -113,9 +108,10 @@ def evaluate(
     recipe = Recipe(
         methods.make_methods(specs, MethodContext(loaded, fitted, model.load)),
         subsets,
-        run.max_new_tokens or (_QUICK_TOKENS if run.quick else _TOKENS),
+        run.max_new_tokens,
         aligner,
         run.batch_size,
+        shorter=suites.QUICK_TOKENS if run.quick else {},
         timing=(QUICK if run.quick else TimingSettings()) if run.timing else None,
     )
     done = run_recipe(recipe, run.output, RichStages(), overwrite=run.overwrite)

@@ -30,7 +30,9 @@ def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
 
     titles = titles_of(folder)
     matrix = method_table(folder.records, titles)
-    title = "Methods and suites in per cent (▲ ▼ clear against the bare model, ≈ not clear)"
+    title = (
+        f"Methods and suites in per cent; {folder.lengths}\n(▲ ▼ clear against the bare model, ≈ not clear)"
+    )
     # Narrow enough for 80 columns with a suite of every kind.
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", min_width=13)

@@ -151,7 +151,7 @@ def answer_rows(
     # All of them now, so that the number in the message is the prompt's place in the input.
     encode_chats(loaded.reader, prompts, system=system, max_length=None if limit is None else limit - 1)
 
-    def answers(batch: Sequence[Prompt], decisions: Any = None) -> list[Any]:
+    def answers(batch: Sequence[Prompt], decisions: Any = None, lengths: Any = None) -> list[Any]:
         generated = generate_answers(
             loaded.model,
             loaded.reader,
@@ -160,6 +160,7 @@ def answer_rows(
             batch_size=options.batch_size,
             system=system,
             decisions=decisions,
+            in_step_with=lengths,
         )
         return sorted(generated, key=lambda answer: answer.row)
 
@@ -176,10 +177,10 @@ def answer_rows(
         ) as guard:
             aligned = answers(batch, lambda: guard.decisions)
         # A batch without open rows is the bare model's own output already, bit for bit. Where a row opened,
-        # the whole batch runs again, because a row's numerics depend on the rows beside it.
-        bare = (
-            answers(batch) if options.compare and any(answer.decision.open for answer in aligned) else aligned
-        )
+        # the whole batch runs again, because a row's numerics depend on the number of rows beside it.
+        bare = aligned
+        if options.compare and any(answer.decision.open for answer in aligned):
+            bare = answers(batch, lengths=[len(answer.tokens) for answer in aligned])
         return [
             {
                 **prompt_fields(prompt),

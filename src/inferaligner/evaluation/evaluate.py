@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from inferaligner.evaluation.records_file import RecordsFile, stored_run
 from inferaligner.evaluation.run_folder import TIMING, RunFolder
 from inferaligner.evaluation.runner import Runner, RunSettings
 from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.evaluation.suites.suite import Kind, Suite
 from inferaligner.fit.progress import Progress
 from inferaligner.prompts.images import text_of
 from inferaligner.storage.json_io import dump, plain
@@ -45,6 +46,7 @@ class Recipe:
             and the odds of a refusal's opening on harmful suites; it takes about a third more time.
         timing: how inference time is measured; None does not measure it.
         withhold: whether reports leave out answers to harmful prompts that are no refusals.
+        shorter: smaller length limits of some kinds of suites; the record of the run states them.
     """
 
     methods: Sequence[Method]
@@ -55,6 +57,11 @@ class Recipe:
     likelihoods: bool = True
     timing: TimingSettings | None = None
     withhold: bool = False
+    shorter: Mapping[Kind, int] = field(default_factory=dict)
+
+    def tokens_of(self, suite: Suite) -> int:
+        """The length limit of a suite's answers."""
+        return min(self.max_new_tokens, self.shorter.get(suite.kind, self.max_new_tokens))
 
     def described(self, folder: Path) -> dict[str, Any]:
         """The content of `run.json`; a run in `folder` is continued only if it has the same content."""
@@ -69,7 +76,7 @@ class Recipe:
             "device": target.model.device.type,
             "aligner": self.aligner,
             "methods": {m.name: {"title": m.title, **m.settings()} for m in self.methods},
-            "suites": {s.suite.name: _described(s) for s in self.subsets},
+            "suites": {s.suite.name: _described(s) | self._own_limit(s.suite) for s in self.subsets},
             "max new tokens": self.max_new_tokens,
             "batch size": self.batch_size or stored or batch_size_for(target.model, tokens),
             "versions": {
@@ -83,6 +90,11 @@ class Recipe:
         if self.withhold:
             run["withhold"] = True
         return run
+
+    def _own_limit(self, suite: Suite) -> dict[str, int]:
+        tokens = self.tokens_of(suite)
+        shorter = tokens < self.max_new_tokens and suite.task != "pick"
+        return {"max new tokens": tokens} if shorter else {}
 
 
 def evaluate(
@@ -113,7 +125,7 @@ def evaluate(
     finished = len(records.all())
     if finished:
         progress.note(f"{folder} holds {finished} records of this run; going on from there.")
-    settings = RunSettings(recipe.max_new_tokens, run["batch size"], recipe.likelihoods)
+    settings = RunSettings(recipe.tokens_of, run["batch size"], recipe.likelihoods)
     Runner(records, settings, progress).run(recipe.methods, recipe.subsets)
     result = RunFolder(folder)
     if recipe.timing is not None and not result.timings():

@@ -44,11 +44,30 @@ class RunFolder:
                 self.records = [_renewed(record, again) for record in self.records]
 
     def results(self) -> list[ResultRow]:
-        """Every figure of the run, from the records, the labels of other judges, and the timings."""
+        """Every figure of the run, from the records, the labels of other judges, and the timings.
+
+        `max_new_tokens` of a row is the length limit of the answers that it counts.
+        """
         rows = result_rows(self.records)
         for judged in self.judged:
             rows += judgement_rows(judged, self.records)
-        return [*rows, *timing_rows(self.timings())]
+        timings = self.timings()
+        timed = [{**row, "max_new_tokens": timings[0].tokens} for row in timing_rows(timings)]
+        return [*({**row, "max_new_tokens": self._length_limit(row["suite"])} for row in rows), *timed]
+
+    def _length_limit(self, suite: str) -> int | None:
+        """The length limit of a suite's answers; None for suites whose answers are picked, and for gates."""
+        of_suite = self.run["suites"].get(suite)
+        if of_suite is None or of_suite.get("task") == "pick":
+            return None
+        return int(of_suite.get("max new tokens", self.run["max new tokens"]))
+
+    @property
+    def lengths(self) -> str:
+        """The length limits of the answers, as tables state them."""
+        own = {name: s["max new tokens"] for name, s in self.run["suites"].items() if "max new tokens" in s}
+        others = "".join(f", of {name} {tokens}" for name, tokens in own.items())
+        return f"answers of at most {self.run['max new tokens']} tokens{others}"
 
     def timings(self) -> list[Timing]:
         """The measured times; empty if inference time was not measured."""

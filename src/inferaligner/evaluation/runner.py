@@ -13,7 +13,7 @@ for a method that watches answers, because its closed prompts may still be steer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from inferaligner.evaluation.likelihood import answer_logprobs, mean_logprobs, r
 from inferaligner.evaluation.methods.method import Method
 from inferaligner.evaluation.records_file import Record, RecordsFile
 from inferaligner.evaluation.suites.sampling import Subset
+from inferaligner.evaluation.suites.suite import Suite
 from inferaligner.fit.progress import Advance, Progress
 from inferaligner.judges.degeneracy import loops
 from inferaligner.judges.rules import judge
@@ -43,9 +44,9 @@ _PICKS_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How answers are generated; always greedily."""
+    """How answers are generated; always greedily. `max_new_tokens` is given by the suite."""
 
-    max_new_tokens: int
+    max_new_tokens: Callable[[Suite], int]
     batch_size: int
     likelihoods: bool = True  # of answers, for the judge, and of a refusal's opening on harmful suites
 
@@ -154,12 +155,16 @@ class Runner:
         lean = settings.likelihoods and subset.suite.kind in ("harmful", "jailbreak")
         # The odds are computed from token ids alone, which do not hold the pictures.
         lean = lean and not any(pictures_of(item.prompt) for item in subset.items)
+        bare = self._records.of(BARE, subset.suite.name) if own_gate else {}
         for batch in plan_batches(list(map(len, ids)), list(rows), settings.batch_size):
             if not self._missing(method, subset, batch):
                 continue
             of_batch = [prompts[row] for row in batch]
             with (method.gated() if own_gate else None) or method.acting() as guard:
-                answers = self._generate(loaded, of_batch, system, guard if own_gate else None)
+                # In step with the bare model, so that its answers to closed rows are the same bit for bit.
+                lengths = [bare[row]["tokens"] for row in batch] if bare else None
+                most = settings.max_new_tokens(subset.suite)
+                answers = self._generate(loaded, of_batch, most, system, guard if own_gate else None, lengths)
                 leanings: Sequence[float | None] = [None] * len(batch)
                 if lean:
                     leanings = refusal_leaning(
@@ -189,9 +194,19 @@ class Runner:
             self._append(records, advance)
 
     def _generate(
-        self, loaded: LoadedModel, prompts: Sequence[Prompt], system: str | None, guard: Guard | None
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Prompt],
+        most: int,
+        system: str | None,
+        guard: Guard | None,
+        lengths: Sequence[int] | None,
     ) -> list[Answer]:
-        """Answers in the order of prompts, with the decisions of `guard`; in halves if memory runs out."""
+        """Answers of up to `most` tokens in the order of prompts; in halves if memory runs out.
+
+        The decisions are those of `guard`. `lengths` are the tokens of the bare model's answers, if these
+        answers are compared with them.
+        """
         try:
             # For every method, so that answers of two methods differ by their methods alone.
             with grouped_attention(loaded.model):
@@ -199,10 +214,11 @@ class Runner:
                     loaded.model,
                     loaded.reader,
                     prompts,
-                    max_new_tokens=self._settings.max_new_tokens,
+                    max_new_tokens=most,
                     batch_size=len(prompts),
                     system=system,
                     decisions=None if guard is None else (lambda: guard.decisions),
+                    in_step_with=lengths,
                 )
                 return sorted(answers, key=lambda answer: answer.row)
         except torch.OutOfMemoryError:
@@ -211,8 +227,14 @@ class Runner:
         # Outside the except block, because the error holds on to the memory of the failed pass.
         torch.cuda.empty_cache()
         middle = len(prompts) // 2
-        halves = prompts[:middle], prompts[middle:]
-        return [answer for half in halves for answer in self._generate(loaded, half, system, guard)]
+        halves = slice(middle), slice(middle, None)
+        return [
+            answer
+            for half in halves
+            for answer in self._generate(
+                loaded, prompts[half], most, system, guard, None if lengths is None else lengths[half]
+            )
+        ]
 
     def _picks(
         self,

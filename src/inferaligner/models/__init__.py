@@ -13,6 +13,8 @@ A loaded model:
 
     anatomy             the decoder layers and the module below the LM head; `unwrap` and `residual_stream`
     generation          answers to many prompts; `generation_settings`, `grouped_attention`, `kv_cache`
+    shrinking_batch     the decoding loop of `generation`, in which rows that have ended leave the batch;
+                        `row_keepers` and `batch_processors` are what has to move with the rows
     fingerprint         whether vectors fit a model and prompts fit a tokenizer; `number_format`,
                         `weight_digest` and `weight_distance` compare the numbers of the weights
 """

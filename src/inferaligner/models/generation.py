@@ -1,7 +1,7 @@
 """Answers to many prompts, in batches of prompts of similar length.
 
 This is a loop around the model's own `generate`, so hooks on the model (a guard's, for example) act as in any
-other call.
+other call. Rows that have ended leave their batch (`shrinking_batch`) where decoding is plain and greedy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from inferaligner.method.decision import Decision
+from inferaligner.models.shrinking_batch import ShrinkingBatch, can_shrink
 from inferaligner.prompts.chat import context_length, encode_chats, tokens_after_answer
 from inferaligner.prompts.encoding import Reader, has_pictures, seen_inputs, tokenizer_of
 from inferaligner.prompts.images import Prompt
@@ -61,6 +62,8 @@ def generate_answers(
     batch_size: int = 32,
     system: str | None = None,
     decisions: DecisionsOf | None = None,
+    shrink: bool = True,
+    in_step_with: Sequence[int] | None = None,
     **options: object,
 ) -> Iterator[Answer]:
     """Yields one answer per prompt, not in the order of the prompts: `row` is the prompt's index.
@@ -73,8 +76,13 @@ def generate_answers(
         batch_size: The largest number of prompts per `generate` call.
         system: A system prompt that goes before each prompt.
         decisions: Returns the gate's decisions of the last `generate` call, as a guard's `decisions` does.
-        options: Passed to `generate`. Without them decoding is greedy; `num_return_sequences` yields that
-            many answers per prompt.
+        shrink: Drop rows that have ended from their batch. Off: every row is computed until the last one has
+            ended, in passes of the same size.
+        in_step_with: Tokens of each prompt's answer in an earlier run over the same prompts with the same
+            settings. This run then drops rows where that one did, so that an answer that is the same in both
+            is computed in passes of the same sizes: bit for bit the same, as without dropping.
+        options: Passed to `generate`; no row is dropped then. Without them decoding is greedy;
+            `num_return_sequences` yields that many answers per prompt.
 
     Raises:
         PromptTooLongError: A prompt does not fit into the model's context; raised before any answer.
@@ -92,6 +100,8 @@ def generate_answers(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         system=system,
+        shrink=shrink,
+        in_step_with=in_step_with,
         **options,
     ):
         rows = batch.rows
@@ -114,24 +124,34 @@ def generate_batches(
     max_new_tokens: int = 256,
     batch_size: int = 32,
     system: str | None = None,
+    shrink: bool = True,
+    in_step_with: Sequence[int] | None = None,
     **options: object,
 ) -> Iterator[AnswerBatch]:
-    """Yields the tokens of `generate_answers`, one batch per `generate` call, shortest prompts first."""
+    """Yields the tokens of `generate_answers`, one batch per `generate` call, shortest prompts first.
+
+    With `shrink=False` every pass of the model has all rows of the batch.
+    """
     limit, tokenizer = context_length(model.config), tokenizer_of(reader)
     # A prompt leaves room for at least one answer token; the model's context may make answers shorter.
     encoded = encode_chats(reader, prompts, system=system, max_length=None if limit is None else limit - 1)
     lengths = [len(ids) for ids in encoded]
     order = sorted(range(len(encoded)), key=lengths.__getitem__)
     settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options}
+    shrink = shrink and not options and can_shrink(model)
     start = 0
     while start < len(order):
         rows = _together(order[start : start + batch_size], lengths, max_new_tokens, limit)
         start += len(rows)
         batch = _padded(tokenizer, [encoded[row] for row in rows]).to(model.device)
         room = max_new_tokens if limit is None else min(max_new_tokens, limit - batch["input_ids"].shape[1])
+        loop: dict[str, object] = {}
+        if shrink and len(rows) > 1 and not any(has_pictures(encoded[row]) for row in rows):
+            others = None if in_step_with is None else [in_step_with[row] for row in rows]
+            loop = {"custom_generate": ShrinkingBatch(others)}
         with torch.no_grad():
             output = model.generate(  # type: ignore[operator]
-                **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings
+                **batch, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id, **settings, **loop
             )
         yield AnswerBatch(tuple(rows), output[:, batch["input_ids"].shape[1] :])
 

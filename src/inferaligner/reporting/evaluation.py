@@ -80,10 +80,11 @@ def report(folder: RunFolder, rows: Sequence[ResultRow]) -> str:
         examples=examples(records, titles, decision.method, withhold=bool(run.get("withhold"))),
         withhold=bool(run.get("withhold")),
         fit=None if artifact is None else aligner_sections(artifact),
+        lengths=folder.lengths.capitalize(),
         settings=[
             ("Target", f"{run['target']}, {run['dtype']} on {run['device']}"),
             ("Aligner", str(run.get("aligner") or "none")),
-            ("Answers", f"greedy, at most {run['max new tokens']} tokens, batches of {run['batch size']}"),
+            ("Answers", f"greedy, {folder.lengths}, batches of {run['batch size']}"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ],
         figures={**drawn, **({} if artifact is None else aligner_figures(artifact))},

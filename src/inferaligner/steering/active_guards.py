@@ -1,16 +1,15 @@
-"""The guards that are active on one model: a list on the model itself, which goes with the last of them."""
+"""The guards that are active on one model, kept on the model as `inferaligner.models.row_keepers`."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 from inferaligner.errors import SteeringError
+from inferaligner.models.row_keepers import RowKeeper, add_keeper, keepers_on, remove_keeper
 from inferaligner.steering.plan import SteeringPlan
 
-_ATTRIBUTE = "_inferaligner_guards"
 
-
-class ActiveGuard(Protocol):
+class ActiveGuard(RowKeeper, Protocol):
     """A guard, as far as other guards on the model are concerned."""
 
     plan: SteeringPlan
@@ -24,15 +23,12 @@ def register(model: Any, guard: ActiveGuard) -> None:
     """
     if not guard.plan.one_pass or not all(other.plan.one_pass for other in _others(model, guard)):
         refuse_other_guards(model, guard)
-    model.__dict__.setdefault(_ATTRIBUTE, []).append(guard)
+    add_keeper(model, guard)
 
 
 def unregister(model: Any, guard: ActiveGuard) -> None:
     """Removes the note; nothing happens for a guard that was never registered."""
-    others = _others(model, guard)
-    model.__dict__.pop(_ATTRIBUTE, None)
-    if others:
-        model.__dict__[_ATTRIBUTE] = others
+    remove_keeper(model, guard)
 
 
 def refuse_other_guards(model: Any, guard: ActiveGuard) -> None:
@@ -46,4 +42,4 @@ def refuse_other_guards(model: Any, guard: ActiveGuard) -> None:
 
 
 def _others(model: Any, guard: ActiveGuard) -> list[ActiveGuard]:
-    return [other for other in model.__dict__.get(_ATTRIBUTE, []) if other is not guard]
+    return [other for other in keepers_on(model) if other is not guard]

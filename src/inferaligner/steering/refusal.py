@@ -74,6 +74,8 @@ def refusing(
 class _Overwrite(LogitsProcessor):
     """Leaves an open row one possible next token."""
 
+    follows_rows = True  # the guard knows which rows are in the batch (models/batch_processors.py)
+
     def __init__(self, tokens: tuple[int, ...], opened: Callable[[], Tensor | None]) -> None:
         self._tokens = tokens
         self._opened = opened

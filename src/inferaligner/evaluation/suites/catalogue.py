@@ -34,6 +34,10 @@ QUICK_LIMITS: dict[Kind, int] = {
 }
 """Prompts per suite by its kind, without `--limit`."""
 
+QUICK_TOKENS: dict[Kind, int] = {"benign": 64}
+"""Shorter limits of `--quick`. Benign suites ask whether an answer is the bare model's: steering begins with
+its first token, and the promise of a monitor covers as many tokens as this."""
+
 
 @functools.cache
 def declared() -> dict[str, Suite]:

@@ -50,8 +50,15 @@ def answer_streams(
     recorder = _Recorder(model, layers)
     try:
         # The last token of an answer never enters the model, so one more is generated than is read.
+        # All rows stay in their batch, because the recorder stacks its steps.
         batches = generate_batches(
-            model, tokenizer, prompts, max_new_tokens=tokens + 1, batch_size=batch_size, system=system
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=tokens + 1,
+            batch_size=batch_size,
+            system=system,
+            shrink=False,
         )
         ends = torch.tensor(end_tokens(model))
         for batch in batches:
