@@ -1,5 +1,6 @@
 """Golden: `torch.compile` and the hooks never pass each other by."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,11 @@ from tests.support.compiled_decoding import compiled_decoding, graphs
 from tests.support.reused_memory import ReusedMemory
 from tests.support.steering_cases import Case, make_case
 from tests.support.tiny_models import tiny_model
+
+with contextlib.suppress(ImportError):
+    # Inductor imports setuptools. Imported first from there, in a process that had run other tests, it once took
+    # the standard library's distutils in place of its own, and failed.
+    import setuptools  # noqa: F401
 
 ONE_PASS: dict[str, Any] = {"reads": ((0, 0),), "steered": (0, 1)}
 REPLAY: dict[str, Any] = {"reads": ((1, 0),), "steered": (0,)}
