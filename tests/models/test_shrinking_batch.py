@@ -14,7 +14,6 @@ from inferaligner.prompts.chat import encode_chats
 from tests.support.tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 from tests.support.uneven_answers import PROMPTS, TOKENS, answers_of, let_answers_end, sizes_of_passes
 
-
 _WHOLE = ("mpt", "odd_h", "odd_layers")
 """Families with a cache or a loop of their own, which rows cannot leave."""
 

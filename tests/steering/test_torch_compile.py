@@ -18,8 +18,8 @@ from tests.support.steering_cases import Case, make_case
 from tests.support.tiny_models import tiny_model
 
 with contextlib.suppress(ImportError):
-    # Inductor imports setuptools. Imported first from there, in a process that had run other tests, it once took
-    # the standard library's distutils in place of its own, and failed.
+    # Inductor imports setuptools. Imported first from there, in a process that had run other tests, it once
+    # took the standard library's distutils in place of its own, and failed.
     import setuptools  # noqa: F401
 
 ONE_PASS: dict[str, Any] = {"reads": ((0, 0),), "steered": (0, 1)}
