@@ -30,7 +30,9 @@ def test_every_number_fits_into_eighty_columns(
     show(run, run.results())
     text = capsys.readouterr().out
     assert "80 ▲" in text and "44–97" in text
-    assert "…" not in text.partition("\n\n")[0]
+    assert "…" not in text
+    companions = text.partition("Answers to harmful prompts, in per cent")[2]
+    assert companions.split()[:4] == ["method", "gibberish", "loops", "ended"]
     file = io.StringIO()
     Console(file=file, width=80).print(open_rates_table(fitted_artifact()))
     assert "AUROC" in file.getvalue() and "ordinary traffic" in file.getvalue() and "…" not in file.getvalue()

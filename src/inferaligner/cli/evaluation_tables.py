@@ -39,16 +39,21 @@ def show(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
     for name, metric in matrix["columns"]:
         heading = [name.replace("-", "-\n"), metric.partition(": ")[2]]
         table.add_column("\n".join(heading), justify="right")
+    answers = Table(title="Answers to harmful prompts, in per cent", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    answers.add_column("method", min_width=13)
     for companion in matrix["companions"]:
-        table.add_column(f"harmful\n{companion}", justify="right")
+        answers.add_column(companion, justify="right")
     for title, cells, companions in matrix["rows"]:
         shown = [
             f"{value.removesuffix(' %')} {mark or ' '}\n"
             f"[dim]{spread.removesuffix(' %').replace(' to ', '–')}  [/dim]"
             for value, spread, mark in cells
         ]
-        table.add_row(title, *shown, *(value.removesuffix(" %") for value in companions))
+        table.add_row(title, *shown)
+        answers.add_row(title, *(value.removesuffix(" %") for value in companions))
     results().print(table)
+    if matrix["companions"]:
+        results().print(answers)
     decision = go_no_go(folder.records, titles)
     results().print(
         f"{decision.decision.capitalize()}. {decision.headline}", style="bold", markup=False, highlight=False
