@@ -1,9 +1,9 @@
 """Which vectors are added, at which layers, how strongly.
 
 The vectors are a sibling's own, or learned from the aligned model's answers (`transfer/learned_vectors.py`),
-or another family's carried over by a map. Layers and strength are searched (`strength_search.py`). A
-sibling's own vectors are tried first; unless they make the target decline nearly everything, in answers that
-end, vectors are learned from its answers too, and the better of the two are taken.
+or another family's carried over by a map. Layers and strength are searched (`strength_search.py`). Of a
+sibling, vectors learned from its answers are tried first; unless they make the target decline nearly
+everything, in answers that end, its own vectors are tried too, and the better of the two are taken.
 """
 
 from __future__ import annotations
@@ -74,12 +74,15 @@ def choose_steering(context: FitContext, gate: FittedGate, vectors: ExtractedVec
         fixed = replace(context, options=replace(options, steer_layers=tuple(figures["layers"])))
         return _Candidate(_search(fixed, gate.gate, vectors, prompts), vectors, figures)
 
+    def take() -> _Candidate:
+        return _Candidate(_search(context, gate.gate, ssv, prompts))
+
     if options.carry == "answers" or (options.carry is None and not sibling):
         taken = learn()
+    elif options.carry is None and options.strength is None:
+        taken = _better_of(context, learn, take)
     else:
-        taken = _Candidate(_search(context, gate.gate, ssv, prompts))
-        if options.carry is None and sibling and options.strength is None:
-            taken = _better_of(context, taken, learn)
+        taken = take()
     search, seconds = taken.search, time.perf_counter() - began
     chosen = search.chosen
     progress.note(f"steering {chosen.words()}: {_outcomes(search)}; found in {seconds:.0f} s")
@@ -106,18 +109,24 @@ class _Candidate:
         return merit(self.search.chosen)
 
 
-def _better_of(context: FitContext, own: _Candidate, learn: Callable[[], _Candidate]) -> _Candidate:
-    """A sibling's own vectors, or those learned from its answers where they do better."""
-    if own.merit >= SATURATED:
-        return own
-    of_own = f"the aligned model's own vectors: {_outcomes(own.search)}"
+def _better_of(
+    context: FitContext, learn: Callable[[], _Candidate], take: Callable[[], _Candidate]
+) -> _Candidate:
+    """Vectors learned from a sibling's answers, or its own where they do better."""
+    note = context.progress.note
     try:
         learned = learn()
     except CalibrationError as error:
-        context.progress.note(f"{of_own}; kept, because its answers taught nothing better ({error})")
-        return own
-    context.progress.note(f"{of_own}; learned from its answers: {_outcomes(learned.search)}")
-    if learned.merit <= own.merit + TOLERANCE:
+        note(f"the aligned model's own vectors are taken, because its answers taught nothing ({error})")
+        return take()
+    if learned.merit >= SATURATED:
+        return learned
+    own = take()
+    note(
+        f"vectors learned from the aligned model's answers: {_outcomes(learned.search)}; its own vectors: "
+        f"{_outcomes(own.search)}"
+    )
+    if own.merit > learned.merit + TOLERANCE:
         return own
     return replace(learned, figures={**learned.figures, "own_vectors": asdict(own.search.chosen)})
 

@@ -1,7 +1,7 @@
 """Vectors learned from the aligned model's answers: which prompts it answers, which layers learn.
 
 Used where the aligned model is of another family, so that its activations do not fit the target's, and for a
-sibling whose own vectors do not make the target decline in answers that end.
+sibling, whose own vectors may not make the target decline in answers that end.
 """
 
 from __future__ import annotations
