@@ -62,10 +62,10 @@ def arguments(models: tuple[Path, Path], tmp_path: Path) -> list[object]:
         aligned,
         "-o",
         tmp_path / "out",
-        "--prompts",
-        6,
         "--max-new-tokens",
         8,
+        "--prompts",
+        6,
     ]
 
 

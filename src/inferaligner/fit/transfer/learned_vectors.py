@@ -50,7 +50,7 @@ def learn_vectors(
         pool = known[: 2 * SCORED] + pool
     # Short prompts teach as well, and faster.
     short = set(sorted(pool, key=len)[: max(len(pool) // 2, 2 * _LEARNED)])
-    prompts = [prompt for prompt in pool if prompt in short][: 2 * _LEARNED]
+    prompts = [prompt for prompt in pool if prompt in short][: 3 * _LEARNED // 2]
     refusals = refusals_of_guide(context, prompts)[:_LEARNED]
     with context.progress.stage("vectors from the aligned model's answers", STEPS) as advance:
         learned = answer_vectors(
