@@ -49,6 +49,8 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
 def everything_declines(monkeypatch: pytest.MonkeyPatch) -> None:
     """While fitting, every answer counts as declining: random weights would give nothing to fit to."""
     monkeypatch.setattr("inferaligner.aligner.judge", lambda answer: Judgement("refusal"))
+    for module in ("search_prompts", "strength_search"):  # such answers never end
+        monkeypatch.setattr(f"inferaligner.fit.strength.{module}.ANSWER_TOKENS", 4)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 The vectors are a sibling's own, or learned from the aligned model's answers (`transfer/learned_vectors.py`),
 or another family's carried over by a map. Layers and strength are searched (`strength_search.py`). Of a
-sibling, vectors learned from its answers are tried first; unless they make the target decline nearly
-everything, in answers that end, its own vectors are tried too, and the better of the two are taken.
+sibling, vectors learned from its answers are tried first; if they make the target decline too little, in
+answers that end, its own vectors are tried too, and the better of the two are taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext
 from inferaligner.fit.gate.fitting import FittedGate
 from inferaligner.fit.strength.search_prompts import ANSWER_TOKENS, SearchPrompts, search_prompts
-from inferaligner.fit.strength.strength_search import SATURATED, TOLERANCE, merit, search_strength
+from inferaligner.fit.strength.strength_search import TOLERANCE, merit, search_strength
 from inferaligner.fit.strength.trial import Search
 from inferaligner.fit.transfer.learned_vectors import learn_vectors
 from inferaligner.fit.vectors import ExtractedVectors
@@ -30,6 +30,10 @@ from inferaligner.method.steering_settings import SteeringSettings
 PAPER_STRENGTH = 4.0
 POSITIONS: Positions = "from_gate"
 """The steered tokens by default; the paper steers the whole prompt."""
+
+
+ENOUGH = 0.9
+"""Merit of vectors learned from a sibling's answers, from which on its own vectors are not tried."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _better_of(
     except CalibrationError as error:
         note(f"the aligned model's own vectors are taken, because its answers taught nothing ({error})")
         return take()
-    if learned.merit >= SATURATED:
+    if learned.merit >= ENOUGH:
         return learned
     own = take()
     note(

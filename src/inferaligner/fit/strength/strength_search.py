@@ -48,7 +48,7 @@ MOST_BROKEN = 0.1
 _WEAKER, _STRONGER = 0.8, 1.3
 _MOST_STEPS = 3
 _COHERENT = 0.8  # share of the best's gain that a stronger setting must keep to be worth generating
-SATURATED = 0.97  # refusals from which on more strength has nothing left to give
+_SATURATED = 0.97  # refusals from which on more strength has nothing left to give
 _PROFILE_LAYERS = 6  # a shorter block may grow to so many when it gets a strength per layer
 _EVEN = 0.05  # a profile whose factors are all this near to one is none
 _MOST_PICKS = 3
@@ -280,7 +280,7 @@ class _TestBench:
             return self._scored(replace(best, strength=best.strength * factor))
 
         others = []
-        if merit(best) < SATURATED:
+        if merit(best) < _SATURATED:
             # Cross-entropy weighs every token alike; to tip the first ones often takes a little more. Where
             # it rises steeply, though, the text is falling apart.
             stronger = at(_STRONGER)
