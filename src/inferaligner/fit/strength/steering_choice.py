@@ -9,7 +9,7 @@ answers that end, its own vectors are tried too, and the better of the two are t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from inferaligner.errors import CalibrationError
 from inferaligner.fit.context import FitContext
 from inferaligner.fit.gate.fitting import FittedGate
 from inferaligner.fit.strength.search_prompts import ANSWER_TOKENS, SearchPrompts, search_prompts
-from inferaligner.fit.strength.strength_search import TOLERANCE, merit, search_strength
+from inferaligner.fit.strength.strength_search import MARGINS, TOLERANCE, merit, search_strength
 from inferaligner.fit.strength.trial import Search
 from inferaligner.fit.transfer.learned_vectors import learn_vectors
 from inferaligner.fit.vectors import ExtractedVectors
@@ -76,7 +76,9 @@ def choose_steering(context: FitContext, gate: FittedGate, vectors: ExtractedVec
         # The vectors are learned from other refusals than those that the search needs.
         vectors, figures = learn_vectors(context, gate.gate, ssv, sibling=sibling)
         fixed = replace(context, options=replace(options, steer_layers=tuple(figures["layers"])))
-        return _Candidate(_search(fixed, gate.gate, vectors, prompts), vectors, figures)
+        # They were learned at strength 1, on many prompts: a margin gained no refusal and broke some.
+        search = _search(fixed, gate.gate, vectors, prompts, margins=())
+        return _Candidate(search, vectors, figures)
 
     def take() -> _Candidate:
         return _Candidate(_search(context, gate.gate, ssv, prompts))
@@ -143,7 +145,13 @@ def _outcomes(search: Search) -> str:
     )
 
 
-def _search(context: FitContext, gate: GuidanceGate, vectors: Tensor, prompts: SearchPrompts) -> Search:
+def _search(
+    context: FitContext,
+    gate: GuidanceGate,
+    vectors: Tensor,
+    prompts: SearchPrompts,
+    margins: Sequence[float] = MARGINS,
+) -> Search:
     options = context.options
     with context.progress.stage("layers and strength") as advance:
         return search_strength(
@@ -156,6 +164,7 @@ def _search(context: FitContext, gate: GuidanceGate, vectors: Tensor, prompts: S
             positions=options.positions or POSITIONS,
             layers=options.steer_layers,
             strength=options.strength,
+            margins=margins,
             system=options.system,
             report=lambda trial: advance(1),
         )

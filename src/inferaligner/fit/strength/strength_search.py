@@ -72,6 +72,7 @@ def search_strength(
     positions: Positions = "from_gate",
     layers: Sequence[int] | None = None,
     strength: float | None = None,
+    margins: Sequence[float] = MARGINS,
     system: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Search:
@@ -83,6 +84,7 @@ def search_strength(
         prompts: the prompts and answers to measure on.
         outcome: judges generated answers.
         layers, strength: fixed values that are not searched.
+        margins: factors on the chosen strength to try; empty: the strength is kept as it is.
         report: called with a sentence after each measurement.
 
     Raises:
@@ -123,7 +125,7 @@ def search_strength(
         bench.below(trials[0]) if free else (),
         max(map(merit, finalists)),
         TOLERANCE,
-        bench.margin(chosen) if strength is None else 1.0,
+        bench.margin(chosen, margins) if strength is None else 1.0,
     )
 
 
@@ -233,9 +235,9 @@ class _TestBench:
                 return pick, [*answered, *rest]
         return min(answered, key=lambda trial: trial.harmless_gibberish or 0.0), [*answered, *rest]
 
-    def margin(self, chosen: Trial) -> float:
+    def margin(self, chosen: Trial, margins: Sequence[float]) -> float:
         """The factor on the chosen strength that still declines as fluently; 1 where more breaks the text."""
-        for factor in MARGINS:
+        for factor in margins:
             more = self.generate(self._scored(replace(chosen, strength=chosen.strength * factor)))
             if merit(more) >= merit(chosen) - TOLERANCE:
                 return factor
