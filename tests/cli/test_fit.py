@@ -102,7 +102,8 @@ def test_a_fit_from_data_shows_what_was_compared_and_chosen(
     assert "Written to" in outcome.err
     artifact = Aligner.from_pretrained(output).artifact
     assert artifact.provenance.system_prompt == "Be brief."
-    assert artifact.calibration["search"]["chosen"]["refusal"] == 1.0
+    chosen = artifact.calibration["search"]["chosen"]
+    assert chosen["refusal"] + chosen["unended"] == pytest.approx(1.0)
     shown = run("inspect", output)
     assert shown.code == 0 and "Gates compared" in shown.out
 
@@ -255,7 +256,7 @@ def test_a_sibling_guides_through_its_answers_if_asked(
 
 
 @pytest.mark.usefixtures("refusals_everywhere")
-def test_a_sibling_whose_vectors_do_too_little_is_told_of(
+def test_own_vectors_are_tried_where_learned_ones_do_too_little(
     run: Run,
     target: Path,
     sibling: Path,
@@ -264,14 +265,18 @@ def test_a_sibling_whose_vectors_do_too_little_is_told_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = ("fit", target, "--aligned", sibling, *prompts, "--gate-layer", 1)
+    monkeypatch.setattr(choice, "ENOUGH", -1.0)
     enough = run(*start, "-o", tmp_path / "a")
-    assert enough.code == 0 and "is little" not in enough.err, enough.err
+    assert enough.code == 0 and "its own vectors" not in enough.err, enough.err
+    assert Aligner.from_pretrained(tmp_path / "a").artifact.steering.layers == (1,)
     monkeypatch.setattr(choice, "ENOUGH", 1.01)
     little = run(*start, "-o", tmp_path / "b")
-    assert little.code == 0 and "100% is little" in little.err and "--carry answers" in little.err
-    # Whoever fixes a setting wants to see what it does.
-    fixed = run(*start, "-o", tmp_path / "c", "--steer-layers", 1)
-    assert fixed.code == 0 and "is little" not in fixed.err, fixed.err
+    assert little.code == 0 and "; its own vectors: " in " ".join(little.err.split()), little.err
+    # A strength is a factor on the sibling's own vectors.
+    fixed = run(*start, "-o", tmp_path / "c", "--strength", 0.5)
+    assert fixed.code == 0 and "learned" not in fixed.err, fixed.err
+    own = run(*start, "-o", tmp_path / "d", "--carry", "vectors")
+    assert own.code == 0 and Aligner.from_pretrained(tmp_path / "d").artifact.learned is None
 
 
 def test_the_paper_has_no_vectors_learned_from_answers(

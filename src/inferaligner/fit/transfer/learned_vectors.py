@@ -89,6 +89,8 @@ def learn_vectors(
 
 def learned_layers(gate_layer: int, depth: int) -> tuple[int, ...]:
     """The layers that learn a vector: the gate's last layer, and those two and four above it, as far as there
-    are layers above them that read the result."""
-    above = [gate_layer + _EVERY_SECOND * number for number in range(1, _LAYERS)]
-    return (gate_layer, *(layer for layer in above if layer < depth - 1))
+    are layers above them that read the result. Not layer 0, with which no control vector of llama.cpp begins.
+    """
+    first = min(max(gate_layer, 1), depth - 1)
+    above = [first + _EVERY_SECOND * number for number in range(1, _LAYERS)]
+    return (first, *(layer for layer in above if layer < depth - 1))
