@@ -52,6 +52,8 @@ def prompts(prompt_file: PromptFile) -> list[object]:
 def refusals_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models decline nothing; a judge that sees refusals everywhere lets the search run."""
     monkeypatch.setattr(aligner_module, "judge", lambda answer: Judgement("refusal"))
+    for module in ("search_prompts", "strength_search"):  # their answers never end
+        monkeypatch.setattr(f"inferaligner.fit.strength.{module}.ANSWER_TOKENS", 8)
 
 
 @pytest.fixture(scope="module")
