@@ -9,7 +9,7 @@ from inferaligner.artifact import AlignerArtifact
 from inferaligner.method.vectors import cosine
 from inferaligner.reporting import figures
 from inferaligner.reporting.html import interval, render
-from inferaligner.reporting.search_figures import search_figures, setting, span
+from inferaligner.reporting.search_figures import search_figures, setting
 from inferaligner.statistics.intervals import Interval
 from inferaligner.storage.model_card import gate_words, operating_point, percent
 from inferaligner.storage.strength_search_record import (
@@ -17,6 +17,7 @@ from inferaligner.storage.strength_search_record import (
     finalists,
     order_words,
     same_setting,
+    span,
     strength_words,
 )
 from inferaligner.version import __version__

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from inferaligner.reporting import figures
-from inferaligner.storage.strength_search_record import finalists, same_setting
+from inferaligner.storage.strength_search_record import finalists, same_setting, span
 
 
 def search_figures(search: Mapping[str, Any]) -> dict[str, str]:
@@ -60,12 +60,6 @@ def points(search: Mapping[str, Any]) -> list[figures.Point]:
 def setting(trial: Mapping[str, Any]) -> str:
     """Layers and strength in a few characters."""
     return f"{span(trial['layers'])} × {trial['strength']:.3g}{' per layer' if trial.get('profile') else ''}"
-
-
-def span(layers: Sequence[int]) -> str:
-    """Layers as a range where they follow each other."""
-    together = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}–{layers[-1]}" if together else ", ".join(map(str, layers))
 
 
 def _shares(trial: Mapping[str, Any], prefix: str) -> dict[str, float]:

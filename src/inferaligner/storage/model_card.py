@@ -17,6 +17,7 @@ from inferaligner.storage.strength_search_record import (
     false_open_words,
     finalists,
     order_words,
+    span,
     strength_words,
 )
 
@@ -122,14 +123,16 @@ judged by the turn before it as well; what is shown here is this gate alone.
 
 {% set chosen = calibration.search.chosen %}\
 On {{ calibration.search.generated }} harmful prompts of the fitting part, every row steered: \
-{{ percent(chosen.refusal) }} refusals, {{ percent(chosen.compliance) }} compliance, \
+{{ percent(chosen.refusal) }} refusals\
+{% if chosen.get("unended") is not none %} that end, {{ percent(chosen.unended) }} that do not{% endif %}, \
+{{ percent(chosen.compliance) }} compliance, \
 {{ percent(chosen.gibberish) }} gibberish (built-in rules as judge). \
 These prompts took part in the choice; measure on others with `inferaligner generate --compare`.
 
 | Layers | strength | cross-entropy | refusal | gibberish | drift on harmless prompts |
 |---|---|---|---|---|---|
 {% for trial in finalists(calibration.search) -%}
-| {{ trial.layers | first }}–{{ trial.layers | last }}{{ " (chosen)" if loop.first }} \
+| {{ span(trial.layers) }}{{ " (chosen)" if loop.first }} \
 | {{ strength_words(trial.strength, trial.get("profile")) }} | {{ nats(trial.cross_entropy) }} \
 | {{ percent(trial.refusal) }} | {{ percent(trial.gibberish) }} | {{ nats(trial.get("drift")) }} |
 {% endfor %}
@@ -178,6 +181,7 @@ def model_card(artifact: AlignerArtifact) -> str:
         promise_words=promise_words,
         percent=percent,
         monitor=monitor_words(artifact),
+        span=span,
         strength_words=strength_words,
         nats=lambda value: "-" if value is None else f"{value:.3f}",
         finalists=finalists,

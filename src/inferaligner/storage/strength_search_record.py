@@ -34,6 +34,12 @@ def strength_words(strength: float, profile: Sequence[float] | None) -> str:
     return f"{strength:.3g} on average ({', '.join(f'{strength * factor:.2g}' for factor in profile)})"
 
 
+def span(layers: Sequence[int]) -> str:
+    """Layers as a range where they follow each other."""
+    together = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}–{layers[-1]}" if together else ", ".join(map(str, layers))
+
+
 def false_open_words(search: Mapping[str, Any]) -> str | None:
     """The answers to harmless prompts that open the gate, in words; None where they were not measured."""
     chosen, bare = search["chosen"], search.get("harmless_unsteered")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from inferaligner.storage.strength_search_record import span
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -45,10 +47,7 @@ class Trial:
 
     def words(self) -> str:
         """For progress lines."""
-        return (
-            f"layers {self.layers[0]}-{self.layers[-1]} × {self.strength:.3g}"
-            f"{' per layer' if self.profile else ''}"
-        )
+        return f"layers {span(self.layers)} × {self.strength:.3g}{' per layer' if self.profile else ''}"
 
 
 @dataclass(frozen=True)
